@@ -1,0 +1,236 @@
+//! The configuration as it is written: one TOML file, every key, its default.
+//!
+//! What holds here: unknown keys are refused in every table; every default stands in this file and
+//! nowhere else. Whether the values make sense together is decided in [`super`].
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Size, Span};
+use crate::{decode, sink, transform};
+
+/// A whole job file.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Where files come from, and when one is complete.
+    pub input: Input,
+    /// What happens to the records.
+    pub transform: transform::Transform,
+    /// Where the records go.
+    pub output: Output,
+    /// Where bad records go.
+    pub rejects: Rejects,
+    /// What becomes of a file that is done.
+    pub done: Done,
+    /// Where the ledger is.
+    pub state: State,
+    /// What the job may use of the machine.
+    pub engine: Engine,
+}
+
+/// `[input]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Input {
+    /// The drop folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Glob on the file name.
+    pub pattern: String,
+    /// Folders below as well.
+    pub recursive: bool,
+    /// How changes are noticed.
+    pub watch: Watch,
+    /// Longest time between two scans of the folder.
+    pub rescan: Span,
+    /// In which order files are taken.
+    pub order: Order,
+    /// How long a file has to stay unchanged.
+    pub settle: Span,
+    /// How long a truncated compressed file may still be arriving.
+    pub incomplete_grace: Span,
+    /// What an empty file is.
+    pub empty: Empty,
+    /// What a file with more than one name is.
+    pub hard_links: HardLinks,
+    /// Longest record in bytes.
+    pub max_record: Size,
+    /// A record that ends the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_marker: Option<String>,
+    /// A rule for completeness in place of `settle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complete: Option<Complete>,
+    /// How bytes become records.
+    pub format: decode::Format,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            pattern: "*".to_owned(),
+            recursive: false,
+            watch: Watch::Auto,
+            rescan: Span::seconds(30),
+            order: Order::Name,
+            settle: Span::seconds(1),
+            incomplete_grace: Span::seconds(600),
+            empty: Empty::Accept,
+            hard_links: HardLinks::Wait,
+            max_record: Size(16 << 20),
+            end_marker: None,
+            complete: None,
+            format: decode::Format::default(),
+        }
+    }
+}
+
+/// `input.watch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watch {
+    /// Events where the file system has them, else polling.
+    Auto,
+    /// Events, with a scan now and then.
+    Events,
+    /// Scans alone.
+    Poll,
+}
+
+/// `input.order`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// By name, bytewise.
+    Name,
+    /// By name, numbers in it by their value.
+    Natural,
+    /// By time of last modification, then name.
+    Modified,
+    /// By time of last status change when first seen, then name.
+    Arrival,
+}
+
+/// `input.empty`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Empty {
+    /// A microbatch of no records.
+    Accept,
+    /// A bad file.
+    Quarantine,
+}
+
+/// `input.hard_links`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HardLinks {
+    /// The file waits until it has one name.
+    Wait,
+    /// It is taken like any other.
+    Accept,
+}
+
+/// `[input.complete]`: at most one rule.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Complete {
+    /// It has this many records.
+    Lines(u64),
+    /// A file of the same name with this suffix stands beside it.
+    Marker(String),
+    /// Its last line matches this regular expression.
+    Trailer(String),
+}
+
+/// `[output]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Output {
+    /// The file that records are appended to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// How records become bytes.
+    pub format: sink::Format,
+}
+
+/// `[rejects]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rejects {
+    /// The file that bad records are appended to; the output's path with `.rejects.jsonl` behind it
+    /// unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What a bad record does.
+    pub on_bad_record: OnBadRecord,
+    /// More bad records than this in a file send the whole file to quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bad_records: Option<u64>,
+    /// A larger share of bad records than this in a file sends the whole file to quarantine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bad_ratio: Option<f64>,
+}
+
+/// `rejects.on_bad_record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadRecord {
+    /// It goes to the rejects, its neighbours to the output.
+    #[default]
+    Reject,
+    /// The whole file goes to quarantine.
+    Quarantine,
+}
+
+/// `[done]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Done {
+    /// What becomes of an input after its commit.
+    pub action: Action,
+}
+
+/// `done.action`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is renamed to `processed-*` where it is.
+    #[default]
+    Rename,
+    /// It is moved to this directory under its own name.
+    Move(PathBuf),
+    /// It is deleted.
+    Delete,
+}
+
+/// `[state]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// The directory of the ledger and of what is staged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Threads that decode, transform and encode; the cores unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// What may be in flight.
+    pub memory: Size,
+    /// Most files in one commit.
+    pub files_per_commit: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { workers: None, memory: Size(512 << 20), files_per_commit: 256 }
+    }
+}

@@ -1,0 +1,351 @@
+//! The configuration as it is used: read, checked, every path absolute, every value possible.
+//!
+//! What holds here: an error names the file, the line, the key, what was found and what is allowed.
+//! [`Config::read`] looks at the text alone; [`Config::check_surroundings`] looks at the machine.
+
+pub mod file;
+mod locate;
+mod surroundings;
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobMatcher};
+use regex::bytes::Regex;
+
+use crate::decode::frame::Framing;
+use crate::transform::Transform;
+use crate::{decode, sink};
+
+pub use file::{Action, Empty, HardLinks, OnBadRecord, Order, Watch};
+
+/// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
+const MEMORY_MIN: u64 = 32 << 20;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}: {message}", file.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
+pub struct Error {
+    file: PathBuf,
+    line: Option<usize>,
+    message: String,
+}
+
+/// A value that cannot be used: its key, and what is wrong with it.
+#[derive(Debug)]
+pub struct Problem {
+    key: &'static str,
+    message: String,
+}
+
+impl Problem {
+    fn new(key: &'static str, message: impl Into<String>) -> Self {
+        Self { key, message: message.into() }
+    }
+}
+
+/// A job, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The job file.
+    pub file: PathBuf,
+    /// The directory that relative paths start from.
+    pub base: PathBuf,
+    /// The drop folder; `run` needs one.
+    pub directory: Option<PathBuf>,
+    /// Which names are candidates.
+    pub pattern: GlobMatcher,
+    /// When a file is complete.
+    pub complete: Option<Complete>,
+    /// Framing of the input.
+    pub framing: Framing,
+    /// The output file; `run` needs one.
+    pub output: Option<PathBuf>,
+    /// The rejects file; there is one when there is an output.
+    pub rejects: Option<PathBuf>,
+    /// The directory of the ledger.
+    pub state: PathBuf,
+    /// Threads that do the work.
+    pub workers: usize,
+    /// Everything else as it was written.
+    pub written: file::File,
+    text: String,
+}
+
+/// A rule for completeness in place of `settle`.
+#[derive(Debug, Clone)]
+pub enum Complete {
+    /// At least this many line ends, or the end marker.
+    Lines(u64),
+    /// A sidecar with this suffix.
+    Marker(String),
+    /// A last line like this.
+    Trailer(Regex),
+}
+
+impl Config {
+    /// Reads and checks the job file at `path`, without looking at anything else.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |message: String| Error { file: path.to_owned(), line: None, message };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| failed(format!("cannot be read: {error}")))?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let base = std::path::absolute(directory.unwrap_or(Path::new(".")))
+            .map_err(|error| failed(format!("has no absolute path: {error}")))?;
+        Self::parse(&text, path, base)
+    }
+
+    /// Checks the text of a job file whose relative paths start from `base`.
+    pub fn parse(text: &str, path: &Path, base: PathBuf) -> Result<Self, Error> {
+        let written: file::File = toml::from_str(text).map_err(|error| {
+            let offset = error.span().map(|span| span.start);
+            let key = offset.and_then(|offset| locate::key_at(text, offset));
+            let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+            Error {
+                file: path.to_owned(),
+                line: offset.map(|offset| locate::line_at(text, offset)),
+                message: format!("{key}{}", error.message().replace('\n', ", ")),
+            }
+        })?;
+        Self::checked(written, text, path, base).map_err(|problem| explain(&problem, text, path))
+    }
+
+    fn checked(
+        written: file::File,
+        text: &str,
+        path: &Path,
+        base: PathBuf,
+    ) -> Result<Self, Problem> {
+        check_kinds(&written)?;
+        check_limits(&written)?;
+        let absolute = |path: &PathBuf| normal(&base.join(path));
+        let output = written.output.path.as_ref().map(absolute);
+        let beside = |output: &PathBuf| {
+            let mut name = output.clone().into_os_string();
+            name.push(".rejects.jsonl");
+            PathBuf::from(name)
+        };
+        let config = Self {
+            directory: written.input.directory.as_ref().map(absolute),
+            pattern: pattern(&written.input.pattern)?,
+            complete: written.input.complete.as_ref().map(complete).transpose()?,
+            framing: framing(&written.input)?,
+            rejects: written.rejects.path.as_ref().map(absolute).or(output.as_ref().map(beside)),
+            output,
+            state: state_directory(&written, path, &base),
+            workers: written.engine.workers.unwrap_or_else(cores),
+            file: path.to_owned(),
+            base,
+            written,
+            text: text.to_owned(),
+        };
+        config.check_places()?;
+        Ok(config)
+    }
+
+    /// The places must not be inside each other: what spoolmill writes must never be its input.
+    fn check_places(&self) -> Result<(), Problem> {
+        if self.output.is_some() && self.output == self.rejects {
+            return Err(Problem::new("rejects.path", "is the same file as `output.path`"));
+        }
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let archive = self.archive();
+        let places = [
+            ("output.path", self.output.as_deref()),
+            ("rejects.path", self.rejects.as_deref()),
+            ("state.directory", Some(self.state.as_path())),
+            ("done.action", archive.as_deref()),
+        ];
+        for (key, place) in places {
+            let inside = |place: &&Path| resolved(place).starts_with(resolved(directory));
+            if let Some(place) = place.filter(inside) {
+                return Err(Problem::new(key, format!(
+                    "found \"{}\", which is inside `input.directory` (\"{}\"); expected a place \
+                     outside it",
+                    place.display(),
+                    directory.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where done inputs are moved, if they are.
+    pub fn archive(&self) -> Option<PathBuf> {
+        match &self.written.done.action {
+            Action::Move(path) => Some(normal(&self.base.join(path))),
+            Action::Rename | Action::Delete => None,
+        }
+    }
+
+    /// The job as it was understood, every path absolute and every default written out.
+    pub fn as_understood(&self) -> String {
+        let mut written = self.written.clone();
+        written.input.directory.clone_from(&self.directory);
+        written.output.path.clone_from(&self.output);
+        written.rejects.path.clone_from(&self.rejects);
+        written.state.directory = Some(self.state.clone());
+        written.engine.workers = Some(self.workers);
+        if let Some(archive) = self.archive() {
+            written.done.action = Action::Move(archive);
+        }
+        toml::to_string(&written).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
+    }
+
+    /// How long a file has to stay unchanged.
+    pub fn settle(&self) -> Duration {
+        self.written.input.settle.0
+    }
+
+    /// An error about one key of this job.
+    pub fn problem(&self, problem: &Problem) -> Error {
+        explain(problem, &self.text, &self.file)
+    }
+}
+
+fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
+    Error {
+        file: path.to_owned(),
+        line: locate::line_of(text, problem.key),
+        message: format!("{}: {}", problem.key, problem.message),
+    }
+}
+
+/// What comes out of one stage must go into the next.
+fn check_kinds(written: &file::File) -> Result<(), Problem> {
+    let schema = written.input.format.schema();
+    if let Some(reason) = written.transform.refuses(&schema) {
+        return Err(Problem::new("transform", reason));
+    }
+    if let Transform::Command(command) = &written.transform {
+        if command.argv.is_empty() {
+            let message = "found an empty list, expected a program and its arguments";
+            return Err(Problem::new("transform.command.argv", message));
+        }
+        if command.attempts == 0 {
+            return Err(Problem::new("transform.command.attempts", "found 0, expected 1 or more"));
+        }
+        return Ok(());
+    }
+    match written.output.format.refuses(&schema) {
+        Some(reason) => Err(Problem::new("output.format", reason)),
+        None => Ok(()),
+    }
+}
+
+fn check_limits(written: &file::File) -> Result<(), Problem> {
+    let at_least_one = [
+        ("engine.workers", written.engine.workers == Some(0)),
+        ("engine.files_per_commit", written.engine.files_per_commit == 0),
+        ("input.max_record", written.input.max_record.0 == 0),
+        ("input.complete.lines", written.input.complete == Some(file::Complete::Lines(0))),
+    ];
+    if let Some((key, _)) = at_least_one.into_iter().find(|(_, zero)| *zero) {
+        return Err(Problem::new(key, "found 0, expected 1 or more"));
+    }
+    if written.input.rescan.0.is_zero() {
+        return Err(Problem::new("input.rescan", "found \"0s\", expected a longer time"));
+    }
+    let memory = written.engine.memory;
+    if memory.0 < MEMORY_MIN || memory.0 / 2 < written.input.max_record.0 {
+        let message = "is too small: expected \"32MiB\" or more, and twice `input.max_record`";
+        return Err(Problem::new("engine.memory", message));
+    }
+    match written.rejects.max_bad_ratio {
+        Some(ratio) if !(0.0..=1.0).contains(&ratio) => {
+            let message = format!("found {ratio}, expected a number from 0 to 1");
+            Err(Problem::new("rejects.max_bad_ratio", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn pattern(text: &str) -> Result<GlobMatcher, Problem> {
+    GlobBuilder::new(text).literal_separator(true).build().map(|glob| glob.compile_matcher()).map_err(
+        |error| Problem::new("input.pattern", format!("found \"{text}\", {}", error.kind())),
+    )
+}
+
+fn complete(rule: &file::Complete) -> Result<Complete, Problem> {
+    Ok(match rule {
+        file::Complete::Lines(lines) => Complete::Lines(*lines),
+        file::Complete::Marker(suffix) if suffix.is_empty() || suffix.contains('/') => {
+            let message = format!("found \"{suffix}\", expected a suffix such as \".done\"");
+            return Err(Problem::new("input.complete.marker", message));
+        }
+        file::Complete::Marker(suffix) => Complete::Marker(suffix.clone()),
+        file::Complete::Trailer(text) => Complete::Trailer(Regex::new(text).map_err(|error| {
+            let message = format!("found \"{text}\", expected a regular expression: {error}");
+            Problem::new("input.complete.trailer", message)
+        })?),
+    })
+}
+
+fn framing(input: &file::Input) -> Result<Framing, Problem> {
+    if let Some(marker) = &input.end_marker
+        && (marker.is_empty() || marker.contains(['\n', '\r']))
+    {
+        let message = format!("found {marker:?}, expected the text of one record");
+        return Err(Problem::new("input.end_marker", message));
+    }
+    let max_record = usize::try_from(input.max_record.0)
+        .map_err(|_| Problem::new("input.max_record", "is too large for this machine"))?;
+    Ok(Framing {
+        max_record,
+        end_marker: input.end_marker.as_ref().map(|marker| marker.clone().into_bytes()),
+        skip_byte_order_mark: input.format.skips_byte_order_mark(),
+    })
+}
+
+/// `state.directory`; without it what systemd gives as `StateDirectory=`; without that a folder
+/// beside the job file.
+fn state_directory(written: &file::File, path: &Path, base: &Path) -> PathBuf {
+    if let Some(directory) = &written.state.directory {
+        return normal(&base.join(directory));
+    }
+    let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
+    given.map_or_else(|| base.join(path.with_extension("state").file_name().unwrap_or_default()), PathBuf::from)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The path without `.` and `..`, by its text.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut normal, component| {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+        normal
+    })
+}
+
+/// The path with symbolic links resolved as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(resolved), ..) => resolved,
+        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// The formats of a job, for the pipeline.
+impl Config {
+    /// How the input is decoded.
+    pub fn decode(&self) -> decode::Format {
+        self.written.input.format
+    }
+
+    /// How the output is encoded.
+    pub fn encode(&self) -> sink::Format {
+        self.written.output.format
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What a start needs of the machine: folders, rights, file systems, programs.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::Access;
+
+use super::{Config, Error, Problem};
+use crate::durable;
+use crate::transform::Transform;
+
+/// Magic numbers of file systems that cannot hold the state: SQLite's log needs shared memory and
+/// locks that work, and these have one or both over a network (statfs(2)).
+const NETWORK_FILE_SYSTEMS: [(i64, &str); 8] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x0bd0_0bd0, "Lustre"),
+];
+
+/// The name of the network file system that `path` is on, if it is on one.
+pub fn network_file_system(path: &Path) -> Option<&'static str> {
+    let magic = rustix::fs::statfs(path).ok()?.f_type;
+    #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
+    let magic = i64::from(magic) & 0xffff_ffff;
+    NETWORK_FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
+}
+
+impl Config {
+    /// Checks everything that `run` needs, and creates the folders that are missing.
+    pub fn check_surroundings(&self) -> Result<(), Error> {
+        self.surroundings().map_err(|problem| self.problem(&problem))
+    }
+
+    fn surroundings(&self) -> Result<(), Problem> {
+        let Some(directory) = &self.directory else {
+            return Err(Problem::new("input.directory", "is missing: expected the drop folder"));
+        };
+        let (Some(output), Some(rejects)) = (&self.output, &self.rejects) else {
+            return Err(Problem::new("output.path", "is missing: expected the output file"));
+        };
+        check_drop_folder(directory)?;
+        make_folder("state.directory", &self.state)?;
+        make_folder("output.path", output.parent().unwrap_or(Path::new("/")))?;
+        make_folder("rejects.path", rejects.parent().unwrap_or(Path::new("/")))?;
+        for (key, path) in [("output.path", output), ("rejects.path", rejects)] {
+            let no_file = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file());
+            if no_file {
+                let message = format!("found \"{}\", which is no regular file", path.display());
+                return Err(Problem::new(key, message));
+            }
+        }
+        if let Some(name) = network_file_system(&self.state) {
+            let found = self.state.display();
+            let message = format!("found \"{found}\" on {name}, expected a local file system");
+            return Err(Problem::new("state.directory", message));
+        }
+        self.check_archive(directory)?;
+        self.check_command()
+    }
+
+    fn check_archive(&self, directory: &Path) -> Result<(), Problem> {
+        let Some(archive) = self.archive() else { return Ok(()) };
+        make_folder("done.action", &archive)?;
+        if mount_of(&archive) == mount_of(directory) {
+            return Ok(());
+        }
+        Err(Problem::new("done.action", format!(
+            "found \"{}\", which is on another mount than \"{}\": a rename cannot reach it; \
+             expected a folder on the same one (a bind mount counts as another)",
+            archive.display(),
+            directory.display()
+        )))
+    }
+
+    /// A command must be there; whether it works is seen when it runs.
+    pub fn check_command(&self) -> Result<(), Problem> {
+        let Transform::Command(command) = &self.written.transform else { return Ok(()) };
+        if command.program(&self.base).is_some() {
+            return Ok(());
+        }
+        let found = command.argv.first().map_or("", String::as_str);
+        let message = format!("found \"{found}\", which is no program in PATH that can be run");
+        Err(Problem::new("transform.command.argv", message))
+    }
+}
+
+fn check_drop_folder(directory: &Path) -> Result<(), Problem> {
+    let problem = |what: String| {
+        let found = directory.display();
+        Err(Problem::new("input.directory", format!("found \"{found}\", {what}")))
+    };
+    let metadata = match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() => metadata,
+        Ok(_) => return problem("which is no directory".to_owned()),
+        Err(error) => return problem(format!("which cannot be used: {error}")),
+    };
+    if let Err(error) = rustix::fs::access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+    {
+        return problem(format!(
+            "expected a folder that can be read and written, to rename what is done: {error}"
+        ));
+    }
+    let user = rustix::process::geteuid();
+    let sticky = metadata.mode() & 0o1000 != 0;
+    if sticky && !user.is_root() && metadata.uid() != user.as_raw() {
+        return problem(
+            "which is sticky and belongs to another user: files of others could not be renamed"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+fn make_folder(key: &'static str, folder: &Path) -> Result<(), Problem> {
+    let problem = |error: &dyn std::fmt::Display| {
+        Problem::new(key, format!("found \"{}\", which cannot be used: {error}", folder.display()))
+    };
+    durable::create_dir_all(folder).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        problem(&cause.unwrap_or_default())
+    })?;
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| problem(&errno))
+}
+
+/// The mount that a path is on: the mount's number, and the device where the kernel is too old to
+/// tell (before 5.8).
+fn mount_of(path: &Path) -> Option<(u64, u64)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags};
+    let device = path.metadata().ok()?.dev();
+    let statx = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok();
+    Some((statx.map_or(0, |statx| statx.stx_mnt_id), device))
+}

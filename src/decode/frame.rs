@@ -1,0 +1,254 @@
+//! Cuts a byte stream into blocks that end where a record ends.
+//!
+//! What holds here: every byte of the input is in exactly one block, in order; a block of records
+//! ends with a line feed or at the end of the input; memory is bounded by the block size and
+//! `max_record`, whatever the input holds. What is in a record is the format's business.
+
+use std::borrow::Cow;
+use std::io::{ErrorKind, Read, Result};
+
+use memchr::{memchr, memchr_iter, memmem, memrchr};
+
+use crate::record::{REJECT_RAW_BYTES, Reject};
+
+/// Bytes in a block. Smaller ones cost more hand-overs between threads; larger ones leave a second
+/// core idle for longer at the end of a file, and cost memory for each worker.
+pub const BLOCK_BYTES: usize = 1024 * 1024;
+
+/// The reason of a reject for a record over `input.max_record`.
+pub const TOO_LONG: &str = "record longer than max_record";
+
+/// The rules of framing for one job.
+#[derive(Debug, Clone)]
+pub struct Framing {
+    /// Longest record in bytes.
+    pub max_record: usize,
+    /// The record that ends the job, without its line end.
+    pub end_marker: Option<Vec<u8>>,
+    /// Skip a UTF-8 byte order mark at the beginning.
+    pub skip_byte_order_mark: bool,
+}
+
+/// What a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Whole records.
+    Records,
+    /// The beginning of one record that is longer than `max_record`; it counts as one line.
+    TooLong,
+    /// The record that ends the job; one line, no data.
+    EndMarker,
+    /// Whole records that stand behind the end marker.
+    AfterEnd,
+}
+
+/// A piece of the input.
+#[derive(Debug)]
+pub struct Block {
+    /// What it is.
+    pub kind: Kind,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// True when the input has nothing more for now: what is in flight should leave.
+    pub paused: bool,
+}
+
+/// Tells whether a read would give something at once; only a live stream has one.
+pub type Ready<'a> = Box<dyn Fn() -> bool + 'a>;
+
+/// The blocks of one input.
+pub struct Framer<'a> {
+    reader: Box<dyn Read + 'a>,
+    ready: Option<Ready<'a>>,
+    framing: &'a Framing,
+    /// What was read and not given out yet.
+    pending: Vec<u8>,
+    block_bytes: usize,
+    at_start: bool,
+    at_end: bool,
+    ended: bool,
+    skipping: bool,
+}
+
+impl<'a> Framer<'a> {
+    /// Frames a bounded input of about `size` bytes.
+    pub fn bounded(reader: Box<dyn Read + 'a>, framing: &'a Framing, size: u64) -> Self {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        Self::new(reader, None, framing, BLOCK_BYTES.min(size.max(512)))
+    }
+
+    /// Frames a live stream: a block is given out as soon as `ready` says that a read would wait.
+    pub fn live(reader: Box<dyn Read + 'a>, ready: Ready<'a>, framing: &'a Framing) -> Self {
+        Self::new(reader, Some(ready), framing, BLOCK_BYTES)
+    }
+
+    fn new(
+        reader: Box<dyn Read + 'a>,
+        ready: Option<Ready<'a>>,
+        framing: &'a Framing,
+        block_bytes: usize,
+    ) -> Self {
+        Self {
+            reader,
+            ready,
+            framing,
+            pending: Vec::new(),
+            block_bytes,
+            at_start: true,
+            at_end: false,
+            ended: false,
+            skipping: false,
+        }
+    }
+
+    /// The next block, or `None` at the end.
+    pub fn next_block(&mut self) -> Result<Option<Block>> {
+        loop {
+            if self.skipping {
+                self.skip_to_line_end()?;
+            }
+            let paused = self.fill()?;
+            let cut = if self.at_end {
+                self.pending.len()
+            } else {
+                memrchr(b'\n', &self.pending).map_or(0, |at| at + 1)
+            };
+            if cut > 0 {
+                return Ok(Some(self.cut(cut, paused)));
+            }
+            if self.at_end {
+                return Ok(None);
+            }
+            // One more, for the carriage return that may belong to the line end.
+            if self.pending.len() > self.framing.max_record.saturating_add(1) {
+                return Ok(Some(self.too_long()));
+            }
+        }
+    }
+
+    /// Reads until a block is full, the input pauses or ends, or a record is too long.
+    fn fill(&mut self) -> Result<bool> {
+        let mut paused = false;
+        let target = self.block_bytes.max(self.pending.len() + self.block_bytes / 2);
+        while !self.at_end && !paused && self.pending.len() < target {
+            let want = target - self.pending.len();
+            let got = self.read_some(want)?;
+            self.at_end = got == 0;
+            paused = !self.at_end && self.ready.as_ref().is_some_and(|ready| !ready());
+        }
+        if self.at_start && !self.pending.is_empty() {
+            self.at_start = false;
+            if self.framing.skip_byte_order_mark && self.pending.starts_with(b"\xef\xbb\xbf") {
+                self.pending.drain(..3);
+            }
+        }
+        Ok(paused)
+    }
+
+    fn read_some(&mut self, want: usize) -> Result<usize> {
+        let have = self.pending.len();
+        if self.ready.is_none() {
+            self.pending.reserve(want);
+            let want = u64::try_from(want).unwrap_or(u64::MAX);
+            return self.reader.by_ref().take(want).read_to_end(&mut self.pending);
+        }
+        self.pending.resize(have + want.min(64 * 1024), 0);
+        loop {
+            let (_, space) = self.pending.split_at_mut(have);
+            match self.reader.read(space) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => {
+                    self.pending.truncate(have + result.as_ref().map_or(0, |got| *got));
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Takes the first `cut` bytes as a block, unless the end marker stands in them.
+    fn cut(&mut self, mut cut: usize, paused: bool) -> Block {
+        let mut kind = if self.ended { Kind::AfterEnd } else { Kind::Records };
+        if let Some((from, to)) = self.find_end_marker(cut) {
+            if from == 0 {
+                (cut, kind, self.ended) = (to, Kind::EndMarker, true);
+            } else {
+                cut = from;
+            }
+        }
+        let rest = self.pending.split_off(cut);
+        let bytes = std::mem::replace(&mut self.pending, rest);
+        let more = memchr(b'\n', &self.pending).is_some();
+        Block { kind, bytes, paused: paused && !more }
+    }
+
+    fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
+        let marker = self.framing.end_marker.as_ref().filter(|_| !self.ended)?;
+        find_record(self.pending.get(..cut)?, marker)
+    }
+
+    fn too_long(&mut self) -> Block {
+        self.skipping = true;
+        let mut bytes = std::mem::take(&mut self.pending);
+        bytes.truncate(self.framing.max_record);
+        bytes.shrink_to_fit();
+        Block { kind: Kind::TooLong, bytes, paused: false }
+    }
+
+    /// Drops the rest of a record that is too long.
+    fn skip_to_line_end(&mut self) -> Result<()> {
+        while self.skipping && !self.at_end {
+            if let Some(at) = memchr(b'\n', &self.pending) {
+                self.pending.drain(..=at);
+                self.skipping = false;
+            } else {
+                self.pending.clear();
+                self.at_end = self.read_some(self.block_bytes)? == 0;
+            }
+        }
+        self.skipping = false;
+        Ok(())
+    }
+}
+
+/// Where the record `wanted` stands in `bytes`: its beginning and the beginning of the next.
+pub fn find_record(bytes: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
+    memmem::find_iter(bytes, wanted).find_map(|from| {
+        let (before, found) = bytes.split_at_checked(from)?;
+        let behind = found.get(wanted.len()..)?;
+        let starts = before.last().is_none_or(|byte| *byte == b'\n');
+        let length = match behind {
+            [] => 0,
+            [b'\n', ..] => 1,
+            [b'\r', b'\n', ..] => 2,
+            [b'\r'] => 1,
+            _ => return None,
+        };
+        starts.then_some((from, from + wanted.len() + length))
+    })
+}
+
+/// The lines of a block with their numbers from 1, without line ends (`\n` or `\r\n`).
+pub fn lines(block: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let unterminated = (!block.is_empty() && block.last() != Some(&b'\n')).then_some(block.len());
+    let mut start = 0;
+    memchr_iter(b'\n', block).chain(unterminated).zip(1..).map(move |(end, number)| {
+        let line = block.get(start..end).unwrap_or_default();
+        start = end + 1;
+        (number, line.strip_suffix(b"\r").unwrap_or(line))
+    })
+}
+
+/// The reject for a record of which `raw` is all, or the beginning.
+pub fn reject(line: u64, reason: impl Into<Cow<'static, str>>, raw: &[u8]) -> Reject {
+    Reject { line: Some(line), reason: reason.into(), raw: raw.to_vec(), truncated: false }
+}
+
+/// The reject for a record over `max_record`; only its beginning is kept, of a length that does not
+/// depend on how much of the record was read.
+pub fn reject_too_long(line: u64, raw: &[u8], max_record: usize) -> Reject {
+    let raw = raw.get(..max_record.min(REJECT_RAW_BYTES)).unwrap_or(raw);
+    Reject { truncated: true, ..reject(line, TOO_LONG, raw) }
+}
+
+#[cfg(test)]
+mod tests;

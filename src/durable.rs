@@ -1,0 +1,242 @@
+//! The only door to fsync, rename, link and unlink, and to every write that must survive.
+//!
+//! What holds here:
+//! - A failed fsync is reported as [`Error::is_sync`] and never tried again on the same
+//!   descriptor: the kernel may have dropped the pages (Rebello et al., ATC 2020). Callers stop.
+//! - No rename in here replaces a file, but [`Dir::replace`], which is for whole outputs only.
+//! - Every operation passes [`fault::before`], so that a test build can count them all and fail,
+//!   skip or abort at each of them. A release build has no such switch.
+//!
+//! What does not belong here: any idea of what the files are for.
+
+pub mod fault;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use fault::{Operation, Verdict};
+
+/// A durable operation that failed: which, on what, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}", path.display())]
+pub struct Error {
+    operation: Operation,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Short for a result that fails with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    fn new(operation: Operation, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self { operation, path: path.to_owned(), source: source.into() }
+    }
+
+    /// True for an fsync: what was written may be lost, and asking again would hide it.
+    pub fn is_sync(&self) -> bool {
+        matches!(self.operation, Operation::Sync | Operation::SyncDir)
+    }
+
+    /// The kind of the underlying I/O error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// Writes all of `bytes` at `offset`. Writing the same bytes there again changes nothing.
+pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    let failed = |error| Error::new(Operation::Write, path, error);
+    let act = || fault::Act::Write(path, offset, bytes);
+    match fault::before(Operation::Write, "write", act).map_err(failed)? {
+        Verdict::Proceed => file.write_all_at(bytes, offset).map_err(failed),
+        Verdict::Skip => Ok(()),
+        Verdict::HalfThenAbort => {
+            let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+            let _ = file.write_all_at(half, offset);
+            std::process::abort()
+        }
+    }
+}
+
+/// Makes the content and length of `file` durable. `site` names the caller for the tests that
+/// leave one fsync out.
+pub fn sync_data(file: &File, path: &Path, site: &'static str) -> Result<()> {
+    let failed = |error| Error::new(Operation::Sync, path, error);
+    match fault::before(Operation::Sync, site, || fault::Act::Sync(path)).map_err(failed)? {
+        Verdict::Skip => Ok(()),
+        _ => rustix::fs::fdatasync(file).map_err(|errno| failed(errno.into())),
+    }
+}
+
+/// Creates `path` and its missing parents, each made durable in the directory above it.
+pub fn create_dir_all(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir_all(parent)?;
+    }
+    let failed = |error| Error::new(Operation::Create, path, error);
+    let act = || fault::Act::MakeDir(path);
+    fault::before(Operation::Create, "directory", act).map_err(failed)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    match path.parent() {
+        Some(parent) => Dir::open(parent)?.sync("parent directory"),
+        None => Ok(()),
+    }
+}
+
+/// Takes an exclusive lock on the file `path`, created when missing; held until it is dropped.
+///
+/// `None` when another process holds it.
+pub fn lock(path: &Path) -> Result<Option<File>> {
+    let failed = |error| Error::new(Operation::Create, path, error);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// A directory held open: names in it cannot be led astray by what happens to its path.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Dir {
+    /// Opens the directory `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::new(Operation::Open, path, errno))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Wraps a directory that was opened elsewhere; `path` is for messages.
+    pub fn from_fd(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { fd, path }
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What `name` is now, not following a symbolic link; `None` when there is no such name.
+    pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::new(Operation::Open, &self.path.join(name), errno)),
+        }
+    }
+
+    /// Creates the new file `name` for reading and writing; an existing one is an error.
+    pub fn create_new(&self, name: &OsStr) -> Result<File> {
+        let path = self.path.join(name);
+        let failed = |error| Error::new(Operation::Create, &path, error);
+        let act = || fault::Act::Create(&path);
+        fault::before(Operation::Create, "file", act).map_err(failed)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o666))
+            .map(File::from)
+            .map_err(|errno| failed(errno.into()))
+    }
+
+    /// Opens the existing regular file `name` for reading and writing, following no link.
+    pub fn open_existing(&self, name: &OsStr) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .map(File::from)
+            .map_err(|errno| Error::new(Operation::Open, &self.path.join(name), errno))
+    }
+
+    /// Makes the names in this directory durable.
+    pub fn sync(&self, site: &'static str) -> Result<()> {
+        let failed = |error| Error::new(Operation::SyncDir, &self.path, error);
+        let act = || fault::Act::SyncDir(&self.path);
+        match fault::before(Operation::SyncDir, site, act).map_err(failed)? {
+            Verdict::Skip => Ok(()),
+            _ => rustix::fs::fsync(&self.fd).map_err(|errno| failed(errno.into())),
+        }
+    }
+
+    /// Renames `from` to `to` in `target`, never over an existing file: then the result is `false`.
+    ///
+    /// Where the file system has no such rename, a link and an unlink do it.
+    pub fn rename_no_replace(&self, from: &OsStr, target: &Self, to: &OsStr) -> Result<bool> {
+        let (old, new) = (self.path.join(from), target.path.join(to));
+        let failed = |error| Error::new(Operation::Rename, &old, error);
+        let act = || fault::Act::Rename(&old, &new);
+        if fault::before(Operation::Rename, "rename", act).map_err(failed)? == Verdict::Skip {
+            return Ok(true);
+        }
+        match rustix::fs::renameat_with(&self.fd, from, &target.fd, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(Errno::INVAL | Errno::NOSYS) => self.link_and_unlink(from, target, to),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    fn link_and_unlink(&self, from: &OsStr, target: &Self, to: &OsStr) -> Result<bool> {
+        let path = self.path.join(from);
+        let failed = |error| Error::new(Operation::Link, &path, error);
+        let act = || fault::Act::Link(&path, &target.path);
+        fault::before(Operation::Link, "link", act).map_err(failed)?;
+        match rustix::fs::linkat(&self.fd, from, &target.fd, to, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        self.unlink(from)?;
+        Ok(true)
+    }
+
+    /// Renames `from` over `to`: for an output that is replaced as a whole.
+    pub fn replace(&self, from: &OsStr, to: &OsStr) -> Result<()> {
+        let (old, new) = (self.path.join(from), self.path.join(to));
+        let failed = |error| Error::new(Operation::Rename, &old, error);
+        let act = || fault::Act::Rename(&old, &new);
+        fault::before(Operation::Rename, "replace", act).map_err(failed)?;
+        rustix::fs::renameat(&self.fd, from, &self.fd, to).map_err(|errno| failed(errno.into()))
+    }
+
+    /// Removes `name`; a name that is gone already is no error.
+    pub fn unlink(&self, name: &OsStr) -> Result<()> {
+        let path = self.path.join(name);
+        let failed = |error| Error::new(Operation::Unlink, &path, error);
+        let act = || fault::Act::Unlink(&path);
+        fault::before(Operation::Unlink, "unlink", act).map_err(failed)?;
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Faults for the tests: count every durable operation, and fail, skip or abort at a chosen one.
+//!
+//! Only a build with debug assertions has the switch; in a release build [`before`] is a constant.
+//! It is set by the environment of the child process that a test starts:
+//! - `SPOOLMILL_TRACE=FILE` appends one JSON line for each operation, with what it would do;
+//! - `SPOOLMILL_FAULT=abort:N` aborts before the N-th operation (from 1), `half:N` after half of it;
+//! - `SPOOLMILL_FAULT=fail:KIND:ERRNO:N` lets the N-th operation of that kind fail, `N+` it and
+//!   every later one;
+//! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
+
+#[cfg(not(debug_assertions))]
+use std::io;
+use std::path::Path;
+
+/// The kinds of durable operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Opening something that exists.
+    Open,
+    /// A new file or directory.
+    Create,
+    /// Bytes written.
+    Write,
+    /// fsync of a file.
+    Sync,
+    /// fsync of a directory.
+    SyncDir,
+    /// A rename.
+    Rename,
+    /// A hard link.
+    Link,
+    /// A name removed.
+    Unlink,
+    /// A commit of the ledger.
+    Commit,
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::SyncDir => "sync directory",
+            Self::Rename => "rename",
+            Self::Link => "link",
+            Self::Unlink => "remove",
+            Self::Commit => "commit",
+        })
+    }
+}
+
+/// What the caller has to do with its operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Do it.
+    Proceed,
+    /// Leave it out and report success.
+    Skip,
+    /// Do half of it, then abort the process.
+    HalfThenAbort,
+}
+
+/// The operation with its operands, for the trace that the file system model replays.
+#[derive(Debug)]
+pub enum Act<'a> {
+    /// A new file.
+    Create(&'a Path),
+    /// A new directory.
+    MakeDir(&'a Path),
+    /// Bytes written to a file at an offset.
+    Write(&'a Path, u64, &'a [u8]),
+    /// fsync of a file.
+    Sync(&'a Path),
+    /// fsync of a directory.
+    SyncDir(&'a Path),
+    /// A rename from the first to the second.
+    Rename(&'a Path, &'a Path),
+    /// A second name for the first.
+    Link(&'a Path, &'a Path),
+    /// A name removed.
+    Unlink(&'a Path),
+    /// A transaction of the ledger file: what `PRAGMA synchronous` says (below 2 a commit may be
+    /// forgotten), and the image of the database with the transaction in it.
+    Commit(&'a Path, i64, Vec<u8>),
+}
+
+/// Asked before each durable operation.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn before<'a>(
+    _operation: Operation,
+    _site: &'static str,
+    _act: impl FnOnce() -> Act<'a>,
+) -> io::Result<Verdict> {
+    Ok(Verdict::Proceed)
+}
+
+/// True when the test-only mutant `name` is switched on.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn mutant(_name: &str) -> bool {
+    false
+}
+
+#[cfg(debug_assertions)]
+pub use switched::{before, mutant};
+
+#[cfg(debug_assertions)]
+mod switched {
+    use super::{Act, Operation, Verdict};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use std::fs::File;
+    use std::io::{self, Write as _};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    enum Plan {
+        Nothing,
+        AbortAt { number: u64, half: bool },
+        Fail { operation: String, errno: i32, from: u64, forever: bool },
+    }
+
+    struct Switch {
+        plan: Plan,
+        mutants: Vec<String>,
+        trace: Option<Mutex<File>>,
+        counts: Mutex<Counts>,
+    }
+
+    #[derive(Default)]
+    struct Counts {
+        all: u64,
+        of_the_failing_kind: u64,
+    }
+
+    static SWITCH: LazyLock<Switch> = LazyLock::new(|| Switch {
+        plan: plan(&std::env::var("SPOOLMILL_FAULT").unwrap_or_default()),
+        mutants: std::env::var("SPOOLMILL_MUTANT")
+            .map(|list| list.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
+        trace: std::env::var_os("SPOOLMILL_TRACE").map(|path| {
+            let file = File::options().append(true).create(true).open(path);
+            Mutex::new(file.expect("the trace file can be opened"))
+        }),
+        counts: Mutex::new(Counts::default()),
+    });
+
+    fn plan(text: &str) -> Plan {
+        let words: Vec<&str> = text.split(':').collect();
+        match words.as_slice() {
+            [how @ ("abort" | "half"), number] => Plan::AbortAt {
+                number: number.parse().expect("a number of operations"),
+                half: *how == "half",
+            },
+            ["fail", operation, errno, from] => Plan::Fail {
+                operation: (*operation).to_owned(),
+                errno: errno.parse().expect("an errno"),
+                from: from.trim_end_matches('+').parse().expect("a number of operations"),
+                forever: from.ends_with('+'),
+            },
+            _ => Plan::Nothing,
+        }
+    }
+
+    /// True when the test-only mutant `name` is switched on.
+    pub fn mutant(name: &str) -> bool {
+        SWITCH.mutants.iter().any(|mutant| mutant == name)
+    }
+
+    /// Asked before each durable operation.
+    pub fn before<'a>(
+        operation: Operation,
+        site: &'static str,
+        act: impl FnOnce() -> Act<'a>,
+    ) -> io::Result<Verdict> {
+        let synced = matches!(operation, Operation::Sync | Operation::SyncDir);
+        if synced && mutant(&format!("no-sync:{site}")) {
+            return Ok(Verdict::Skip);
+        }
+        let mut counts = SWITCH.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all += 1;
+        match &SWITCH.plan {
+            Plan::AbortAt { number, half } if *number == counts.all => {
+                if *half && operation == Operation::Write {
+                    return Ok(Verdict::HalfThenAbort);
+                }
+                std::process::abort()
+            }
+            Plan::Fail { operation: kind, errno, from, forever }
+                if *kind == operation.to_string().replace(' ', "-") =>
+            {
+                counts.of_the_failing_kind += 1;
+                let number = counts.of_the_failing_kind;
+                if number == *from || (*forever && number > *from) {
+                    return Err(io::Error::from_raw_os_error(*errno));
+                }
+            }
+            _ => {}
+        }
+        if let Some(trace) = &SWITCH.trace {
+            let line = line(site, &act());
+            trace.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
+        }
+        Ok(Verdict::Proceed)
+    }
+
+    fn line(site: &str, act: &Act<'_>) -> String {
+        let name = |path: &Path| BASE64.encode(path.as_os_str().as_bytes());
+        let mut line = match act {
+            Act::Create(path) => serde_json::json!({"op": "create", "path": name(path)}),
+            Act::MakeDir(path) => serde_json::json!({"op": "mkdir", "path": name(path)}),
+            Act::Write(path, offset, bytes) => serde_json::json!({
+                "op": "write", "path": name(path), "offset": offset, "bytes": BASE64.encode(bytes)
+            }),
+            Act::Sync(path) => serde_json::json!({"op": "sync", "path": name(path)}),
+            Act::SyncDir(path) => serde_json::json!({"op": "syncdir", "path": name(path)}),
+            Act::Rename(from, to) => {
+                serde_json::json!({"op": "rename", "path": name(from), "to": name(to)})
+            }
+            Act::Link(from, to) => {
+                serde_json::json!({"op": "link", "path": name(from), "to": name(to)})
+            }
+            Act::Unlink(path) => serde_json::json!({"op": "unlink", "path": name(path)}),
+            Act::Commit(path, synchronous, image) => serde_json::json!({
+                "op": "commit", "path": name(path), "synchronous": synchronous,
+                "bytes": BASE64.encode(image)
+            }),
+        };
+        if let Some(fields) = line.as_object_mut() {
+            fields.insert("site".to_owned(), site.into());
+        }
+        format!("{line}\n")
+    }
+}

@@ -1,0 +1,47 @@
+//! The nouns that travel: records as Arrow batches, and the rejects that left them.
+//!
+//! Every stage may import this; it imports none.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+
+/// Bytes of a rejected record that are kept when it is longer than `input.max_record`.
+pub const REJECT_RAW_BYTES: usize = 64 * 1024;
+
+/// A record that could not be taken, with where it stood and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Physical line in the file, from 1; `None` where the record has no line of its own, such as
+    /// what a command wrote to its standard error.
+    pub line: Option<u64>,
+    /// Why, in lower case and without a full stop.
+    pub reason: Cow<'static, str>,
+    /// The record as it stood, without its line end.
+    pub raw: Vec<u8>,
+    /// True when `raw` is only the beginning of the record.
+    pub truncated: bool,
+}
+
+/// The records decoded from one block of a file.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good ones.
+    pub records: RecordBatch,
+    /// The bad ones; their lines count from the beginning of the block.
+    pub rejects: Vec<Reject>,
+    /// Physical lines in the block.
+    pub lines: u64,
+}
+
+/// The schema of `numbers`: one column `num` of double precision.
+pub fn numbers_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("num", DataType::Float64, false)]))
+}
+
+/// The schema of `lines`: one column `line` of bytes, without the line end.
+pub fn lines_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("line", DataType::Binary, false)]))
+}

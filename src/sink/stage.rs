@@ -1,0 +1,156 @@
+//! Where the encoded bytes of a microbatch wait for their commit.
+//!
+//! What holds here: up to [`IN_LEDGER_BYTES`] they stay in memory and go into the ledger's own row;
+//! beyond that they go to a file of their own, which is durable, name and content, before
+//! [`Stage::finish`] returns. A file that no ledger row names is swept at the next start.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::durable::{Dir, Result, sync_data, write_at};
+
+/// Bytes up to which staged output is kept in its ledger row. A row is written once to the log and
+/// once to the database, so larger ones would cost more than a file of their own.
+pub const IN_LEDGER_BYTES: usize = 256 * 1024;
+
+/// Bytes collected before a write to a staging file.
+const WRITE_BYTES: usize = 1024 * 1024;
+
+/// The directory of staged files.
+#[derive(Debug)]
+pub struct StagingArea {
+    dir: Dir,
+    next: AtomicU64,
+}
+
+/// Staged bytes, complete and, as far as they are in a file, durable.
+#[derive(Debug)]
+pub struct Staged {
+    /// Where they are.
+    pub payload: Payload,
+    /// How many bytes.
+    pub length: u64,
+    /// CRC-32 (ISO-HDLC, as in gzip) over all of them.
+    pub checksum: u32,
+}
+
+/// Where staged bytes are.
+#[derive(Debug)]
+pub enum Payload {
+    /// Here.
+    Memory(Vec<u8>),
+    /// In the file of this name in the staging area.
+    File(OsString),
+}
+
+impl StagingArea {
+    /// Uses `dir`, and no name below `first`.
+    pub fn new(dir: Dir, first: u64) -> Self {
+        Self { dir, next: AtomicU64::new(first) }
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Removes every file that `keep` does not name: what an earlier run never committed. Returns
+    /// how many there were.
+    pub fn sweep(&self, keep: impl Fn(&OsStr) -> bool) -> anyhow::Result<u64> {
+        let mut swept = 0;
+        for entry in std::fs::read_dir(self.dir.path())? {
+            let name = entry?.file_name();
+            if !keep(&name) {
+                self.dir.unlink(&name)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    fn create(&self) -> Result<(OsString, File)> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = OsString::from(format!("{number:016x}"));
+        let file = self.dir.create_new(&name)?;
+        Ok((name, file))
+    }
+}
+
+/// Output being staged. Dropped before [`Stage::finish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    area: &'a StagingArea,
+    buffer: Vec<u8>,
+    file: Option<(OsString, File)>,
+    written: u64,
+    checksum: crc32fast::Hasher,
+}
+
+impl<'a> Stage<'a> {
+    /// An empty stage.
+    pub fn new(area: &'a StagingArea) -> Self {
+        let checksum = crc32fast::Hasher::new();
+        Self { area, buffer: Vec::new(), file: None, written: 0, checksum }
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.checksum.update(bytes);
+        if self.buffer.is_empty() && bytes.len() >= WRITE_BYTES / 2 {
+            return self.write_out(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        let limit = if self.file.is_some() { WRITE_BYTES } else { IN_LEDGER_BYTES };
+        if self.buffer.len() > limit { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.write_out(&buffer)?;
+        buffer.clear();
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.file.is_none() {
+            self.file = Some(self.area.create()?);
+        }
+        if let Some((name, file)) = &self.file {
+            write_at(file, &self.area.dir.path().join(name), bytes, self.written)?;
+        }
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Completes the staged bytes and makes them durable; `None` when there are none.
+    pub fn finish(mut self) -> Result<Option<Staged>> {
+        let length = self.written + self.buffer.len() as u64;
+        if length == 0 {
+            return Ok(None);
+        }
+        let checksum = self.checksum.clone().finalize();
+        if self.file.is_some() && !self.buffer.is_empty() {
+            self.flush()?;
+        }
+        if let Some((name, file)) = &self.file {
+            sync_data(file, &self.area.dir.path().join(name), "staging file")?;
+            self.area.dir.sync("staging directory")?;
+        }
+        let payload = match self.file.take() {
+            Some((name, _)) => Payload::File(name),
+            None => Payload::Memory(std::mem::take(&mut self.buffer)),
+        };
+        Ok(Some(Staged { payload, length, checksum }))
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        if let Some((name, _)) = &self.file {
+            // The sweep at the next start would do it as well.
+            let _ = self.area.dir.unlink(name);
+        }
+    }
+}

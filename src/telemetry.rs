@@ -1,0 +1,176 @@
+//! Logs, the heartbeat and the stop flag.
+//!
+//! What holds here: everything goes to standard error, one line for each event; under the journal
+//! each line carries its level. A name from the drop folder is escaped before it is logged.
+
+use std::fmt;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people: level, message, fields.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Starts logging to standard error.
+pub fn start(format: LogFormat, level: Level) {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        // The journal stamps the time itself, and reads the level from the line's prefix.
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            builder.event_format(Journal).init();
+        }
+        LogFormat::Text => builder.init(),
+    }
+}
+
+/// `<6>message field=value`: the level in the syslog form of sd-daemon(3).
+struct Journal;
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        write!(writer, "<{priority}>")?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+/// Bytes from outside as text that cannot forge a log line or steer a terminal.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || character == '\\' {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// What long work is given to say that it is alive, and to hear that it should stop.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    stop: AtomicBool,
+    started: Instant,
+    beaten_ms: AtomicU64,
+    every: Option<Duration>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let (stop, beaten_ms) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { stop, started: Instant::now(), beaten_ms, every: None }
+    }
+}
+
+impl Pulse {
+    /// A pulse that pings systemd's watchdog, when there is one, at a third of its limit.
+    pub fn of_the_service() -> Self {
+        let every = sd_notify::watchdog_enabled().map(|limit| limit / 3);
+        Self { inner: Arc::new(Inner { every, ..Inner::default() }) }
+    }
+
+    /// How often [`Pulse::beat`] has to be called, if at all.
+    pub fn every(&self) -> Option<Duration> {
+        self.inner.every
+    }
+
+    /// Work goes on. Cheap: it pings only when a ping is due.
+    pub fn beat(&self) {
+        let Some(every) = self.inner.every else { return };
+        let now = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = self.inner.beaten_ms.load(Ordering::Relaxed);
+        let due = last + u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        if last == 0 || now >= due {
+            self.inner.beaten_ms.store(now.max(1), Ordering::Relaxed);
+            notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+
+    /// Asks all work to come to an end.
+    pub fn stop(&self) {
+        self.inner.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Pulse::stop`] was called.
+    pub fn must_stop(&self) -> bool {
+        self.inner.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Tells systemd, if it started us.
+pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd could not be notified");
+    }
+}
+
+/// Writes the one line by which the program says why it failed.
+pub fn report(error: &anyhow::Error) {
+    let mut stderr = std::io::stderr().lock();
+    // There is nowhere left to report a failure to report.
+    let _ = writeln!(stderr, "spoolmill: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_forge_a_line() {
+        assert_eq!(escaped(b"a\nb\x1b[31m\xff\\"), "a\\nb\\u{1b}[31m\\xff\\\\");
+        assert_eq!(escaped("\u{e9}.csv".as_bytes()), "\u{e9}.csv");
+    }
+
+    #[test]
+    fn a_stop_is_seen_by_every_clone() {
+        let pulse = Pulse::default();
+        let clone = pulse.clone();
+        assert!(!clone.must_stop());
+        pulse.stop();
+        assert!(clone.must_stop());
+    }
+}
