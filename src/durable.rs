@@ -157,6 +157,11 @@ impl Dir {
         }
     }
 
+    /// What the directory itself is now.
+    pub fn stat_self(&self) -> Result<Stat> {
+        rustix::fs::fstat(&self.fd).map_err(|errno| Error::new(Operation::Open, &self.path, errno))
+    }
+
     /// Creates the new file `name` for reading and writing; an existing one is an error.
     pub fn create_new(&self, name: &OsStr) -> Result<File> {
         let path = self.path.join(name);

@@ -25,6 +25,19 @@ pub struct Reject {
     pub truncated: bool,
 }
 
+/// Which file an input was, beyond its name: what tells it from another under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Inode number. It never decides alone: it is used again, and a restore changes it.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// BLAKE3 over all its bytes as they are in the file.
+    pub hash: [u8; 32],
+}
+
 /// The records decoded from one block of a file.
 #[derive(Debug)]
 pub struct Decoded {

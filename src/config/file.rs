@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::source::archive::Action;
+use crate::source::rules::{Empty, HardLinks, Order, Watch};
 use crate::units::{Size, Span};
 use crate::{decode, sink, transform};
 
@@ -88,52 +90,6 @@ impl Default for Input {
     }
 }
 
-/// `input.watch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Watch {
-    /// Events where the file system has them, else polling.
-    Auto,
-    /// Events, with a scan now and then.
-    Events,
-    /// Scans alone.
-    Poll,
-}
-
-/// `input.order`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Order {
-    /// By name, bytewise.
-    Name,
-    /// By name, numbers in it by their value.
-    Natural,
-    /// By time of last modification, then name.
-    Modified,
-    /// By time of last status change when first seen, then name.
-    Arrival,
-}
-
-/// `input.empty`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Empty {
-    /// A microbatch of no records.
-    Accept,
-    /// A bad file.
-    Quarantine,
-}
-
-/// `input.hard_links`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HardLinks {
-    /// The file waits until it has one name.
-    Wait,
-    /// It is taken like any other.
-    Accept,
-}
-
 /// `[input.complete]`: at most one rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,19 +148,6 @@ pub enum OnBadRecord {
 pub struct Done {
     /// What becomes of an input after its commit.
     pub action: Action,
-}
-
-/// `done.action`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// It is renamed to `processed-*` where it is.
-    #[default]
-    Rename,
-    /// It is moved to this directory under its own name.
-    Move(PathBuf),
-    /// It is deleted.
-    Delete,
 }
 
 /// `[state]`.

@@ -8,16 +8,15 @@ mod locate;
 mod surroundings;
 
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
 use regex::bytes::Regex;
 
 use crate::decode::frame::Framing;
+use crate::source::archive::Action;
+use crate::source::rules::{Complete, Rules};
 use crate::transform::Transform;
 use crate::{decode, sink};
-
-pub use file::{Action, Empty, HardLinks, OnBadRecord, Order, Watch};
 
 /// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
 const MEMORY_MIN: u64 = 32 << 20;
@@ -53,10 +52,8 @@ pub struct Config {
     pub base: PathBuf,
     /// The drop folder; `run` needs one.
     pub directory: Option<PathBuf>,
-    /// Which names are candidates.
-    pub pattern: GlobMatcher,
-    /// When a file is complete.
-    pub complete: Option<Complete>,
+    /// The rules of the drop folder.
+    pub rules: Rules,
     /// Framing of the input.
     pub framing: Framing,
     /// The output file; `run` needs one.
@@ -70,17 +67,6 @@ pub struct Config {
     /// Everything else as it was written.
     pub written: file::File,
     text: String,
-}
-
-/// A rule for completeness in place of `settle`.
-#[derive(Debug, Clone)]
-pub enum Complete {
-    /// At least this many line ends, or the end marker.
-    Lines(u64),
-    /// A sidecar with this suffix.
-    Marker(String),
-    /// A last line like this.
-    Trailer(Regex),
 }
 
 impl Config {
@@ -127,8 +113,7 @@ impl Config {
         };
         let config = Self {
             directory: written.input.directory.as_ref().map(absolute),
-            pattern: pattern(&written.input.pattern)?,
-            complete: written.input.complete.as_ref().map(complete).transpose()?,
+            rules: rules(&written.input)?,
             framing: framing(&written.input)?,
             rejects: written.rejects.path.as_ref().map(absolute).or(output.as_ref().map(beside)),
             output,
@@ -192,11 +177,6 @@ impl Config {
         toml::to_string(&written).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
     }
 
-    /// How long a file has to stay unchanged.
-    pub fn settle(&self) -> Duration {
-        self.written.input.settle.0
-    }
-
     /// An error about one key of this job.
     pub fn problem(&self, problem: &Problem) -> Error {
         explain(problem, &self.text, &self.file)
@@ -258,6 +238,21 @@ fn check_limits(written: &file::File) -> Result<(), Problem> {
         }
         _ => Ok(()),
     }
+}
+
+fn rules(input: &file::Input) -> Result<Rules, Problem> {
+    Ok(Rules {
+        pattern: pattern(&input.pattern)?,
+        recursive: input.recursive,
+        watch: input.watch,
+        rescan: input.rescan.0,
+        order: input.order,
+        settle: input.settle.0,
+        complete: input.complete.as_ref().map(complete).transpose()?,
+        incomplete_grace: input.incomplete_grace.0,
+        hard_links: input.hard_links,
+        end_marker: input.end_marker.clone().map(String::into_bytes),
+    })
 }
 
 fn pattern(text: &str) -> Result<GlobMatcher, Problem> {

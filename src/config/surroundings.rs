@@ -23,7 +23,7 @@ const NETWORK_FILE_SYSTEMS: [(i64, &str); 8] = [
 ];
 
 /// The name of the network file system that `path` is on, if it is on one.
-pub fn network_file_system(path: &Path) -> Option<&'static str> {
+fn network_file_system(path: &Path) -> Option<&'static str> {
     let magic = rustix::fs::statfs(path).ok()?.f_type;
     #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
     let magic = i64::from(magic) & 0xffff_ffff;
@@ -31,6 +31,12 @@ pub fn network_file_system(path: &Path) -> Option<&'static str> {
 }
 
 impl Config {
+    /// The network file system that the drop folder is on, if it is on one: then there are no
+    /// events for what other machines do, and its times come from another clock.
+    pub fn network_file_system(&self) -> Option<&'static str> {
+        self.directory.as_deref().and_then(network_file_system)
+    }
+
     /// Checks everything that `run` needs, and creates the folders that are missing.
     pub fn check_surroundings(&self) -> Result<(), Error> {
         self.surroundings().map_err(|problem| self.problem(&problem))
@@ -77,8 +83,13 @@ impl Config {
         )))
     }
 
+    /// Checks what `batch` and `stream` need: the program of a command.
+    pub fn check_program(&self) -> Result<(), Error> {
+        self.check_command().map_err(|problem| self.problem(&problem))
+    }
+
     /// A command must be there; whether it works is seen when it runs.
-    pub fn check_command(&self) -> Result<(), Problem> {
+    fn check_command(&self) -> Result<(), Problem> {
         let Transform::Command(command) = &self.written.transform else { return Ok(()) };
         if command.program(&self.base).is_some() {
             return Ok(());

@@ -11,7 +11,7 @@ fn message(text: &str) -> String {
 #[test]
 fn an_empty_file_is_all_defaults() {
     let config = parse("").unwrap();
-    assert_eq!(config.settle(), Duration::from_secs(1));
+    assert_eq!(config.rules.settle, std::time::Duration::from_secs(1));
     assert_eq!(config.written.transform, Transform::None {});
     assert_eq!(config.written.input.format, decode::Format::Lines {});
 }

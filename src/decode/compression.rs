@@ -4,9 +4,10 @@
 //! told from one that is broken, since the first may still be arriving.
 
 use std::io::{self, BufReader, ErrorKind, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
-use serde::{Deserialize, Serialize};
+use super::frame::Reader;
 
 /// Output below this many bytes is never taken for a bomb, whatever its ratio.
 const BOMB_BYTES: u64 = 1024 * 1024 * 1024;
@@ -16,7 +17,7 @@ const BOMB_BYTES: u64 = 1024 * 1024 * 1024;
 const BOMB_RATIO: u64 = 1000;
 
 /// The compressions that are told by a file's suffix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// As it is.
     None,
@@ -39,7 +40,7 @@ impl Compression {
     }
 
     /// Reads `reader` through this compression.
-    pub fn decompress<'a>(self, reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    pub fn decompress<'a>(self, reader: impl Read + Send + 'a) -> io::Result<Reader<'a>> {
         match self {
             Self::None => Ok(Box::new(reader)),
             Self::Gzip => guarded(reader, |input| Ok(Box::new(MultiGzDecoder::new(input)))),
@@ -50,12 +51,12 @@ impl Compression {
     }
 }
 
-type Count = std::rc::Rc<std::cell::Cell<u64>>;
+type Count = std::sync::Arc<AtomicU64>;
 
-fn guarded<'a, R: Read + 'a>(
+fn guarded<'a, R: Read + Send + 'a>(
     reader: R,
-    decoder: impl FnOnce(BufReader<Counted<R>>) -> io::Result<Box<dyn Read + 'a>>,
-) -> io::Result<Box<dyn Read + 'a>> {
+    decoder: impl FnOnce(BufReader<Counted<R>>) -> io::Result<Reader<'a>>,
+) -> io::Result<Reader<'a>> {
     let input = BufReader::with_capacity(64 * 1024, Counted::new(reader));
     let count = input.get_ref().count.clone();
     Ok(Box::new(Guarded { decoder: decoder(input)?, input: count, output: 0 }))
@@ -76,14 +77,14 @@ impl<R> Counted<R> {
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.reader.read(buffer)?;
-        self.count.set(self.count.get() + got as u64);
+        self.count.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
 }
 
 /// Refuses to go on with an output that is out of all proportion to its input.
 struct Guarded<'a> {
-    decoder: Box<dyn Read + 'a>,
+    decoder: Reader<'a>,
     input: Count,
     output: u64,
 }
@@ -92,7 +93,7 @@ impl Read for Guarded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.decoder.read(buffer)?;
         self.output += got as u64;
-        if self.output > BOMB_BYTES && self.output / BOMB_RATIO > self.input.get() {
+        if self.output > BOMB_BYTES && self.output / BOMB_RATIO > self.input.load(Ordering::Relaxed) {
             let message = format!(
                 "expands more than {BOMB_RATIO} to 1 beyond {BOMB_BYTES} bytes: a compression bomb"
             );

@@ -54,11 +54,14 @@ pub struct Block {
 }
 
 /// Tells whether a read would give something at once; only a live stream has one.
-pub type Ready<'a> = Box<dyn Fn() -> bool + 'a>;
+pub type Ready<'a> = Box<dyn Fn() -> bool + Send + 'a>;
+
+/// Where bytes come from.
+pub type Reader<'a> = Box<dyn Read + Send + 'a>;
 
 /// The blocks of one input.
 pub struct Framer<'a> {
-    reader: Box<dyn Read + 'a>,
+    reader: Reader<'a>,
     ready: Option<Ready<'a>>,
     framing: &'a Framing,
     /// What was read and not given out yet.
@@ -72,18 +75,18 @@ pub struct Framer<'a> {
 
 impl<'a> Framer<'a> {
     /// Frames a bounded input of about `size` bytes.
-    pub fn bounded(reader: Box<dyn Read + 'a>, framing: &'a Framing, size: u64) -> Self {
+    pub fn bounded(reader: Reader<'a>, framing: &'a Framing, size: u64) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         Self::new(reader, None, framing, BLOCK_BYTES.min(size.max(512)))
     }
 
     /// Frames a live stream: a block is given out as soon as `ready` says that a read would wait.
-    pub fn live(reader: Box<dyn Read + 'a>, ready: Ready<'a>, framing: &'a Framing) -> Self {
+    pub fn live(reader: Reader<'a>, ready: Ready<'a>, framing: &'a Framing) -> Self {
         Self::new(reader, Some(ready), framing, BLOCK_BYTES)
     }
 
     fn new(
-        reader: Box<dyn Read + 'a>,
+        reader: Reader<'a>,
         ready: Option<Ready<'a>>,
         framing: &'a Framing,
         block_bytes: usize,
@@ -99,6 +102,16 @@ impl<'a> Framer<'a> {
             ended: false,
             skipping: false,
         }
+    }
+
+    /// True for a live stream.
+    pub fn is_live(&self) -> bool {
+        self.ready.is_some()
+    }
+
+    /// True when all blocks have been given out.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end && self.pending.is_empty()
     }
 
     /// The next block, or `None` at the end.

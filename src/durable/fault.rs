@@ -97,6 +97,12 @@ pub fn before<'a>(
     Ok(Verdict::Proceed)
 }
 
+/// Told after a commit of the ledger, for the trace: [`before`] leaves it out, because the image
+/// that is to be kept is the one after it.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn committed<'a>(_act: impl FnOnce() -> Act<'a>) {}
+
 /// True when the test-only mutant `name` is switched on.
 #[cfg(not(debug_assertions))]
 #[inline]
@@ -105,7 +111,7 @@ pub fn mutant(_name: &str) -> bool {
 }
 
 #[cfg(debug_assertions)]
-pub use switched::{before, mutant};
+pub use switched::{before, committed, mutant};
 
 #[cfg(debug_assertions)]
 mod switched {
@@ -201,11 +207,23 @@ mod switched {
             }
             _ => {}
         }
-        if let Some(trace) = &SWITCH.trace {
-            let line = line(site, &act());
-            trace.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes())?;
+        if operation != Operation::Commit {
+            trace(site, act);
         }
         Ok(Verdict::Proceed)
+    }
+
+    /// Told after a commit of the ledger, for the trace.
+    pub fn committed<'a>(act: impl FnOnce() -> Act<'a>) {
+        trace("ledger", act);
+    }
+
+    fn trace<'a>(site: &str, act: impl FnOnce() -> Act<'a>) {
+        if let Some(trace) = &SWITCH.trace {
+            let line = line(site, &act());
+            let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+            trace.write_all(line.as_bytes()).expect("the trace file can be written");
+        }
     }
 
     fn line(site: &str, act: &Act<'_>) -> String {

@@ -135,7 +135,7 @@ pub fn run<Feed, Collect, Complain>(
 ) -> Result<()>
 where
     Feed: FnOnce(&mut dyn Write) -> Result<()> + Send,
-    Collect: FnOnce(Box<dyn Read + '_>) -> Result<()>,
+    Collect: FnOnce(Box<dyn Read + Send + '_>) -> Result<()>,
     Complain: FnMut(&[u8]) -> Result<()> + Send,
 {
     let mut child = command.spawn(directory).map_err(Failure::Transient)?;

@@ -1,0 +1,69 @@
+//! Delivery to plain writers, for the drivers that have no ledger.
+
+use std::io::{ErrorKind, Write};
+
+use anyhow::Context as _;
+
+use crate::failure::{Failure, Result};
+use crate::pipeline::flow::{Counts, Delivery};
+use crate::pipeline::prepare::Tolerance;
+use crate::record::Reject;
+use crate::sink::rejects;
+
+/// Writes records to one writer, rejects to another.
+pub struct Plain<Output, Rejects> {
+    /// Where records go.
+    pub output: Output,
+    /// Where rejects go.
+    pub rejects: Rejects,
+    /// How many may be bad.
+    pub tolerance: Tolerance,
+    /// The input's name, for its rejects.
+    pub name: Vec<u8>,
+    /// Bad records of this input so far.
+    pub rejected: u64,
+}
+
+impl<Output: Write + Send, Rejects: Write + Send> Plain<Output, Rejects> {
+    /// Checks what only the whole input can tell.
+    pub fn check(&self, counts: &Counts) -> Result<()> {
+        self.tolerance.check(counts)
+    }
+}
+
+impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rejects> {
+    fn records(&mut self, bytes: &[u8]) -> Result<()> {
+        self.output.write_all(bytes).map_err(|error| failed(error, "write the output"))
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        self.rejected += 1;
+        self.tolerance.admit(self.rejected, reject)?;
+        let mut line = Vec::new();
+        rejects::encode(&self.name, reject, &mut line);
+        self.rejects.write_all(&line).map_err(|error| failed(error, "write the rejects"))
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.output.flush().map_err(|error| failed(error, "write the output"))
+    }
+}
+
+fn failed(error: std::io::Error, doing: &'static str) -> Failure {
+    Failure::Fatal(Err::<(), _>(error).context(doing).expect_err("it is an error"))
+}
+
+/// The reader of a pipe may go away when it has seen enough: that ends the work, and is no error.
+pub fn quiet_if_reader_left(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,86 @@
+//! The command line: one file per verb.
+//!
+//! Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration.
+
+mod batch;
+mod check;
+mod delivery;
+mod progress;
+mod run;
+mod signals;
+mod split;
+mod stream;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config};
+use crate::telemetry::{self, LogFormat};
+
+/// The exit code of a job that failed.
+const FAILED: u8 = 1;
+
+/// The exit code of a wrong command line or configuration.
+const MISUSED: u8 = 2;
+
+/// Ingests drop folders exactly once: each complete file is one microbatch through one transform.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// How log lines look; they go to standard error
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    log: LogFormat,
+    /// Least level that is logged: error, warn, info, debug or trace
+    #[arg(long, global = true, default_value_t = tracing::Level::INFO, value_name = "LEVEL")]
+    log_level: tracing::Level,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch the drop folder and take each complete file, exactly once
+    Run(run::Run),
+    /// Run the same job over bounded inputs, without a ledger
+    Batch(batch::Batch),
+    /// Run the same job from standard input to standard output
+    Stream(stream::Stream),
+    /// Cut standard input into drop files, each made durable and renamed into place
+    Split(split::Split),
+    /// Check everything that a start would need, and print the job as it is understood
+    Check(check::Check),
+}
+
+/// The job file of a verb.
+#[derive(Debug, Args)]
+struct JobFile {
+    /// The job file
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl JobFile {
+    fn read(&self) -> Result<Config, config::Error> {
+        Config::read(&self.config)
+    }
+}
+
+impl Cli {
+    /// Runs the verb.
+    pub fn run(self) -> anyhow::Result<()> {
+        telemetry::start(self.log, self.log_level);
+        match self.verb {
+            Verb::Run(run) => run.run(),
+            Verb::Batch(batch) => batch.run(),
+            Verb::Stream(stream) => stream.run(),
+            Verb::Split(split) => split.run(),
+            Verb::Check(check) => check.run(),
+        }
+    }
+}
+
+/// The exit code for an error.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<config::Error>() { MISUSED } else { FAILED }
+}

@@ -1,0 +1,53 @@
+//! Signals, as wakes: the only use of an asynchronous runtime.
+
+use std::sync::mpsc::SyncSender;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::daemon::Wake;
+use crate::telemetry::Pulse;
+
+/// From now on SIGTERM and SIGINT stop, SIGHUP reloads, and SIGIO, which the kernel sends when a
+/// writer meets our lease, does nothing.
+pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("start the signal runtime")?;
+    let guard = runtime.enter();
+    let listen = |kind| signal(kind).context("listen to signals");
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (mut hangup, mut lease) = (listen(SignalKind::hangup())?, listen(SignalKind::io())?);
+    drop(guard);
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::join!(
+                    each(&mut terminate, || stop(&wakes, &pulse)),
+                    each(&mut interrupt, || stop(&wakes, &pulse)),
+                    each(&mut hangup, || {
+                        // A full queue holds wakes enough; the signal can be sent again.
+                        let _ = wakes.try_send(Wake::Reload);
+                    }),
+                    each(&mut lease, || {}),
+                )
+            });
+        })
+        .context("start the signal thread")?;
+    Ok(())
+}
+
+fn stop(wakes: &SyncSender<Wake>, pulse: &Pulse) {
+    // The pulse first: work under way looks at it, and so does the loop before it sleeps.
+    pulse.stop();
+    let _ = wakes.try_send(Wake::Stop);
+}
+
+async fn each(signal: &mut Signal, mut act: impl FnMut()) {
+    while signal.recv().await.is_some() {
+        act();
+    }
+}

@@ -1,0 +1,51 @@
+//! `spoolmill stream`: standard input to standard output, as long as the input lasts.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::JobFile;
+use super::delivery::{Plain, quiet_if_reader_left};
+use crate::daemon::job::{flow, tolerance};
+use crate::decode::frame::Framer;
+use crate::failure::Failure;
+use crate::telemetry::Pulse;
+use crate::transform::command::Bounds;
+
+#[derive(Debug, Args)]
+pub struct Stream {
+    #[command(flatten)]
+    job: JobFile,
+}
+
+impl Stream {
+    pub fn run(self) -> anyhow::Result<()> {
+        let config = self.job.read()?;
+        config.check_program()?;
+        let pulse = Pulse::default();
+        let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let polled = stdin.try_clone()?;
+        let ready = Box::new(move || is_readable(polled.as_fd()));
+        let framer = Framer::live(Box::new(stdin), ready, &config.framing);
+        let mut delivery = Plain {
+            output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+            rejects: std::io::stderr(),
+            tolerance: tolerance(&config),
+            name: b"-".to_vec(),
+            rejected: 0,
+        };
+        let result = flow(&config, Bounds::Stream, &pulse).run(framer, &mut delivery);
+        let result = result.and_then(|counts| delivery.check(&counts));
+        quiet_if_reader_left(result.map_err(Failure::into_error))
+    }
+}
+
+/// True when a read would not wait: there are bytes, or the end.
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Should the question fail, the read will say why.
+    poll(&mut fds, Some(&now)).map_or(true, |ready| ready > 0)
+}

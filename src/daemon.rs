@@ -1,0 +1,333 @@
+//! The daemon: one loop that wakes, does what is due, and sleeps.
+//!
+//! What holds here: everything that can wake it is in [`Wake`]; a stop or a reload is looked at
+//! between groups, and a stop also inside a long one, which is then abandoned; a failure that may
+//! pass pauses the loop and quarantines nothing.
+
+pub mod job;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::source::rules;
+use crate::source::watch::{self, Hint, Watch};
+use crate::telemetry::{self, Pulse};
+use job::{Job, Round};
+
+/// Wakes that may wait. When more come, one scan takes their place.
+pub const WAKES_MAX: usize = 16 * 1024;
+
+/// The first pause after a failure that may pass; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often systemd is told what goes on.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// What wakes the daemon.
+#[derive(Debug)]
+pub enum Wake {
+    /// Something may have come.
+    Hint(Hint),
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGTERM or SIGINT; the pulse says so too.
+    Stop,
+}
+
+/// When the daemon ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Never, but for an end marker.
+    Stopped,
+    /// When everything that is complete has been taken.
+    Drained,
+}
+
+/// What a daemon is run with besides its job.
+pub struct Setting {
+    /// When it ends by itself.
+    pub until: Until,
+    /// What wakes it, and how to send that.
+    pub wakes: (SyncSender<Wake>, Receiver<Wake>),
+    /// Heartbeat and stop flag.
+    pub pulse: Pulse,
+}
+
+/// Runs the job until it is stopped, drained, or ended by a record.
+pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
+    let mut daemon = Daemon::open(config, setting)?;
+    loop {
+        telemetry::notify(&[NotifyState::Ready]);
+        let new = match daemon.run()? {
+            Ending::Done(why) => return daemon.finish(why),
+            Ending::Reload(new) => new,
+        };
+        let old = daemon.job.config().clone();
+        daemon.job.finish().map_err(Failure::into_error)?;
+        // The old one's locks and ledger are closed before the new one's are opened.
+        drop(daemon);
+        daemon = match Daemon::open(*new, setting) {
+            Ok(daemon) => {
+                tracing::info!("the configuration was reloaded");
+                daemon
+            }
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
+                Daemon::open(old, setting)?
+            }
+        };
+    }
+}
+
+/// Why the loop was left.
+enum Ending {
+    /// The daemon ends, for this reason.
+    Done(&'static str),
+    /// It goes on with another configuration.
+    Reload(Box<Config>),
+}
+
+/// The daemon, with its job open.
+struct Daemon<'a> {
+    job: Job,
+    watch: Option<Watch>,
+    watched: (u64, u64),
+    hints_lost: Arc<AtomicBool>,
+    setting: &'a Setting,
+    reload: bool,
+    status_due: Instant,
+    committed_at_start: u64,
+}
+
+impl<'a> Daemon<'a> {
+    /// Opens the job and recovers what an earlier run left. The watch comes first, so that nothing
+    /// can come between it and the first scan.
+    fn open(config: Config, setting: &'a Setting) -> anyhow::Result<Self> {
+        let hints_lost = Arc::new(AtomicBool::new(false));
+        let network = config.network_file_system();
+        let watch = open_watch(&config, setting, &hints_lost, network)?;
+        let polls = watch.is_none();
+        let job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
+        Ok(Self {
+            watched: job.source.folder_identity(),
+            committed_at_start: job.pipeline.ledger.last_sequence(),
+            job,
+            watch,
+            hints_lost,
+            setting,
+            reload: false,
+            status_due: Instant::now(),
+        })
+    }
+
+    /// The loop.
+    fn run(&mut self) -> anyhow::Result<Ending> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            self.setting.pulse.beat();
+            self.hear_all();
+            if self.setting.pulse.must_stop() {
+                return Ok(Ending::Done("stopped"));
+            }
+            if std::mem::take(&mut self.reload)
+                && let Some(new) = self.read_again()
+            {
+                return Ok(Ending::Reload(Box::new(new)));
+            }
+            match self.round() {
+                Ok(Round::Worked) => pause = PAUSE_MIN,
+                Ok(Round::Ended) => return Ok(Ending::Done("ended by its end marker")),
+                Ok(Round::Idle) => {
+                    pause = PAUSE_MIN;
+                    if self.setting.until == Until::Drained && self.is_drained() {
+                        return Ok(Ending::Done("drained"));
+                    }
+                    self.watch_again();
+                    self.sleep_until(self.job.next_due());
+                }
+                Err(Failure::Stopped) => {}
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(failure) => pause = self.pause(failure, pause),
+            }
+            self.tell_status();
+        }
+    }
+
+    fn round(&mut self) -> crate::failure::Result<Round> {
+        let round = self.job.round(&self.setting.pulse)?;
+        if round == Round::Idle {
+            self.job.settle_when_quiet()?;
+        }
+        Ok(round)
+    }
+
+    /// Everything that only needed to be left alone has been taken.
+    fn is_drained(&mut self) -> bool {
+        self.job.source.close(None);
+        self.job.source.is_drained() && self.job.pipeline.stuck_due().is_none()
+    }
+
+    fn finish(mut self, why: &'static str) -> anyhow::Result<()> {
+        telemetry::notify(&[NotifyState::Stopping]);
+        self.job.finish().map_err(Failure::into_error)?;
+        let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
+        tracing::info!(microbatches, "{why}");
+        Ok(())
+    }
+
+    /// Waits for a wake, at most until `due`.
+    fn sleep_until(&mut self, due: Instant) {
+        let mut wait = due.saturating_duration_since(Instant::now());
+        if let Some(every) = self.setting.pulse.every() {
+            wait = wait.min(every);
+        }
+        match self.setting.wakes.1.recv_timeout(wait) {
+            Ok(wake) => self.hear(wake),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+
+    fn hear_all(&mut self) {
+        while let Ok(wake) = self.setting.wakes.1.try_recv() {
+            self.hear(wake);
+        }
+        if self.hints_lost.swap(false, Ordering::Relaxed) {
+            self.job.source.hint(Hint::Lost);
+        }
+    }
+
+    fn hear(&mut self, wake: Wake) {
+        match wake {
+            Wake::Hint(hint) => self.job.source.hint(hint),
+            Wake::Reload => self.reload = true,
+            Wake::Stop => self.setting.pulse.stop(),
+        }
+    }
+
+    /// After a failure that may pass: says so, waits, and gives the next pause.
+    fn pause(&mut self, failure: Failure, pause: Duration) -> Duration {
+        let error = failure.into_error();
+        let seconds = pause.as_secs_f64();
+        tracing::error!(error = %format!("{error:#}"), seconds, "paused; nothing is lost, trying again");
+        let status = format!("paused: {error:#}");
+        telemetry::notify(&[NotifyState::Status(&status)]);
+        let due = Instant::now() + pause;
+        while Instant::now() < due && !self.setting.pulse.must_stop() {
+            self.setting.pulse.beat();
+            self.sleep_until(due);
+        }
+        (pause * 2).min(PAUSE_MAX)
+    }
+
+    /// The configuration as it is in its file now; `None`, with the reason logged, when it cannot
+    /// take the place of the old one.
+    fn read_again(&self) -> Option<Config> {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            telemetry::notify(&[NotifyState::Reloading, now]);
+        }
+        let old = self.job.config();
+        let read = || -> anyhow::Result<Config> {
+            let new = Config::read(&old.file)?;
+            anyhow::ensure!(
+                new.state == old.state,
+                "state.directory cannot change while the daemon runs: it is {}",
+                old.state.display()
+            );
+            new.check_surroundings()?;
+            Ok(new)
+        };
+        match read() {
+            Ok(new) => Some(new),
+            Err(error) => {
+                tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
+                telemetry::notify(&[NotifyState::Ready]);
+                None
+            }
+        }
+    }
+
+    /// A folder that was replaced is watched anew.
+    fn watch_again(&mut self) {
+        let identity = self.job.source.folder_identity();
+        if self.watch.is_none() || identity == self.watched {
+            return;
+        }
+        self.watched = identity;
+        let config = self.job.config();
+        let Some(directory) = &config.directory else { return };
+        let sender = &self.setting.wakes.0;
+        match start_watch(directory, config.rules.recursive, sender, &self.hints_lost) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => tracing::warn!(%error, "the new drop folder cannot be watched; scanning"),
+        }
+        self.job.source.hint(Hint::Lost);
+    }
+
+    fn tell_status(&mut self) {
+        if Instant::now() < self.status_due {
+            return;
+        }
+        self.status_due = Instant::now() + STATUS_EVERY;
+        let (pending, oldest) = self.job.source.pending();
+        let oldest = oldest.map_or(String::new(), |oldest| {
+            let seconds = Duration::from_secs(oldest.as_secs());
+            format!(", the oldest for {}", humantime::format_duration(seconds))
+        });
+        let committed = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
+        let status = format!("{committed} committed, {pending} pending{oldest}");
+        telemetry::notify(&[NotifyState::Status(&status)]);
+    }
+}
+
+/// The watch on the drop folder; `None` where it is to be polled.
+fn open_watch(
+    config: &Config,
+    setting: &Setting,
+    lost: &Arc<AtomicBool>,
+    network: Option<&'static str>,
+) -> anyhow::Result<Option<Watch>> {
+    let wanted = config.rules.watch;
+    // What is only to be drained is only scanned.
+    if setting.until == Until::Drained || wanted == rules::Watch::Poll {
+        return Ok(None);
+    }
+    if let Some(file_system) = network.filter(|_| wanted == rules::Watch::Auto) {
+        tracing::info!(file_system, "no events there; polling the drop folder");
+        return Ok(None);
+    }
+    let directory = config.directory.clone().unwrap_or_default();
+    match start_watch(&directory, config.rules.recursive, &setting.wakes.0, lost) {
+        Ok(watch) => Ok(Some(watch)),
+        Err(error) if wanted == rules::Watch::Auto => {
+            tracing::warn!(%error, "the drop folder cannot be watched; polling it");
+            Ok(None)
+        }
+        Err(error) => anyhow::bail!("watch the drop folder {}: {error}", directory.display()),
+    }
+}
+
+/// Starts a watch that wakes the daemon. A hint that does not fit in the queue is made good by a
+/// scan.
+fn start_watch(
+    directory: &Path,
+    recursive: bool,
+    sender: &SyncSender<Wake>,
+    lost: &Arc<AtomicBool>,
+) -> watch::Result<Watch> {
+    let (sender, lost) = (sender.clone(), lost.clone());
+    Watch::start(directory, recursive, move |hint| {
+        if let Err(TrySendError::Full(_)) = sender.try_send(Wake::Hint(hint)) {
+            lost.store(true, Ordering::Relaxed);
+        }
+    })
+}

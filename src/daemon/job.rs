@@ -1,0 +1,383 @@
+//! One job, open: its locks, its ledger, its drop folder, and how its files are taken in groups.
+//!
+//! What holds here: the locks are held as long as the job is open; what is taken from the source is
+//! committed in the order in which it was taken.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::decode::compression::Compression;
+use crate::durable::{self, Dir};
+use crate::failure::{Failure, Result};
+use crate::ledger::{Ledger, Target};
+use crate::pipeline::Pipeline;
+use crate::pipeline::flow::Flow;
+use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
+use crate::publish::Publisher;
+use crate::sink::stage::StagingArea;
+use crate::source::Source;
+use crate::source::archive::Archiver;
+use crate::source::input::Input;
+use crate::source::queue::{Key, Why};
+use crate::telemetry::Pulse;
+use crate::transform::Transform;
+use crate::transform::command::Bounds;
+
+/// A group is committed when it has taken this long: the first of it should not wait for more.
+const GROUP_TIME: Duration = Duration::from_millis(20);
+
+/// A group is committed when it holds this many staged bytes.
+const GROUP_BYTES: u64 = 8 << 20;
+
+/// An input larger than this is a group by itself, so that what came before it does not wait.
+const LARGE_BYTES: u64 = 4 << 20;
+
+/// Files prepared on one thread before the next look at the clock.
+const SHARE: usize = 32;
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// Files were taken; there may be more.
+    Worked,
+    /// There is nothing to take now.
+    Idle,
+    /// The input that ends the job has been committed.
+    Ended,
+}
+
+/// A job that is open.
+pub struct Job {
+    config: Config,
+    /// Commit, publish, archive.
+    pub pipeline: Pipeline,
+    /// The drop folder.
+    pub source: Source,
+    staging: StagingArea,
+    targets: [Target; 2],
+    carried: Option<Input>,
+    _locks: Vec<File>,
+}
+
+impl Job {
+    /// Takes the locks, opens everything, and recovers what an earlier run left.
+    pub fn open(config: Config, polls: bool, shares_clock: bool) -> Result<Self> {
+        let (Some(directory), Some(output), Some(rejects)) =
+            (&config.directory, &config.output, &config.rejects)
+        else {
+            return Err(Failure::fatal("the job has no input directory or no output"));
+        };
+        let locks = locks(&config.state, &[output, rejects])?;
+        let staging_path = config.state.join("staging");
+        durable::create_dir_all(&staging_path)?;
+        let mut ledger = Ledger::open(&config.state)?;
+        let targets = [ledger.target(output)?, ledger.target(rejects)?];
+        let paths = [(targets[0], output.as_path()), (targets[1], rejects.as_path())];
+        let publisher = Publisher::open(&paths, &staging_path)?;
+        let archiver =
+            Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
+        let rules = config.rules.clone();
+        let mut source = Source::open(directory, rules, polls, shares_clock, plain)?;
+        let staging = sweep(&ledger, &staging_path)?;
+        let mut pipeline = Pipeline::new(ledger, publisher, archiver);
+        pipeline.recover(&mut source)?;
+        Ok(Self { config, pipeline, source, staging, targets, carried: None, _locks: locks })
+    }
+
+    /// The job's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes what is complete, as far as one group goes, through to the archive.
+    pub fn round(&mut self, pulse: &Pulse) -> Result<Round> {
+        self.pipeline.catch_up(&mut self.source)?;
+        let now = Instant::now();
+        self.source.scan_if_due(now).map_err(Failure::Transient)?;
+        if self.pipeline.sync_due().is_some_and(|due| due <= now) {
+            self.pipeline.sync(&self.source)?;
+        }
+        let (mut group, trouble) = self.gather(pulse);
+        let ended = self.cut_at_end(&mut group);
+        let taken = group.len();
+        self.pipeline.run(group, &mut self.source)?;
+        match trouble {
+            Some(failure) => Err(failure),
+            None if ended => Ok(Round::Ended),
+            None if taken > 0 => Ok(Round::Worked),
+            None if self.carried.is_some() => Ok(Round::Worked),
+            None => Ok(Round::Idle),
+        }
+    }
+
+    /// Prepares files until the group is full or nothing is complete. What failed is dealt with;
+    /// a failure that concerns more than its file ends the group.
+    fn gather(&mut self, pulse: &Pulse) -> (Vec<Prepared>, Option<Failure>) {
+        let started = Instant::now();
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        while group.len() < self.config.written.engine.files_per_commit
+            && bytes < GROUP_BYTES
+            && (group.is_empty() || started.elapsed() < GROUP_TIME)
+        {
+            let inputs = self.take(group.len());
+            if inputs.is_empty() {
+                break;
+            }
+            let large = inputs.iter().any(is_large);
+            for prepared in self.prepare(inputs, pulse) {
+                match prepared {
+                    Ok(prepared) => {
+                        bytes += staged_bytes(&prepared);
+                        group.push(prepared);
+                    }
+                    Err(failed) => {
+                        if let Some(failure) = self.not_prepared(failed) {
+                            return (group, Some(failure));
+                        }
+                    }
+                }
+            }
+            if large {
+                break;
+            }
+        }
+        (group, None)
+    }
+
+    /// The next inputs in order: as many as are worth spreading over the workers, or a large one
+    /// alone.
+    fn take(&mut self, already: usize) -> Vec<Input> {
+        let left = self.config.written.engine.files_per_commit.saturating_sub(already);
+        let share = if matches!(self.config.written.transform, Transform::Command(_)) {
+            1
+        } else {
+            SHARE
+        };
+        let mut inputs = Vec::new();
+        while inputs.len() < left.min(share * self.config.workers) {
+            let Some(input) = self.carried.take().or_else(|| self.source.take()) else { break };
+            if !is_large(&input) {
+                inputs.push(input);
+            } else if inputs.is_empty() && already == 0 {
+                inputs.push(input);
+                break;
+            } else {
+                self.carried = Some(input);
+                break;
+            }
+        }
+        inputs
+    }
+
+    /// Prepares inputs, on all workers where there are several.
+    fn prepare(
+        &self,
+        inputs: Vec<Input>,
+        pulse: &Pulse,
+    ) -> Vec<std::result::Result<Prepared, NotPrepared>> {
+        let preparation = self.preparation(pulse);
+        let share = inputs.len().div_ceil(self.config.workers);
+        if inputs.len() < 2 || self.config.workers < 2 {
+            return inputs.into_iter().map(|input| preparation.prepare(input)).collect();
+        }
+        let mut inputs = inputs.into_iter();
+        std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            loop {
+                let mine: Vec<Input> = inputs.by_ref().take(share).collect();
+                if mine.is_empty() {
+                    break;
+                }
+                threads.push(scope.spawn(move || {
+                    mine.into_iter().map(|input| preparation.prepare(input)).collect::<Vec<_>>()
+                }));
+            }
+            let results = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            results.flat_map(|result| result.expect("preparing does not panic")).collect()
+        })
+    }
+
+    fn preparation<'a>(&'a self, pulse: &'a Pulse) -> Preparation<'a> {
+        let [output, rejects] = self.targets;
+        Preparation {
+            flow: flow(&self.config, Bounds::Microbatch, pulse),
+            tolerance: tolerance(&self.config),
+            staging: &self.staging,
+            output,
+            rejects,
+        }
+    }
+
+    /// What to do with a file that did not become a microbatch; a failure that concerns more than
+    /// the file is returned.
+    fn not_prepared(&mut self, failed: NotPrepared) -> Option<Failure> {
+        let (input, failure) = *failed;
+        let file = crate::telemetry::escaped(input.name().as_encoded_bytes());
+        match failure {
+            Failure::Changed => {
+                tracing::debug!(file, "changed while it was read; it settles again");
+                self.source.give_back(input);
+            }
+            Failure::Incomplete(reason) => {
+                tracing::info!(file, reason, "may still be arriving; it waits");
+                self.source.put_off(input, Why::Incomplete);
+            }
+            Failure::Unreadable(error) => {
+                tracing::warn!(file, %error, "cannot be read; it waits, others go on");
+                self.source.put_off(input, Why::Unreadable);
+            }
+            failure => {
+                self.source.give_back(input);
+                return Some(failure);
+            }
+        }
+        None
+    }
+
+    /// An input that ends the job is the last of its group; it waits until what stands before it
+    /// and only needs to be left alone has been taken.
+    fn cut_at_end(&mut self, group: &mut Vec<Prepared>) -> bool {
+        let Some(at) = group.iter().position(|prepared| prepared.ended) else {
+            group.iter().for_each(|prepared| self.source.did_not_end(&prepared.input.key));
+            return false;
+        };
+        let mut behind = group.split_off(at);
+        let end = behind.first().map(|prepared| prepared.input.key.clone());
+        if let Some(carried) = self.carried.take() {
+            self.source.give_back(carried);
+        }
+        self.source.close(end.clone());
+        let ends = end.is_some_and(|end: Key| self.source.is_drained_before(&end));
+        if ends {
+            group.extend(behind.drain(..1));
+        }
+        for prepared in behind {
+            self.source.give_back(prepared.input);
+        }
+        ends
+    }
+
+    /// Publishes, archives and makes durable all that is committed.
+    pub fn finish(&mut self) -> Result<()> {
+        if let Some(input) = self.carried.take() {
+            self.source.give_back(input);
+        }
+        self.pipeline.catch_up(&mut self.source)?;
+        self.pipeline.sync(&self.source)?;
+        self.pipeline.settle()
+    }
+
+    /// Makes durable what has been published for a while, when nothing else goes on.
+    pub fn settle_when_quiet(&mut self) -> Result<()> {
+        if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
+            self.pipeline.sync(&self.source)?;
+            self.pipeline.settle()?;
+        }
+        Ok(())
+    }
+
+    /// When [`Job::round`] may have something to do, hints aside.
+    pub fn next_due(&self) -> Instant {
+        let others = [self.pipeline.sync_due(), self.pipeline.stuck_due()];
+        others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
+    }
+}
+
+/// The flow of a job.
+pub fn flow<'a>(config: &'a Config, bounds: Bounds, pulse: &'a Pulse) -> Flow<'a> {
+    Flow {
+        decode: config.decode(),
+        transform: &config.written.transform,
+        encode: config.encode(),
+        framing: &config.framing,
+        workers: config.workers,
+        directory: &config.base,
+        bounds,
+        pulse,
+    }
+}
+
+/// How many bad records a file of the job may have.
+pub fn tolerance(config: &Config) -> Tolerance {
+    use crate::config::file::OnBadRecord;
+    let written = &config.written;
+    let records = match written.rejects.on_bad_record {
+        OnBadRecord::Reject => written.rejects.max_bad_records.unwrap_or(u64::MAX),
+        OnBadRecord::Quarantine => 0,
+    };
+    Tolerance {
+        records,
+        ratio: written.rejects.max_bad_ratio.unwrap_or(1.0),
+        refuse_empty: written.input.empty == crate::source::rules::Empty::Quarantine,
+    }
+}
+
+fn is_large(input: &Input) -> bool {
+    input.stamp.size > LARGE_BYTES || Compression::of(input.name().as_encoded_bytes()) != Compression::None
+}
+
+fn staged_bytes(prepared: &Prepared) -> u64 {
+    prepared.batch.additions.iter().map(|addition| addition.length).sum()
+}
+
+/// How the rules of completeness look into a file.
+fn plain<'a>(
+    name: &OsStr,
+    file: &'a File,
+) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>> {
+    Compression::of(name.as_encoded_bytes()).decompress(file)
+}
+
+/// The lock of an output: a hidden file beside it, since the output itself may be taken away.
+pub fn lock_of(output: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(output.file_name().unwrap_or_default());
+    name.push(".spoolmill-lock");
+    output.with_file_name(name)
+}
+
+/// One lock in the state directory, one beside each output.
+fn locks(state: &Path, outputs: &[&PathBuf]) -> Result<Vec<File>> {
+    let mut paths = vec![state.join("lock")];
+    paths.extend(outputs.iter().map(|output| lock_of(output)));
+    let lock = |path: PathBuf| {
+        let locked = durable::lock(&path).context("take the lock").map_err(Failure::Fatal)?;
+        locked.ok_or_else(|| {
+            Failure::fatal(format!(
+                "another spoolmill holds the lock {}; two must not share a state directory or an \
+                 output",
+                path.display()
+            ))
+        })
+    };
+    paths.into_iter().map(lock).collect()
+}
+
+/// Removes what an earlier run staged and never committed.
+fn sweep(ledger: &Ledger, path: &Path) -> Result<StagingArea> {
+    let owed = ledger.owed()?;
+    let kept: Vec<_> = owed
+        .iter()
+        .flat_map(crate::ledger::Committed::spans)
+        .filter_map(|span| match &span.addition.payload {
+            crate::ledger::Payload::File(name) => Some(name.clone()),
+            crate::ledger::Payload::Memory(_) => None,
+        })
+        .collect();
+    // Sequence numbers grow, and a staging file is older than the commit that names it: with room
+    // for those that were never committed, no name is used twice.
+    let staging = StagingArea::new(Dir::open(path)?, ledger.last_sequence() << 20);
+    let swept = staging
+        .sweep(|name| kept.iter().any(|kept| kept == name))
+        .context("sweep the staging directory")
+        .map_err(Failure::Transient)?;
+    if swept > 0 {
+        tracing::info!(files = swept, "removed what was staged and never committed");
+    }
+    Ok(staging)
+}

@@ -1,0 +1,467 @@
+//! The ledger: the commit point, and the only door to SQLite.
+//!
+//! # What holds
+//! - A microbatch happened if and only if its row is committed. Its row, the spans it owes to the
+//!   outputs, their bytes and its input's identity are one transaction.
+//! - Sequence numbers grow by one, without gaps, and spans of one target and generation follow each
+//!   other without gaps.
+//! - Only [`Ledger::commit`] and [`Ledger::owed`] make a [`Committed`].
+//! - What is owed is forgotten only when [`Ledger::commit`] or [`Ledger::settle`] is told that it is
+//!   durable elsewhere.
+//!
+//! # Why this way
+//! WAL with `synchronous=FULL` costs one fsync for each commit and survives a power cut; anything
+//! less does not, so both are read back at the start. WAL needs shared memory and locks, so the
+//! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
+//! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
+
+mod schema;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rusqlite::{Connection, ErrorCode, Row, TransactionBehavior, params};
+
+use crate::durable::fault::{self, Act, Operation};
+use crate::failure::{Failure, Result};
+use crate::record::Identity;
+
+/// The file in the state directory.
+const FILE: &str = "ledger.db";
+
+/// The first SQLite version without the WAL-reset bug: 3.51.3.
+const SQLITE_MIN: i32 = 3_051_003;
+
+/// How long to wait for a reader such as `spoolmill status`, which is never long.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// A file that is appended to, by its row in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target(i64);
+
+/// Where the next span of a target begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Counts up each time the file was taken away.
+    pub generation: u64,
+    /// Bytes committed to this generation.
+    pub end: u64,
+}
+
+/// The bytes that a microbatch adds to a target.
+#[derive(Debug)]
+pub struct Addition {
+    /// Which target.
+    pub target: Target,
+    /// The bytes.
+    pub payload: Payload,
+    /// How many.
+    pub length: u64,
+    /// CRC-32 over them.
+    pub checksum: u32,
+}
+
+/// Where the bytes of a span are until they are durable in their target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// In the ledger.
+    Memory(Vec<u8>),
+    /// In the staging file of this name.
+    File(OsString),
+}
+
+/// A microbatch that is ready to be committed.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// The input's name relative to the drop folder.
+    pub name: OsString,
+    /// Which file it was.
+    pub identity: Identity,
+    /// Why the input goes to quarantine, if it does; then nothing is added.
+    pub quarantined: Option<String>,
+    /// What it adds.
+    pub additions: Vec<Addition>,
+    /// Records read.
+    pub read: u64,
+    /// Records written to the output.
+    pub written: u64,
+    /// Records written to the rejects.
+    pub rejected: u64,
+}
+
+/// A microbatch that happened.
+#[derive(Debug)]
+pub struct Committed {
+    sequence: u64,
+    committed_ms: i64,
+    batch: Microbatch,
+    starts: Vec<Position>,
+}
+
+/// One span of a committed microbatch.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// What is added, and to what.
+    pub addition: &'a Addition,
+    /// Where it begins.
+    pub at: Position,
+}
+
+impl Committed {
+    /// Its number, from 1.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it was committed, in milliseconds since 1970.
+    pub fn committed_ms(&self) -> i64 {
+        self.committed_ms
+    }
+
+    /// What was committed.
+    pub fn batch(&self) -> &Microbatch {
+        &self.batch
+    }
+
+    /// Its spans.
+    pub fn spans(&self) -> impl Iterator<Item = Span<'_>> {
+        let both = self.batch.additions.iter().zip(&self.starts);
+        both.map(|(addition, at)| Span { addition, at: *at })
+    }
+}
+
+/// What became durable outside the ledger, so that the ledger may forget it.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    /// Every span up to this sequence number is durable in its target.
+    pub published: Option<u64>,
+    /// These microbatches' inputs are durably archived.
+    pub archived: Vec<u64>,
+}
+
+impl Settled {
+    /// True when there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.published.is_none() && self.archived.is_empty()
+    }
+}
+
+/// The ledger of one job.
+pub struct Ledger {
+    connection: Connection,
+    path: PathBuf,
+    last: u64,
+    positions: HashMap<Target, Position>,
+}
+
+impl Ledger {
+    /// Opens the ledger in the state directory, and creates it when missing.
+    pub fn open(state: &Path) -> Result<Self> {
+        let path = state.join(FILE);
+        let open = || -> anyhow::Result<Self> {
+            anyhow::ensure!(
+                rusqlite::version_number() >= SQLITE_MIN,
+                "SQLite {} can corrupt the ledger; 3.51.3 or later is needed",
+                rusqlite::version()
+            );
+            let mut connection = Connection::open(&path)?;
+            connection.busy_timeout(BUSY)?;
+            make_durable(&connection)?;
+            schema::migrate(&mut connection)?;
+            let last = connection.query_row("SELECT max(sequence) FROM microbatch", (), |row| {
+                row.get::<_, Option<u64>>(0)
+            })?;
+            let (path, last) = (path.clone(), last.unwrap_or(0));
+            Ok(Self { connection, path, last, positions: HashMap::new() })
+        };
+        let doing = || format!("open the ledger {}", path.display());
+        open().with_context(doing).map_err(Failure::Fatal)
+    }
+
+    /// The target at `path`, entered at the first time.
+    pub fn target(&mut self, path: &Path) -> Result<Target> {
+        let bytes = path.as_os_str().as_bytes();
+        let enter = || -> rusqlite::Result<(i64, Position)> {
+            self.connection.execute(
+                "INSERT INTO target (path, generation, end) VALUES (?, 0, 0) ON CONFLICT DO NOTHING",
+                [bytes],
+            )?;
+            let select = "SELECT id, generation, end FROM target WHERE path = ?";
+            self.connection.query_row(select, [bytes], |row| {
+                Ok((row.get(0)?, Position { generation: row.get(1)?, end: row.get(2)? }))
+            })
+        };
+        let (id, position) = enter().map_err(failure)?;
+        self.positions.insert(Target(id), position);
+        Ok(Target(id))
+    }
+
+    /// Where the next span of `target` begins.
+    pub fn position(&self, target: Target) -> Position {
+        self.positions.get(&target).copied().unwrap_or(Position { generation: 0, end: 0 })
+    }
+
+    /// The next span of `target` shall begin here. It takes effect with the next commit.
+    pub fn reposition(&mut self, target: Target, position: Position) {
+        self.positions.insert(target, position);
+    }
+
+    /// Commits a group of microbatches in one transaction, together with what is settled.
+    ///
+    /// # Errors
+    /// `Transient` when nothing was committed and the group may be tried again; `Fatal` when it is
+    /// unknown whether it was committed.
+    pub fn commit(&mut self, group: Vec<Microbatch>, settled: &Settled) -> Result<Vec<Committed>> {
+        let (mut positions, mut sequence) = (self.positions.clone(), self.last);
+        let committed_ms = now_ms();
+        let mut committed = Vec::with_capacity(group.len());
+        for batch in group {
+            sequence += 1;
+            let starts = batch.additions.iter().map(|addition| {
+                let position = positions
+                    .entry(addition.target)
+                    .or_insert(Position { generation: 0, end: 0 });
+                let start = *position;
+                position.end += addition.length;
+                start
+            });
+            let starts = starts.collect();
+            committed.push(Committed { sequence, committed_ms, batch, starts });
+        }
+        self.transact(|connection| {
+            insert(connection, &committed)?;
+            let mut update = connection
+                .prepare_cached("UPDATE target SET generation = ?, end = ? WHERE id = ?")?;
+            for (target, position) in &positions {
+                update.execute(params![position.generation, position.end, target.0])?;
+            }
+            forget(connection, settled)
+        })?;
+        (self.positions, self.last) = (positions, sequence);
+        Ok(committed)
+    }
+
+    /// Forgets what is settled, when no commit comes that could carry it.
+    pub fn settle(&mut self, settled: &Settled) -> Result<()> {
+        self.transact(|connection| forget(connection, settled))
+    }
+
+    fn transact(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<()> {
+        let path = &self.path;
+        let act = || Act::Commit(path, 0, Vec::new());
+        fault::before(Operation::Commit, "ledger", act)
+            .map_err(|error| Failure::Transient(error.into()))?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failure)?;
+        work(&transaction).map_err(failure)?;
+        transaction.commit().map_err(failure)?;
+        let connection = &mut self.connection;
+        fault::committed(|| image(connection, path));
+        Ok(())
+    }
+
+    /// What is committed and not settled, in order: spans that may not be in their target, and
+    /// inputs that may not be archived.
+    pub fn owed(&self) -> Result<Vec<Committed>> {
+        let select = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
+                quarantined, read, written, rejected
+            FROM microbatch WHERE sequence IN
+                (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
+            ORDER BY sequence";
+        let load = || -> rusqlite::Result<Vec<Committed>> {
+            let mut statement = self.connection.prepare(select)?;
+            let rows = statement.query_map((), committed_of)?;
+            let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let mut spans = self.connection.prepare(
+                "SELECT target, bytes, file, length, checksum, generation, start
+                FROM owed JOIN span USING (sequence, target) WHERE sequence = ? ORDER BY target",
+            )?;
+            for committed in &mut all {
+                load_spans(&mut spans, committed)?;
+            }
+            Ok(all)
+        };
+        load().map_err(failure)
+    }
+
+    /// The sequence numbers of inputs that are not archived.
+    pub fn unarchived(&self) -> Result<std::collections::HashSet<u64>> {
+        let load = || -> rusqlite::Result<_> {
+            let mut statement = self.connection.prepare("SELECT sequence FROM unarchived")?;
+            statement.query_map((), |row| row.get(0))?.collect()
+        };
+        load().map_err(failure)
+    }
+
+    /// The last span of `target` that ends at `position`, with its checksum: what the file should
+    /// end in.
+    pub fn last_span(&self, target: Target, position: Position) -> Result<Option<(u64, u64, u32)>> {
+        let select = "SELECT start, length, checksum FROM span
+            WHERE target = ? AND generation = ? AND start + length = ? AND length > 0
+            ORDER BY sequence DESC LIMIT 1";
+        let values = params![target.0, position.generation, position.end];
+        let found = self.connection.query_row(select, values, |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        });
+        match found {
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+            found => found.map(Some).map_err(failure),
+        }
+    }
+
+    /// Moves the owed spans of `target` to the beginning of a new generation: the file that they
+    /// were to continue was taken away while nothing ran.
+    pub fn relocate(&mut self, target: Target, first: Position) -> Result<()> {
+        let mut position = self.position(target);
+        position.end -= first.end;
+        position.generation += 1;
+        self.transact(|connection| {
+            connection.execute(
+                "UPDATE span SET generation = ?1, start = start - ?2
+                WHERE target = ?3 AND generation = ?4 AND start >= ?2",
+                params![position.generation, first.end, target.0, first.generation],
+            )?;
+            connection.execute(
+                "UPDATE target SET generation = ?, end = ? WHERE id = ?",
+                params![position.generation, position.end, target.0],
+            )?;
+            Ok(())
+        })?;
+        self.positions.insert(target, position);
+        Ok(())
+    }
+
+    /// How many microbatches have been committed.
+    pub fn last_sequence(&self) -> u64 {
+        self.last
+    }
+}
+
+/// Sets what makes a commit survive a power cut, and reads it back.
+fn make_durable(connection: &Connection) -> anyhow::Result<()> {
+    let mode: String =
+        connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?;
+    anyhow::ensure!(mode == "wal", "SQLite refuses its write-ahead log here: it says \"{mode}\"");
+    let mutant = fault::mutant("synchronous-normal");
+    connection.pragma_update(None, "synchronous", if mutant { "NORMAL" } else { "FULL" })?;
+    anyhow::ensure!(mutant || synchronous(connection)? == 2, "SQLite refuses synchronous=FULL");
+    Ok(())
+}
+
+fn synchronous(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA synchronous", (), |row| row.get(0))
+}
+
+/// The database with all that is committed, for the trace of a test.
+fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
+    let image = connection.serialize("main").map(|data| data.to_vec()).unwrap_or_default();
+    Act::Commit(path, synchronous(connection).unwrap_or_default(), image)
+}
+
+fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
+    let mut microbatch = connection.prepare_cached(
+        "INSERT INTO microbatch (sequence, committed_ms, name, inode, size, modified_ns, hash,
+            quarantined, read, written, rejected) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut span = connection.prepare_cached(
+        "INSERT INTO span (sequence, target, generation, start, length, checksum)
+            VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut owed = connection
+        .prepare_cached("INSERT INTO owed (sequence, target, bytes, file) VALUES (?, ?, ?, ?)")?;
+    let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
+    for committed in group {
+        let Committed { sequence, committed_ms, batch, .. } = committed;
+        let Identity { inode, size, modified_ns, hash } = &batch.identity;
+        microbatch.execute(params![
+            sequence, committed_ms, batch.name.as_bytes(), inode.cast_signed(), size, modified_ns,
+            hash, batch.quarantined, batch.read, batch.written, batch.rejected
+        ])?;
+        unarchived.execute([sequence])?;
+        for Span { addition, at } in committed.spans() {
+            let Addition { target, payload, length, checksum } = addition;
+            span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
+            let (bytes, file) = match payload {
+                Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
+                Payload::File(name) => (None, Some(name.as_bytes())),
+            };
+            owed.execute(params![sequence, target.0, bytes, file])?;
+        }
+    }
+    Ok(())
+}
+
+fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Result<()> {
+    if let Some(published) = settled.published {
+        connection.prepare_cached("DELETE FROM owed WHERE sequence <= ?")?.execute([published])?;
+    }
+    let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
+    for sequence in &settled.archived {
+        archived.execute([sequence])?;
+    }
+    Ok(())
+}
+
+fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
+    let identity = Identity {
+        inode: row.get::<_, i64>(3)?.cast_unsigned(),
+        size: row.get(4)?,
+        modified_ns: row.get(5)?,
+        hash: row.get(6)?,
+    };
+    let batch = Microbatch {
+        name: OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned(),
+        identity,
+        quarantined: row.get(7)?,
+        additions: Vec::new(),
+        read: row.get(8)?,
+        written: row.get(9)?,
+        rejected: row.get(10)?,
+    };
+    Ok(Committed { sequence: row.get(0)?, committed_ms: row.get(1)?, batch, starts: Vec::new() })
+}
+
+fn load_spans(
+    statement: &mut rusqlite::Statement<'_>,
+    committed: &mut Committed,
+) -> rusqlite::Result<()> {
+    let mut rows = statement.query([committed.sequence])?;
+    while let Some(row) = rows.next()? {
+        let payload = match row.get::<_, Option<Vec<u8>>>(1)? {
+            Some(bytes) => Payload::Memory(bytes),
+            None => Payload::File(OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned()),
+        };
+        committed.batch.additions.push(Addition {
+            target: Target(row.get(0)?),
+            payload,
+            length: row.get(3)?,
+            checksum: row.get(4)?,
+        });
+        committed.starts.push(Position { generation: row.get(5)?, end: row.get(6)? });
+    }
+    Ok(())
+}
+
+/// A full disk or a busy ledger passes, and nothing was committed. After any other error it is
+/// unknown what is on disk: the next start reads it.
+fn failure(error: rusqlite::Error) -> Failure {
+    let code = error.sqlite_error_code();
+    let error = anyhow::Error::from(error).context("write the ledger");
+    match code {
+        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Failure::Transient(error)
+        }
+        _ => Failure::Fatal(error),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,92 @@
+//! The tables of the ledger, as numbered migrations.
+//!
+//! What holds here: an entry of [`MIGRATIONS`] is never changed or removed once released; a new
+//! schema is a new entry. `PRAGMA user_version` says how many have been applied.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Each makes the schema of its index into the next.
+const MIGRATIONS: [&str; 1] = ["
+    -- The files that are appended to. `end` is where the next span begins.
+    CREATE TABLE target (
+        id         INTEGER PRIMARY KEY,
+        path       BLOB NOT NULL UNIQUE,
+        generation INTEGER NOT NULL,
+        end        INTEGER NOT NULL
+    );
+    -- One row, one microbatch: it happened if and only if it is here.
+    CREATE TABLE microbatch (
+        sequence     INTEGER PRIMARY KEY,
+        committed_ms INTEGER NOT NULL,      -- milliseconds since 1970
+        name         BLOB NOT NULL,         -- relative to the drop folder
+        inode        INTEGER NOT NULL,
+        size         INTEGER NOT NULL,      -- bytes
+        modified_ns  INTEGER NOT NULL,      -- nanoseconds since 1970
+        hash         BLOB NOT NULL,         -- BLAKE3 of the file as it was read
+        quarantined  TEXT,                  -- the reason, if it went to quarantine
+        read         INTEGER NOT NULL,      -- records
+        written      INTEGER NOT NULL,      -- records
+        rejected     INTEGER NOT NULL       -- records
+    );
+    -- What a microbatch adds to a target.
+    CREATE TABLE span (
+        sequence   INTEGER NOT NULL,
+        target     INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        start      INTEGER NOT NULL,        -- byte offset
+        length     INTEGER NOT NULL,        -- bytes
+        checksum   INTEGER NOT NULL,        -- CRC-32
+        PRIMARY KEY (sequence, target)
+    ) WITHOUT ROWID;
+    -- The bytes of a span until they are durable in their target: here, or in a staging file.
+    CREATE TABLE owed (
+        sequence INTEGER NOT NULL,
+        target   INTEGER NOT NULL,
+        bytes    BLOB,
+        file     BLOB,
+        PRIMARY KEY (sequence, target)
+    ) WITHOUT ROWID;
+    -- Microbatches whose input is not durably archived yet.
+    CREATE TABLE unarchived (sequence INTEGER PRIMARY KEY);
+"];
+
+/// Brings the schema up to date.
+///
+/// # Errors
+/// When a newer program has written the ledger.
+pub fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    let version: usize = transaction.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+    anyhow::ensure!(
+        version <= MIGRATIONS.len(),
+        "the ledger has schema {version} and this program knows {}: it was written by a newer \
+         spoolmill; run that one",
+        MIGRATIONS.len()
+    );
+    for migration in MIGRATIONS.iter().skip(version) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection).unwrap();
+        migrate(&mut connection).unwrap();
+    }
+
+    #[test]
+    fn a_newer_ledger_is_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        let error = migrate(&mut connection).unwrap_err().to_string();
+        assert!(error.contains("schema 99") && error.contains("newer spoolmill"), "{error}");
+    }
+}

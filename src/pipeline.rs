@@ -1,0 +1,334 @@
+//! One group of microbatches, top to bottom: prepare, commit, publish, archive.
+//!
+//! What holds here: the steps come in this order and no other. What is committed and not yet
+//! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
+//! a failure in between is rolled forward, never back.
+
+pub mod flow;
+pub mod prepare;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::time::{Duration, Instant};
+
+use crate::failure::{Failure, Result};
+use crate::ledger::{Committed, Ledger, Payload, Settled};
+use crate::publish::Publisher;
+use crate::source::Source;
+use crate::source::archive::{Archived, Archiver, Debt, Fate, Touched};
+use crate::source::input::Input;
+use crate::source::queue::Key;
+use prepare::Prepared;
+
+/// Files that may be committed and stubbornly not archived before the daemon pauses.
+const STUCK_MAX: usize = 16;
+
+/// How long a file that could not be archived is left alone; doubled each time, up to a minute.
+const STUCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Published bytes become durable at the latest so long after they were written.
+pub const SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// What a job does with what is prepared.
+pub struct Pipeline {
+    /// The commit point.
+    pub ledger: Ledger,
+    /// The outputs.
+    pub publisher: Publisher,
+    /// The way out of the drop folder.
+    pub archiver: Archiver,
+    unpublished: Vec<(Committed, Input)>,
+    unarchived: Vec<(Committed, Input)>,
+    stuck: Vec<Stuck>,
+    touched: Touched,
+    /// Archived under a name that is not durable yet.
+    archived: Vec<u64>,
+    /// Published, not durable yet: up to this sequence number.
+    published: Option<u64>,
+    staged_files: Vec<OsString>,
+    unsynced_since: Option<Instant>,
+    /// Durable, and to be told to the ledger with the next commit.
+    settled: Settled,
+    settled_files: Vec<OsString>,
+    /// Names whose committed file turned out altered, and that microbatch: it is settled by the one
+    /// that sets the altered file aside.
+    superseded: HashMap<OsString, u64>,
+}
+
+/// A committed input that cannot be archived just now.
+struct Stuck {
+    committed: Committed,
+    pause: Duration,
+    due: Instant,
+}
+
+impl Pipeline {
+    /// A pipeline with nothing in it.
+    pub fn new(ledger: Ledger, publisher: Publisher, archiver: Archiver) -> Self {
+        Self {
+            ledger,
+            publisher,
+            archiver,
+            unpublished: Vec::new(),
+            unarchived: Vec::new(),
+            stuck: Vec::new(),
+            touched: Touched::default(),
+            archived: Vec::new(),
+            published: None,
+            staged_files: Vec::new(),
+            unsynced_since: None,
+            settled: Settled::default(),
+            settled_files: Vec::new(),
+            superseded: HashMap::new(),
+        }
+    }
+
+    /// Commits, publishes and archives a group.
+    pub fn run(&mut self, group: Vec<Prepared>, source: &mut Source) -> Result<()> {
+        self.catch_up(source)?;
+        self.commit(group, source)?;
+        self.catch_up(source)
+    }
+
+    /// Commits a group in one transaction, with what has become durable since the last one. When
+    /// that fails, the inputs go back to the source.
+    fn commit(&mut self, group: Vec<Prepared>, source: &mut Source) -> Result<()> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        // What sets an altered file aside settles the microbatch that it was altered after.
+        let mut settled = self.settled.clone();
+        let older = |prepared: &Prepared| self.superseded.get(&prepared.batch.name).copied();
+        settled.archived.extend(group.iter().filter_map(older));
+        let observed = self.publisher.observe(&mut self.ledger);
+        let (batches, inputs): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
+        let committed = observed.and_then(|()| self.ledger.commit(batches, &settled));
+        match committed {
+            Ok(committed) => {
+                self.forget_settled()?;
+                for committed in &committed {
+                    self.superseded.remove(&committed.batch().name);
+                }
+                self.unpublished.extend(committed.into_iter().zip(inputs));
+                Ok(())
+            }
+            Err(failure) => {
+                inputs.into_iter().for_each(|input| source.give_back(input));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Publishes and archives what is committed.
+    pub fn catch_up(&mut self, source: &mut Source) -> Result<()> {
+        if !self.unpublished.is_empty() {
+            self.publisher.publish(self.unpublished.iter().map(|(committed, _)| committed))?;
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        for (committed, input) in std::mem::take(&mut self.unpublished) {
+            self.note_published(&committed);
+            log(&committed);
+            self.unarchived.push((committed, input));
+        }
+        for (committed, input) in std::mem::take(&mut self.unarchived) {
+            self.archive(committed, input, source)?;
+        }
+        self.retry_stuck(source)
+    }
+
+    fn note_published(&mut self, committed: &Committed) {
+        self.published = Some(committed.sequence());
+        let files = committed.spans().filter_map(|span| match &span.addition.payload {
+            Payload::File(name) => Some(name.clone()),
+            Payload::Memory(_) => None,
+        });
+        self.staged_files.extend(files);
+    }
+
+    fn archive(&mut self, committed: Committed, input: Input, source: &mut Source) -> Result<()> {
+        let report = report(&committed);
+        let debt = debt(&committed, &report);
+        let (folder, rules) = (source.folder(), source.rules());
+        let archived =
+            self.archiver.archive(folder, rules, &debt, &input.file, &mut self.touched);
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        match archived {
+            Ok(archived) => {
+                self.conclude(&committed, &archived, Some(input.key), source);
+                Ok(())
+            }
+            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => Err(failure),
+            Err(failure) => self.stick(committed, failure, STUCK_PAUSE),
+        }
+    }
+
+    /// What archiving one input found out.
+    fn conclude(
+        &mut self,
+        committed: &Committed,
+        archived: &Archived,
+        key: Option<Key>,
+        source: &mut Source,
+    ) {
+        let name = &committed.batch().name;
+        let sequence = committed.sequence();
+        if *archived == Archived::Altered {
+            let reason = format!(
+                "the file was altered after it was committed as microbatch {sequence}: only what was \
+                 read then is in the output"
+            );
+            self.superseded.insert(name.clone(), sequence);
+            source.condemn(name, reason);
+            return;
+        }
+        self.archived.push(sequence);
+        match key {
+            Some(key) if matches!(archived, Archived::As(_)) => source.release(key),
+            // What is there now, if anything, is a new file.
+            _ => source.free(name),
+        }
+    }
+
+    fn stick(&mut self, committed: Committed, failure: Failure, pause: Duration) -> Result<()> {
+        let file = crate::telemetry::escaped(committed.batch().name.as_encoded_bytes());
+        let full = self.stuck.len() >= STUCK_MAX;
+        self.stuck.push(Stuck { committed, pause, due: Instant::now() + pause });
+        if full {
+            return Err(failure.context("archive the inputs"));
+        }
+        let error = failure.into_error();
+        tracing::warn!(file, error = %format!("{error:#}"), "is committed but cannot be archived yet");
+        Ok(())
+    }
+
+    fn retry_stuck(&mut self, source: &mut Source) -> Result<()> {
+        let now = Instant::now();
+        if self.stuck.iter().all(|stuck| stuck.due > now) {
+            return Ok(());
+        }
+        for stuck in std::mem::take(&mut self.stuck) {
+            if stuck.due > now {
+                self.stuck.push(stuck);
+                continue;
+            }
+            let pause = (stuck.pause * 2).min(STUCK_PAUSE * 60);
+            match self.recover_one(&stuck.committed, source) {
+                Ok(()) => {}
+                Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+                Err(failure) => self.stick(stuck.committed, failure, pause)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_one(&mut self, committed: &Committed, source: &mut Source) -> Result<()> {
+        let report = report(committed);
+        let debt = debt(committed, &report);
+        let (folder, rules) = (source.folder(), source.rules());
+        let archived =
+            self.archiver.recover(folder, rules, &debt, prepare::hash, &mut self.touched)?;
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        self.conclude(committed, &archived, None, source);
+        Ok(())
+    }
+
+    /// At the start: publishes and archives what the ledger owes.
+    pub fn recover(&mut self, source: &mut Source) -> Result<()> {
+        let owed = self.publisher.recover(&mut self.ledger)?;
+        let unarchived = self.ledger.unarchived()?;
+        if !owed.is_empty() {
+            tracing::info!(microbatches = owed.len(), "recovering what was committed");
+        }
+        for committed in owed {
+            self.note_published(&committed);
+            if unarchived.contains(&committed.sequence()) {
+                source.hold(&committed.batch().name);
+                self.stuck.push(Stuck { committed, pause: STUCK_PAUSE, due: Instant::now() });
+            }
+        }
+        self.retry_stuck(source)?;
+        self.sync(source)?;
+        self.settle()
+    }
+
+    /// True when something has waited to become durable for long enough.
+    pub fn sync_due(&self) -> Option<Instant> {
+        self.unsynced_since.map(|since| since + SYNC_AFTER)
+    }
+
+    /// When the next file that could not be archived is due.
+    pub fn stuck_due(&self) -> Option<Instant> {
+        self.stuck.iter().map(|stuck| stuck.due).min()
+    }
+
+    /// Makes everything published and archived durable. The ledger hears of it with the next
+    /// commit, or by [`Pipeline::settle`].
+    pub fn sync(&mut self, source: &Source) -> Result<()> {
+        self.publisher.sync()?;
+        self.touched.sync(source.folder(), &self.archiver)?;
+        self.unsynced_since = None;
+        self.settled.published = self.published.take().or(self.settled.published);
+        self.settled.archived.append(&mut self.archived);
+        self.settled_files.append(&mut self.staged_files);
+        Ok(())
+    }
+
+    /// Tells the ledger what is durable, when no commit comes to carry it.
+    pub fn settle(&mut self) -> Result<()> {
+        if !self.settled.is_empty() {
+            self.ledger.settle(&self.settled)?;
+        }
+        self.forget_settled()
+    }
+
+    fn forget_settled(&mut self) -> Result<()> {
+        self.settled = Settled::default();
+        for name in std::mem::take(&mut self.settled_files) {
+            self.publisher.discard(&name)?;
+        }
+        Ok(())
+    }
+}
+
+fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
+    let batch = committed.batch();
+    let fate = match batch.quarantined {
+        Some(_) => Fate::Failed { report },
+        None => Fate::Processed,
+    };
+    let name: &OsStr = &batch.name;
+    Debt { name, identity: &batch.identity, sequence: committed.sequence(), fate }
+}
+
+/// The content of `failed-*.error.json`, the same each time it is made.
+fn report(committed: &Committed) -> Vec<u8> {
+    let batch = committed.batch();
+    let Some(reason) = &batch.quarantined else { return Vec::new() };
+    let hash: String = batch.identity.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let at = std::time::Duration::from_millis(committed.committed_ms().unsigned_abs());
+    let report = serde_json::json!({
+        "file": String::from_utf8_lossy(batch.name.as_encoded_bytes()),
+        "reason": reason,
+        "microbatch": committed.sequence(),
+        "time": humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string(),
+        "size": batch.identity.size,
+        "blake3": hash,
+    });
+    format!("{report:#}\n").into_bytes()
+}
+
+/// One line for each microbatch.
+fn log(committed: &Committed) {
+    let batch = committed.batch();
+    let file = crate::telemetry::escaped(batch.name.as_encoded_bytes());
+    let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
+    match &batch.quarantined {
+        Some(reason) => tracing::warn!(microbatch, file, bytes, reason, "quarantined"),
+        None => tracing::info!(
+            microbatch, file, bytes,
+            read = batch.read, written = batch.written, rejected = batch.rejected,
+            "committed"
+        ),
+    }
+}

@@ -1,0 +1,365 @@
+//! Decode, transform, encode: what the three drivers share, in data order.
+//!
+//! What holds here: the same records give the same bytes whichever driver runs them, however the
+//! input is cut into blocks and however many threads work on them; blocks leave in the order in
+//! which they came. Memory is bounded by the blocks in flight.
+
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use crate::decode::frame::{self, Block, Framer, Framing, Kind};
+use crate::failure::{Failure, Result};
+use crate::record::Reject;
+use crate::telemetry::Pulse;
+use crate::transform::command::{self, Bounds, Command, Ends};
+use crate::transform::Transform;
+use crate::{decode, sink};
+
+/// The reason of a reject for what stands behind the end marker.
+const AFTER_END: &str = "behind the end marker";
+
+/// The reason of a reject for a line that a command wrote to its standard error.
+const COMPLAINT: &str = "standard error of the command";
+
+/// What a job does to records.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow<'a> {
+    /// Bytes to records.
+    pub decode: decode::Format,
+    /// Records to records.
+    pub transform: &'a Transform,
+    /// Records to bytes.
+    pub encode: sink::Format,
+    /// How the input is framed.
+    pub framing: &'a Framing,
+    /// Threads that work on a large input.
+    pub workers: usize,
+    /// Where a command runs.
+    pub directory: &'a Path,
+    /// Whether a command has time limits.
+    pub bounds: Bounds,
+    /// Heartbeat and stop flag.
+    pub pulse: &'a Pulse,
+}
+
+/// Where the results of a flow go, in order.
+pub trait Delivery: Send {
+    /// Takes encoded records.
+    fn records(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Takes a bad record, its line counted from the beginning of the input.
+    fn reject(&mut self, reject: &Reject) -> Result<()>;
+
+    /// The input pauses: what was taken should leave.
+    fn pause(&mut self) -> Result<()>;
+}
+
+/// What a flow has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records read, good or bad.
+    pub read: u64,
+    /// Records written to the output.
+    pub written: u64,
+    /// Records rejected.
+    pub rejected: u64,
+    /// Physical lines read.
+    pub lines: u64,
+    /// True when the end marker was found.
+    pub ended: bool,
+}
+
+/// A block after its work.
+struct Worked {
+    kind: Kind,
+    output: Vec<u8>,
+    rejects: Vec<Reject>,
+    records: u64,
+    lines: u64,
+    paused: bool,
+}
+
+/// What becomes of the records of a block: written in this format.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    decode: decode::Format,
+    transform: &'a Transform,
+    encode: sink::Format,
+    max_record: usize,
+}
+
+impl Flow<'_> {
+    /// Runs the whole input through.
+    pub fn run(&self, framer: Framer<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
+        match self.transform {
+            Transform::Command(command) => self.run_command(command, framer, delivery),
+            transform => {
+                let max_record = self.framing.max_record;
+                let (decode, encode) = (self.decode, self.encode);
+                let work = Work { decode, transform, encode, max_record };
+                self.run_blocks(work, framer, delivery)
+            }
+        }
+    }
+
+    /// One block is worked on here; when more follow, on all workers.
+    fn run_blocks(
+        &self,
+        work: Work<'_>,
+        mut framer: Framer<'_>,
+        delivery: &mut dyn Delivery,
+    ) -> Result<Counts> {
+        let mut counts = Counts::default();
+        while let Some(block) = framer.next_block().map_err(unreadable)? {
+            self.check_stop()?;
+            if framer.is_live() || framer.is_at_end() || self.workers == 1 {
+                deliver(work.on(block), delivery, &mut counts)?;
+                if counts.ended && framer.is_live() {
+                    break;
+                }
+            } else {
+                self.run_parallel(work, block, &mut framer, delivery, &mut counts)?;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Block n goes to worker n modulo their number, and its result is collected from there: so
+    /// the results come in order by themselves.
+    fn run_parallel(
+        &self,
+        work: Work<'_>,
+        first: Block,
+        framer: &mut Framer<'_>,
+        delivery: &mut dyn Delivery,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..self.workers)
+                .map(|_| {
+                    let (give, take) = sync_channel::<Block>(1);
+                    let (done, collect) = sync_channel::<Worked>(1);
+                    scope.spawn(move || {
+                        for block in take {
+                            if done.send(work.on(block)).is_err() {
+                                break;
+                            }
+                        }
+                    });
+                    (give, collect)
+                })
+                .collect();
+            self.pump(&lanes, first, framer, delivery, counts)
+        })
+    }
+
+    fn pump(
+        &self,
+        lanes: &[(SyncSender<Block>, Receiver<Worked>)],
+        first: Block,
+        framer: &mut Framer<'_>,
+        delivery: &mut dyn Delivery,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let dead = || Failure::fatal("a worker thread died");
+        let (mut given, mut collected) = (0, 0);
+        let mut next = Some(first);
+        while next.is_some() || collected < given {
+            self.check_stop()?;
+            // Two in each lane: one at work, one waiting.
+            let full = given - collected >= 2 * lanes.len();
+            if full || next.is_none() {
+                let (_, collect) = lane(lanes, collected)?;
+                deliver(collect.recv().map_err(|_| dead())?, delivery, counts)?;
+                collected += 1;
+                continue;
+            }
+            if let Some(block) = next.take() {
+                let (give, _) = lane(lanes, given)?;
+                give.send(block).map_err(|_| dead())?;
+                given += 1;
+                next = framer.next_block().map_err(unreadable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A command sees the good records of the whole input; what it writes are the records.
+    fn run_command(
+        &self,
+        command: &Command,
+        framer: Framer<'_>,
+        delivery: &mut dyn Delivery,
+    ) -> Result<Counts> {
+        let max_record = self.framing.max_record;
+        let nothing = &Transform::None {};
+        let into = sink_of(self.decode);
+        let feed_work =
+            Work { decode: self.decode, transform: nothing, encode: into, max_record };
+        let back = decode_of(self.encode);
+        let collect_work =
+            Work { decode: back, transform: nothing, encode: self.encode, max_record };
+        let framing = Framing { end_marker: None, ..self.framing.clone() };
+        let shared = Mutex::new(delivery);
+        let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
+        let ends = Ends {
+            feed: |pipe: &mut dyn Write| self.feed(feed_work, framer, pipe, &shared, &mut fed),
+            collect: |pipe: Box<dyn Read + Send + '_>| {
+                self.collect(collect_work, pipe, &framing, &shared, &mut collected)
+            },
+            complain: |line: &[u8]| {
+                complaints += 1;
+                let reason = COMPLAINT.into();
+                let raw = line.to_vec();
+                let reject = Reject { line: None, reason, raw, truncated: false };
+                locked(&shared).reject(&reject)
+            },
+        };
+        command::run(command, self.directory, self.bounds, self.pulse, ends)?;
+        let rejected = fed.rejected + collected.rejected + complaints;
+        Ok(Counts { written: collected.written, rejected, ..fed })
+    }
+
+    /// Decodes the input and writes the good records to the command.
+    fn feed(
+        &self,
+        work: Work<'_>,
+        mut framer: Framer<'_>,
+        pipe: &mut dyn Write,
+        delivery: &Mutex<&mut dyn Delivery>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
+        while let Some(block) = framer.next_block().map_err(unreadable)? {
+            self.check_stop()?;
+            let mut worked = work.on(block);
+            let input = std::mem::take(&mut worked.output);
+            pipe.write_all(&input).map_err(broken)?;
+            if worked.paused {
+                pipe.flush().map_err(broken)?;
+            }
+            deliver(worked, &mut **locked(delivery), counts)?;
+            if counts.ended && framer.is_live() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the command writes.
+    fn collect(
+        &self,
+        work: Work<'_>,
+        pipe: Box<dyn Read + Send + '_>,
+        framing: &Framing,
+        delivery: &Mutex<&mut dyn Delivery>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let mut framer = match self.bounds {
+            Bounds::Microbatch => Framer::bounded(pipe, framing, frame::BLOCK_BYTES as u64),
+            // Whatever a read gives should leave at once.
+            Bounds::Stream => Framer::live(pipe, Box::new(|| false), framing),
+        };
+        while let Some(block) = framer.next_block().map_err(unreadable)? {
+            let mut worked = work.on(block);
+            for reject in &mut worked.rejects {
+                reject.reason = format!("output of the command: {}", reject.reason).into();
+                reject.line = None;
+            }
+            deliver(worked, &mut **locked(delivery), counts)?;
+        }
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        self.pulse.beat();
+        if self.pulse.must_stop() { Err(Failure::Stopped) } else { Ok(()) }
+    }
+}
+
+impl Work<'_> {
+    fn on(self, block: Block) -> Worked {
+        let Block { kind, bytes, paused } = block;
+        let mut worked =
+            Worked { kind, output: Vec::new(), rejects: Vec::new(), records: 0, lines: 1, paused };
+        match kind {
+            Kind::Records => {
+                let decoded = self.decode.decode(&bytes, self.max_record);
+                worked.records = decoded.records.num_rows() as u64;
+                (worked.lines, worked.rejects) = (decoded.lines, decoded.rejects);
+                self.encode.encode(&self.transform.apply(decoded.records), &mut worked.output);
+            }
+            Kind::TooLong => {
+                worked.rejects.push(frame::reject_too_long(1, &bytes, self.max_record));
+            }
+            Kind::EndMarker => {}
+            Kind::AfterEnd => {
+                let lines = frame::lines(&bytes);
+                worked.rejects =
+                    lines.map(|(line, raw)| frame::reject(line, AFTER_END, raw)).collect();
+                worked.lines = worked.rejects.len() as u64;
+            }
+        }
+        worked
+    }
+}
+
+fn deliver(worked: Worked, delivery: &mut dyn Delivery, counts: &mut Counts) -> Result<()> {
+    let rejected = worked.rejects.len() as u64;
+    for mut reject in worked.rejects {
+        reject.line = reject.line.map(|line| line + counts.lines);
+        delivery.reject(&reject)?;
+    }
+    if !worked.output.is_empty() {
+        delivery.records(&worked.output)?;
+    }
+    counts.read += worked.records + rejected;
+    counts.written += worked.records;
+    counts.rejected += rejected;
+    counts.lines += worked.lines;
+    counts.ended |= worked.kind == Kind::EndMarker;
+    if worked.paused { delivery.pause() } else { Ok(()) }
+}
+
+fn lane(
+    lanes: &[(SyncSender<Block>, Receiver<Worked>)],
+    number: usize,
+) -> Result<&(SyncSender<Block>, Receiver<Worked>)> {
+    let lane = lanes.get(number % lanes.len().max(1));
+    lane.ok_or_else(|| Failure::fatal("there are no worker threads"))
+}
+
+fn locked<'a, 'b>(
+    delivery: &'a Mutex<&'b mut dyn Delivery>,
+) -> std::sync::MutexGuard<'a, &'b mut dyn Delivery> {
+    delivery.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The format in which a command gets what was decoded.
+fn sink_of(format: decode::Format) -> sink::Format {
+    match format {
+        decode::Format::Numbers {} => sink::Format::Numbers {},
+        decode::Format::Lines {} => sink::Format::Lines {},
+    }
+}
+
+/// The format in which a command gives what is encoded.
+fn decode_of(format: sink::Format) -> decode::Format {
+    match format {
+        sink::Format::Numbers {} => decode::Format::Numbers {},
+        sink::Format::Lines {} => decode::Format::Lines {},
+    }
+}
+
+/// What an error of the input means: the system's own errors pass, the decoder's do not.
+fn unreadable(error: io::Error) -> Failure {
+    if decode::compression::is_truncation(&error) {
+        Failure::Incomplete(format!("ends in the middle: {error}"))
+    } else if error.raw_os_error().is_some() {
+        Failure::Unreadable(error)
+    } else {
+        Failure::Bad(format!("cannot be decompressed: {error}"))
+    }
+}

@@ -1,0 +1,275 @@
+//! One input to one microbatch: everything before the commit.
+//!
+//! What holds here: nothing of it can be seen from outside; dropped at any moment, it leaves no
+//! trace but a staging file that the next start sweeps.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use super::flow::{Counts, Delivery, Flow};
+use crate::decode::compression::Compression;
+use crate::decode::frame::Framer;
+use crate::failure::{Failure, Result};
+use crate::ledger::{Addition, Microbatch, Payload, Target};
+use crate::record::{Identity, Reject};
+use crate::sink::rejects;
+use crate::sink::stage::{self, Stage, StagingArea};
+use crate::source::input::Input;
+use crate::transform::Transform;
+
+/// How many bad records a file may have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// More than this many send the file to quarantine.
+    pub records: u64,
+    /// A larger share than this sends the file to quarantine.
+    pub ratio: f64,
+    /// An empty file is a bad one.
+    pub refuse_empty: bool,
+}
+
+/// What preparing a microbatch needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Preparation<'a> {
+    /// What happens to the records.
+    pub flow: Flow<'a>,
+    /// How many of them may be bad.
+    pub tolerance: Tolerance,
+    /// Where output waits.
+    pub staging: &'a StagingArea,
+    /// The output.
+    pub output: Target,
+    /// The rejects.
+    pub rejects: Target,
+}
+
+/// A microbatch that is ready to be committed, and its input.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The input, still open.
+    pub input: Input,
+    /// What is to be committed.
+    pub batch: Microbatch,
+    /// True when the input ends the job.
+    pub ended: bool,
+}
+
+/// An input that did not become a microbatch, and why.
+pub type NotPrepared = Box<(Input, Failure)>;
+
+impl Preparation<'_> {
+    /// Prepares the microbatch of one input. A bad file becomes one too: it goes to quarantine.
+    pub fn prepare(&self, mut input: Input) -> std::result::Result<Prepared, NotPrepared> {
+        let made = match input.condemned.clone() {
+            Some(reason) => Err(Failure::Bad(reason)),
+            None => self.attempt(&input),
+        };
+        let made = match made {
+            Err(Failure::Incomplete(reason)) if input.grace_over => Err(Failure::Bad(reason)),
+            made => made,
+        };
+        let made = match made {
+            Err(Failure::Bad(reason)) => quarantined(&mut input, reason).map(|batch| (batch, false)),
+            made => made,
+        };
+        match made {
+            Ok((batch, ended)) => Ok(Prepared { input, batch, ended }),
+            Err(failure) => Err(Box::new((input, failure))),
+        }
+    }
+
+    /// A command that fails is tried again as often as its job says.
+    fn attempt(&self, input: &Input) -> Result<(Microbatch, bool)> {
+        let attempts = match self.flow.transform {
+            Transform::Command(command) => command.attempts,
+            _ => 1,
+        };
+        let mut pause = Duration::from_millis(100);
+        for _ in 1..attempts {
+            match self.make(input) {
+                Err(Failure::Bad(reason)) => {
+                    let file = crate::telemetry::escaped(input.name().as_encoded_bytes());
+                    tracing::warn!(file, reason, "failed; trying again");
+                }
+                made => return made,
+            }
+            for _ in 0..10 {
+                std::thread::sleep(pause / 10);
+                if self.flow.pulse.must_stop() {
+                    return Err(Failure::Stopped);
+                }
+            }
+            pause *= 2;
+        }
+        self.make(input)
+    }
+
+    fn make(&self, input: &Input) -> Result<(Microbatch, bool)> {
+        let size = input.stamp.size;
+        if size == 0 && self.tolerance.refuse_empty {
+            return Err(Failure::Bad("the file is empty".to_owned()));
+        }
+        let name = input.name().as_encoded_bytes();
+        let mut hash = blake3::Hasher::new();
+        let mut staged = Staged {
+            name,
+            output: Stage::new(self.staging),
+            rejects: Stage::new(self.staging),
+            rejected: 0,
+            tolerance: self.tolerance,
+            line: Vec::new(),
+        };
+        let counts = {
+            let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
+            let compression = if size == 0 { Compression::None } else { Compression::of(name) };
+            let reader = compression.decompress(whole).map_err(Failure::Unreadable)?;
+            let about = if compression == Compression::None { size } else { u64::MAX };
+            let framer = Framer::bounded(reader, self.flow.framing, about);
+            self.flow.run(framer, &mut staged)?
+        };
+        self.tolerance.check(&counts)?;
+        if !input.is_unchanged().map_err(Failure::Unreadable)? {
+            return Err(Failure::Changed);
+        }
+        let mut additions = Vec::with_capacity(1);
+        for (target, stage) in [(self.output, staged.output), (self.rejects, staged.rejects)] {
+            additions.extend(stage.finish()?.map(|staged| addition(target, staged)));
+        }
+        let batch = Microbatch {
+            name: input.name().to_owned(),
+            identity: identity(input, *hash.finalize().as_bytes()),
+            quarantined: None,
+            additions,
+            read: counts.read,
+            written: counts.written,
+            rejected: counts.rejected,
+        };
+        Ok((batch, counts.ended))
+    }
+}
+
+fn addition(target: Target, staged: stage::Staged) -> Addition {
+    let stage::Staged { payload, length, checksum } = staged;
+    let payload = match payload {
+        stage::Payload::Memory(bytes) => Payload::Memory(bytes),
+        stage::Payload::File(name) => Payload::File(name),
+    };
+    Addition { target, payload, length, checksum }
+}
+
+fn identity(input: &Input, hash: [u8; 32]) -> Identity {
+    let stamp = &input.stamp;
+    Identity { inode: stamp.inode, size: stamp.size, modified_ns: stamp.modified_ns, hash }
+}
+
+/// The microbatch of a file that goes to quarantine.
+fn quarantined(input: &mut Input, reason: String) -> Result<Microbatch> {
+    let hash = hash(&input.file).map_err(Failure::Unreadable)?;
+    if input.condemned.is_some() {
+        // It is known to be in no good state; what it is now is what is set aside.
+        use crate::source::input::Stamp;
+        input.stamp = Stamp::of_file(&input.file).map_err(Failure::Unreadable)?;
+    }
+    if !input.is_unchanged().map_err(Failure::Unreadable)? {
+        return Err(Failure::Changed);
+    }
+    Ok(Microbatch {
+        name: input.name().to_owned(),
+        identity: identity(input, hash),
+        quarantined: Some(reason),
+        additions: Vec::new(),
+        read: 0,
+        written: 0,
+        rejected: 0,
+    })
+}
+
+/// BLAKE3 over all bytes of a file.
+pub fn hash(file: &File) -> io::Result<[u8; 32]> {
+    let mut hash = blake3::Hasher::new();
+    let mut whole = Whole { file, hash: &mut hash, left: u64::MAX, at: 0 };
+    io::copy(&mut whole, &mut io::sink())?;
+    Ok(*hash.finalize().as_bytes())
+}
+
+impl Tolerance {
+    /// Refuses the file when its bad records, of which this is one, are `rejected` by now and that
+    /// is too many.
+    pub fn admit(&self, rejected: u64, reject: &Reject) -> Result<()> {
+        if rejected <= self.records {
+            return Ok(());
+        }
+        let line = reject.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let raw = crate::telemetry::escaped(reject.raw.get(..200).unwrap_or(&reject.raw));
+        let count = match self.records {
+            0 => String::new(),
+            allowed => format!(", and more than {allowed} records are bad"),
+        };
+        Err(Failure::Bad(format!("{line}{}: {raw}{count}", reject.reason)))
+    }
+
+    /// Refuses the file when too large a share of its records is bad.
+    pub fn check(&self, counts: &Counts) -> Result<()> {
+        #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
+        let ratio = counts.rejected as f64 / counts.read.max(1) as f64;
+        if ratio > self.ratio {
+            let Counts { rejected, read, .. } = counts;
+            return Err(Failure::Bad(format!(
+                "{rejected} of {read} records are bad, more than the share of {} that is allowed",
+                self.ratio
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a file as far as it went when it was found complete, hashed as they are read.
+struct Whole<'a> {
+    file: &'a File,
+    hash: &'a mut blake3::Hasher,
+    left: u64,
+    at: u64,
+}
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt as _;
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let Some(space) = buffer.get_mut(..want).filter(|space| !space.is_empty()) else {
+            return Ok(0);
+        };
+        let got = self.file.read_at(space, self.at)?;
+        self.hash.update(space.get(..got).unwrap_or_default());
+        (self.left, self.at) = (self.left - got as u64, self.at + got as u64);
+        Ok(got)
+    }
+}
+
+/// A delivery into staging.
+struct Staged<'a> {
+    name: &'a [u8],
+    output: Stage<'a>,
+    rejects: Stage<'a>,
+    rejected: u64,
+    tolerance: Tolerance,
+    line: Vec<u8>,
+}
+
+impl Delivery for Staged<'_> {
+    fn records(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.output.write(bytes)?)
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        self.rejected += 1;
+        self.tolerance.admit(self.rejected, reject)?;
+        self.line.clear();
+        rejects::encode(self.name, reject, &mut self.line);
+        Ok(self.rejects.write(&self.line)?)
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        Ok(())
+    }
+}

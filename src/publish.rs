@@ -1,0 +1,363 @@
+//! Committed to published: the bytes that the ledger owes, written where the ledger says.
+//!
+//! What holds here:
+//! - Only a [`Committed`] is published, at the offset in its row; doing it again changes nothing.
+//! - Nothing is ever truncated. An output that is missing was taken away, and a new generation
+//!   begins; one that is shorter than the ledger says is damage, and stops the daemon.
+//! - What was published is durable after [`Publisher::sync`], not before; until then the ledger
+//!   holds the bytes.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::durable::{self, Dir};
+use crate::failure::{Failure, Result};
+use crate::ledger::{Committed, Ledger, Payload, Position, Span, Target};
+
+/// Bytes copied at once from a staging file.
+const COPY_BYTES: usize = 1024 * 1024;
+
+/// At the start the end of an output is compared with its checksum if it is no longer than this.
+const VERIFIED_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The outputs of one job.
+pub struct Publisher {
+    outputs: Vec<Output>,
+    staging: Dir,
+}
+
+/// One file that is appended to.
+struct Output {
+    target: Target,
+    path: PathBuf,
+    dir: Dir,
+    name: OsString,
+    file: Option<File>,
+    unsynced: bool,
+    dir_unsynced: bool,
+}
+
+impl Publisher {
+    /// Publishes to these files, from this staging directory.
+    pub fn open(targets: &[(Target, &Path)], staging: &Path) -> Result<Self> {
+        let outputs = targets.iter().map(|(target, path)| {
+            Ok(Output {
+                target: *target,
+                path: (*path).to_owned(),
+                dir: Dir::open(path.parent().unwrap_or(Path::new("/")))?,
+                name: path.file_name().unwrap_or_default().to_owned(),
+                file: None,
+                unsynced: false,
+                dir_unsynced: false,
+            })
+        });
+        let outputs = outputs.collect::<durable::Result<_>>()?;
+        Ok(Self { outputs, staging: Dir::open(staging)? })
+    }
+
+    /// Looks where each output ends, before a commit says where the next span begins.
+    pub fn observe(&mut self, ledger: &mut Ledger) -> Result<()> {
+        for output in &mut self.outputs {
+            let position = ledger.position(output.target);
+            let observed = output.observe(position)?;
+            if observed != position {
+                ledger.reposition(output.target, observed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a group. Spans that follow each other are one write.
+    pub fn publish<'a>(&mut self, group: impl Iterator<Item = &'a Committed>) -> Result<()> {
+        let mut runs: Vec<Run> = self.outputs.iter().map(|_| Run::default()).collect();
+        for span in group.flat_map(Committed::spans) {
+            let of_target = |output: &&mut Output| output.target == span.addition.target;
+            let both = self.outputs.iter_mut().zip(&mut runs);
+            let Some((output, run)) = both.into_iter().find(|(output, _)| of_target(&output)) else {
+                return Err(Failure::fatal("the ledger owes to an output that the job has not"));
+            };
+            match &span.addition.payload {
+                Payload::Memory(bytes) => {
+                    if run.end() != span.at.end {
+                        output.write_run(run)?;
+                        *run = Run { start: span.at.end, bytes: Vec::new() };
+                    }
+                    run.bytes.extend_from_slice(bytes);
+                }
+                Payload::File(name) => {
+                    output.write_run(run)?;
+                    *run = Run::default();
+                    output.publish_file(span, &self.staging, name)?;
+                }
+            }
+        }
+        for (output, run) in self.outputs.iter_mut().zip(&runs) {
+            output.write_run(run)?;
+        }
+        Ok(())
+    }
+
+    /// At the start: brings every output to what the ledger says, whatever a crash left.
+    pub fn recover(&mut self, ledger: &mut Ledger) -> Result<Vec<Committed>> {
+        let mut owed = ledger.owed()?;
+        let mut relocated = false;
+        for output in &mut self.outputs {
+            let spans = owed.iter().flat_map(Committed::spans);
+            let mut spans = spans.filter(|span| span.addition.target == output.target);
+            let end = ledger.position(output.target);
+            let first = spans.next().map_or(end, |span| span.at);
+            match output.length()? {
+                None if first.end > 0 && first != end => {
+                    ledger.relocate(output.target, first)?;
+                    relocated = true;
+                }
+                None => {}
+                Some(length) if length < first.end => return Err(output.damaged(first.end, length)),
+                Some(_) => output.verify_end(ledger, first)?,
+            }
+        }
+        if relocated {
+            owed = ledger.owed()?;
+        }
+        self.publish(owed.iter())?;
+        Ok(owed)
+    }
+
+    /// True when something published is not durable yet.
+    pub fn is_unsynced(&self) -> bool {
+        self.outputs.iter().any(|output| output.unsynced || output.dir_unsynced)
+    }
+
+    /// Makes everything published durable.
+    pub fn sync(&mut self) -> Result<()> {
+        for output in &mut self.outputs {
+            if let Some(file) = output.file.as_ref().filter(|_| output.unsynced) {
+                durable::sync_data(file, &output.path, "output")?;
+                output.unsynced = false;
+            }
+            if output.dir_unsynced {
+                output.dir.sync("output directory")?;
+                output.dir_unsynced = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a staging file that nothing needs any more.
+    pub fn discard(&self, name: &std::ffi::OsStr) -> Result<()> {
+        Ok(self.staging.unlink(name)?)
+    }
+}
+
+/// Bytes of spans that follow each other in one output.
+#[derive(Default)]
+struct Run {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl Output {
+    /// The position that the next span can have: what the ledger says, as long as the file agrees.
+    fn observe(&mut self, position: Position) -> Result<Position> {
+        let Some(length) = self.length()? else {
+            let taken_away = position.end > 0;
+            if taken_away {
+                tracing::info!(output = %self.path.display(), "was taken away; a new one begins");
+            }
+            let generation = position.generation + u64::from(taken_away);
+            return Ok(Position { generation, end: 0 });
+        };
+        if length < position.end {
+            return Err(self.damaged(position.end, length));
+        }
+        if length > position.end {
+            tracing::warn!(
+                output = %self.path.display(), ledger = position.end, found = length,
+                "holds bytes that spoolmill did not write; going on behind them"
+            );
+        }
+        Ok(Position { end: length, ..position })
+    }
+
+    /// How long the file is that its path leads to; it is open after this, if it is there.
+    fn length(&mut self) -> Result<Option<u64>> {
+        let Some(there) = self.dir.stat(&self.name)? else {
+            // What is not durable in the file that was taken away is durable in the ledger, but
+            // from now on nothing will write it again: so it has to be made durable here.
+            if let Some(file) = self.file.take().filter(|_| self.unsynced) {
+                durable::sync_data(&file, &self.path, "output")?;
+            }
+            self.unsynced = false;
+            return Ok(None);
+        };
+        let same = |file: &File| -> std::io::Result<bool> {
+            let metadata = file.metadata()?;
+            Ok((metadata.dev(), metadata.ino()) == (there.st_dev, there.st_ino))
+        };
+        let open = self.file.as_ref().map(same).transpose();
+        if !open.map_err(|error| self.transient(error))?.unwrap_or(false) {
+            self.file = Some(self.dir.open_existing(&self.name)?);
+        }
+        Ok(Some(u64::try_from(there.st_size).unwrap_or_default()))
+    }
+
+    fn write_run(&mut self, run: &Run) -> Result<()> {
+        if run.bytes.is_empty() {
+            return Ok(());
+        }
+        self.create_if_missing()?;
+        self.write(&run.bytes, run.start)
+    }
+
+    fn write(&mut self, bytes: &[u8], start: u64) -> Result<()> {
+        let Some(file) = &self.file else {
+            return Err(Failure::fatal("an output is written that is not open"));
+        };
+        self.unsynced = true;
+        Ok(durable::write_at(file, &self.path, bytes, start)?)
+    }
+
+    fn create_if_missing(&mut self) -> Result<()> {
+        if self.file.is_none() {
+            self.file = Some(match self.dir.create_new(&self.name) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    return self.adopt_empty();
+                }
+                created => created?,
+            });
+            self.dir_unsynced = true;
+        }
+        Ok(())
+    }
+
+    /// Somebody created the file since it was last looked for. An empty one will do.
+    fn adopt_empty(&mut self) -> Result<()> {
+        match self.length()? {
+            Some(0) => {
+                self.dir_unsynced = true;
+                Ok(())
+            }
+            found => Err(Failure::fatal(format!(
+                "{} was created by another program with {} bytes in it; move it away",
+                self.path.display(),
+                found.unwrap_or(0)
+            ))),
+        }
+    }
+
+    /// Publishes a staging file: renamed into place where the output does not exist yet, else
+    /// copied.
+    fn publish_file(&mut self, span: Span<'_>, staging: &Dir, name: &std::ffi::OsStr) -> Result<()> {
+        if staging.stat(name)?.is_none() {
+            return self.already_published(span);
+        }
+        if self.file.is_none() && span.at.end == 0 && self.rename_into_place(staging, name)? {
+            return Ok(());
+        }
+        self.create_if_missing()?;
+        let mut staged = staging.open_existing(name)?;
+        let mut checksum = crc32fast::Hasher::new();
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut done = 0;
+        loop {
+            let got = staged.read(&mut buffer).map_err(|error| self.transient(error))?;
+            if got == 0 {
+                break;
+            }
+            let bytes = buffer.get(..got).unwrap_or_default();
+            checksum.update(bytes);
+            self.write(bytes, span.at.end + done)?;
+            done += got as u64;
+        }
+        if (done, checksum.finalize()) == (span.addition.length, span.addition.checksum) {
+            return Ok(());
+        }
+        Err(Failure::fatal(format!(
+            "the staging file {} is damaged: expected {} bytes with checksum {:08x}; restore it, or \
+             take the input from the archive again",
+            staging.path().join(name).display(),
+            span.addition.length,
+            span.addition.checksum
+        )))
+    }
+
+    fn rename_into_place(&mut self, staging: &Dir, name: &std::ffi::OsStr) -> Result<bool> {
+        match staging.rename_no_replace(name, &self.dir, &self.name) {
+            Ok(true) => {
+                self.file = Some(self.dir.open_existing(&self.name)?);
+                self.dir_unsynced = true;
+                Ok(true)
+            }
+            Ok(false) => Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The staging file is gone, so it became the output before a crash; or it is lost.
+    fn already_published(&mut self, span: Span<'_>) -> Result<()> {
+        let length = self.length()?.unwrap_or(0);
+        if length < span.at.end + span.addition.length {
+            return Err(self.damaged(span.at.end + span.addition.length, length));
+        }
+        self.dir_unsynced = true;
+        self.verify(span.at.end, span.addition.length, span.addition.checksum)
+    }
+
+    /// What the output ends in must be what the ledger remembers.
+    fn verify_end(&self, ledger: &Ledger, position: Position) -> Result<()> {
+        match ledger.last_span(self.target, position)? {
+            Some((start, length, checksum)) if length <= VERIFIED_BYTES => {
+                self.verify(start, length, checksum)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn verify(&self, start: u64, length: u64, expected: u32) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut checksum = crc32fast::Hasher::new();
+        let mut buffer = vec![0; COPY_BYTES];
+        let (mut at, end) = (start, start + length);
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let bytes = buffer.get_mut(..want).unwrap_or_default();
+            file.read_exact_at(bytes, at).map_err(|error| self.transient(error))?;
+            checksum.update(bytes);
+            at += want as u64;
+        }
+        let found = checksum.finalize();
+        if found == expected {
+            return Ok(());
+        }
+        Err(Failure::fatal(format!(
+            "{} is damaged: bytes {start} to {end} have checksum {found:08x}, the ledger says \
+             {expected:08x}; restore the file, or move it away to begin a new one",
+            self.path.display()
+        )))
+    }
+
+    fn damaged(&self, expected: u64, found: u64) -> Failure {
+        Failure::fatal(format!(
+            "{} is damaged: expected {expected} bytes, found {found}; restore the file, or move it \
+             away to begin a new one",
+            self.path.display()
+        ))
+    }
+
+    fn transient(&self, error: std::io::Error) -> Failure {
+        let doing = format!("use {}", self.path.display());
+        Failure::Transient(Err::<(), _>(error).context(doing).expect_err("it is an error"))
+    }
+}

@@ -1,0 +1,180 @@
+//! An input file: opened without being led astray, identified, and probed for writers.
+//!
+//! What holds here: a name is looked up below the folder's own descriptor and through no symbolic
+//! link; what is no regular file is never opened for reading; a file is checked and read on one
+//! descriptor.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use super::queue::Key;
+use crate::durable::Dir;
+
+/// What tells one state of one file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last modification, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// Last status change, in nanoseconds since 1970; no program can set it.
+    pub changed_ns: i64,
+}
+
+impl Stamp {
+    /// The stamp of a stat.
+    pub fn of(stat: &Stat) -> Self {
+        let nanoseconds = |seconds: i64, nanoseconds: i64| {
+            seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+        };
+        #[expect(clippy::cast_possible_wrap, reason = "a nanosecond count is below 10^9")]
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// The stamp of an open file.
+    pub fn of_file(file: &File) -> std::io::Result<Self> {
+        Ok(Self::of(&rustix::fs::fstat(file)?))
+    }
+
+    /// True for the same file with the same content, as far as a stat can tell. A rename changes
+    /// the status time, so that is left out.
+    pub fn same_content(&self, other: &Self) -> bool {
+        (self.device, self.inode, self.size, self.modified_ns)
+            == (other.device, other.inode, other.size, other.modified_ns)
+    }
+
+    /// How long ago the status changed by the clock of this machine; zero for the future.
+    pub fn age(&self) -> Duration {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = i64::try_from(since_1970.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+        Duration::from_nanos(u64::try_from(now.saturating_sub(self.changed_ns)).unwrap_or(0))
+    }
+}
+
+/// A complete file, taken.
+#[derive(Debug)]
+pub struct Input {
+    /// Where it stands in the order, and its name relative to the folder.
+    pub key: Key,
+    /// The file, open for reading.
+    pub file: File,
+    /// What it was when it was found complete.
+    pub stamp: Stamp,
+    /// True when it may no longer be taken for still arriving.
+    pub grace_over: bool,
+    /// Why it goes to quarantine without being read, if it does.
+    pub condemned: Option<String>,
+}
+
+impl Input {
+    /// Its name relative to the folder.
+    pub fn name(&self) -> &OsStr {
+        &self.key.name
+    }
+
+    /// True when nothing has touched the file since it was found complete.
+    pub fn is_unchanged(&self) -> std::io::Result<bool> {
+        Ok(Stamp::of_file(&self.file)? == self.stamp)
+    }
+}
+
+/// What looking a name up gave.
+#[derive(Debug)]
+pub enum Found {
+    /// A regular file, open.
+    File(File, Stamp),
+    /// Nothing.
+    Gone,
+    /// Something that is never an input.
+    NoInput,
+    /// A file that cannot be opened just now.
+    Unreadable(std::io::Error),
+}
+
+/// Opens the regular file `name` below `folder`.
+pub fn open(folder: &Dir, name: &OsStr) -> Found {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = match open_beneath(folder, name, flags) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Found::Gone,
+        Err(Errno::LOOP | Errno::NXIO | Errno::XDEV | Errno::ISDIR) => return Found::NoInput,
+        Err(errno) => return Found::Unreadable(errno.into()),
+    };
+    match rustix::fs::fstat(&opened) {
+        Ok(stat) if is_regular(&stat) => Found::File(opened, Stamp::of(&stat)),
+        Ok(_) => Found::NoInput,
+        Err(errno) => Found::Unreadable(errno.into()),
+    }
+}
+
+/// Opens the folder that `name` is in.
+pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
+    let parent = std::path::Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Some(parent) = parent else { return Ok(None) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = open_beneath(folder, parent.as_os_str(), flags)?;
+    Ok(Some(Dir::from_fd(fd, folder.path().join(parent))))
+}
+
+fn open_beneath(folder: &Dir, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve) {
+        // Before Linux 5.6, or where a filter forbids it; then only a plain name is safe.
+        Err(Errno::NOSYS | Errno::PERM) if !name.as_encoded_bytes().contains(&b'/') => {
+            rustix::fs::openat(folder, name, flags, Mode::empty())
+        }
+        result => result,
+    }
+}
+
+/// True for a regular file.
+pub fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// What the lease says about writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody has the file open for writing.
+    None,
+    /// Somebody has.
+    Some,
+    /// The file system or the owner does not allow the question.
+    Unknown,
+}
+
+/// Asks whether anyone has `file` open for writing, by taking a read lease and giving it back
+/// (fcntl(2), "Leases"). A writer that opens in that instant makes the kernel send SIGIO, which the
+/// daemon ignores, and waits until the lease is back.
+#[expect(unsafe_code, reason = "no safe wrapper offers F_SETLEASE")]
+pub fn writers(file: &File) -> Writers {
+    use std::os::fd::AsRawFd as _;
+    let lease = |kind: libc::c_int| {
+        // SAFETY: the descriptor is open for the length of the call, and F_SETLEASE takes an
+        // integer, no pointer.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
+    };
+    if lease(libc::F_RDLCK) == 0 {
+        lease(libc::F_UNLCK);
+        return Writers::None;
+    }
+    match Errno::from_io_error(&std::io::Error::last_os_error()) {
+        Some(Errno::AGAIN) => Writers::Some,
+        _ => Writers::Unknown,
+    }
+}

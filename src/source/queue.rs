@@ -1,0 +1,235 @@
+//! The names that are known: which are due to be looked at, which wait and why, which are taken.
+//!
+//! What holds here: a name is in exactly one of the three; the due ones come out in order; what a
+//! name costs is its bytes and a few words, whatever the folder holds.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+use super::input::Stamp;
+
+/// A name with its place in the order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Sorts before the name; empty under `order = "name"`.
+    pub rank: Box<[u8]>,
+    /// Relative to the folder.
+    pub name: Box<OsStr>,
+}
+
+/// Why a file is not taken yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It has not been unchanged for long enough.
+    Settling,
+    /// It has too few lines so far.
+    TooFewLines,
+    /// Its marker or its trailer is missing.
+    RuleUnmet,
+    /// Somebody has it open for writing.
+    WriterOpen,
+    /// It has more than one name.
+    HardLinked,
+    /// It ends in the middle of its compression.
+    Incomplete,
+    /// It cannot be read just now.
+    Unreadable,
+}
+
+/// A file that is not complete yet.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    key: Key,
+    /// What it was when it was last looked at.
+    pub stamp: Stamp,
+    /// Since when it has been that.
+    pub since: Instant,
+    /// Why it waits.
+    pub why: Why,
+    /// How often it was found changed.
+    pub changes: u32,
+    due: Option<Instant>,
+    scan: u64,
+}
+
+/// All known names.
+#[derive(Debug, Default)]
+pub struct Queue {
+    due_now: BTreeSet<Key>,
+    waiting: HashMap<Box<OsStr>, Waiting>,
+    timers: BTreeSet<(Instant, Box<OsStr>)>,
+    /// Taken names; true for one that was seen again meanwhile.
+    taken: HashMap<Box<OsStr>, bool>,
+    /// Names that are known to have been renamed into place.
+    renamed: std::collections::HashSet<Box<OsStr>>,
+    scan: u64,
+}
+
+impl Queue {
+    /// A name was seen: by a scan, or by an event.
+    pub fn seen(&mut self, name: &OsStr, key: impl FnOnce() -> Option<Key>) {
+        if let Some(again) = self.taken.get_mut(name) {
+            *again = true;
+        } else if let Some(waiting) = self.waiting.get(name) {
+            self.due_now.insert(waiting.key.clone());
+        } else if let Some(key) = key() {
+            self.due_now.insert(key);
+        }
+    }
+
+    /// A name was seen to come by a rename.
+    pub fn renamed(&mut self, name: &OsStr) {
+        self.renamed.insert(name.into());
+    }
+
+    /// True once for a name that came by a rename.
+    pub fn take_renamed(&mut self, name: &OsStr) -> bool {
+        self.renamed.remove(name)
+    }
+
+    /// A scan begins.
+    pub fn begin_scan(&mut self) {
+        self.scan += 1;
+    }
+
+    /// The scan has seen `name`. One that waits with a timer is left to its timer, and one that is
+    /// taken is still there because it is not archived yet.
+    pub fn scanned(&mut self, name: &OsStr, key: impl FnOnce() -> Option<Key>) {
+        if self.taken.contains_key(name) {
+            return;
+        }
+        if let Some(waiting) = self.waiting.get_mut(name) {
+            waiting.scan = self.scan;
+            if waiting.due.is_some() {
+                return;
+            }
+        }
+        self.seen(name, key);
+    }
+
+    /// The scan is over: what waited and was not seen is gone.
+    pub fn end_scan(&mut self) {
+        let scan = self.scan;
+        let (timers, due_now) = (&mut self.timers, &mut self.due_now);
+        self.waiting.retain(|name, waiting| {
+            let stays = waiting.scan == scan;
+            if !stays {
+                due_now.remove(&waiting.key);
+                if let Some(due) = waiting.due {
+                    timers.remove(&(due, name.clone()));
+                }
+            }
+            stays
+        });
+        let (waiting, taken) = (&self.waiting, &self.taken);
+        self.renamed.retain(|name| waiting.contains_key(name) || taken.contains_key(name));
+    }
+
+    /// Makes due what has waited long enough.
+    pub fn wake(&mut self, now: Instant) {
+        while let Some((due, name)) = self.timers.pop_first() {
+            if due > now {
+                self.timers.insert((due, name));
+                return;
+            }
+            if let Some(waiting) = self.waiting.get_mut(&name) {
+                waiting.due = None;
+                self.due_now.insert(waiting.key.clone());
+            }
+        }
+    }
+
+    /// When the next file has waited long enough.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// The first due name within the bound, with what is known of its wait; it belongs to the caller
+    /// until it is given back.
+    pub fn pop(&mut self, up_to: Bound<&Key>) -> Option<(Key, Option<Waiting>)> {
+        let first = self.due_now.first()?;
+        match up_to {
+            Bound::Excluded(end) if first >= end => return None,
+            Bound::Included(end) if first > end => return None,
+            _ => {}
+        }
+        let key = self.due_now.pop_first()?;
+        let waiting = self.waiting.remove(&key.name);
+        if let Some(due) = waiting.as_ref().and_then(|waiting| waiting.due) {
+            self.timers.remove(&(due, key.name.clone()));
+        }
+        Some((key, waiting))
+    }
+
+    /// The name waits, until `due` where time alone can help.
+    pub fn wait(
+        &mut self,
+        key: Key,
+        before: Option<&Waiting>,
+        stamp: Stamp,
+        why: Why,
+        due: Option<Instant>,
+    ) {
+        let same = before.filter(|before| before.stamp == stamp);
+        let since = same.map_or_else(Instant::now, |before| before.since);
+        let changes = before.map_or(0, |before| before.changes + u32::from(same.is_none()));
+        if let Some(due) = due {
+            self.timers.insert((due, key.name.clone()));
+        }
+        let (name, scan) = (key.name.clone(), self.scan);
+        self.waiting.insert(name, Waiting { key, stamp, since, why, changes, due, scan });
+    }
+
+    /// The name is taken: until [`Queue::release`] it is not offered again.
+    pub fn take(&mut self, name: &OsStr) {
+        self.taken.insert(name.into(), false);
+    }
+
+    /// The name is free again; due, if it was seen meanwhile or `again` says so.
+    pub fn release(&mut self, key: Key, again: bool) {
+        let seen = self.taken.remove(&key.name).unwrap_or(false);
+        if seen || again {
+            self.due_now.insert(key);
+        }
+    }
+
+    /// True when a name is due.
+    pub fn has_due(&self, below: Option<&Key>) -> bool {
+        self.due_now.first().is_some_and(|first| below.is_none_or(|below| first < below))
+    }
+
+    /// True while a file before `below` needs nothing but to be left unchanged for a while.
+    pub fn has_hopeful(&self, below: Option<&Key>, closing: bool) -> bool {
+        self.waiting.values().any(|waiting| {
+            let settles = match waiting.why {
+                Why::Settling => true,
+                Why::TooFewLines => closing,
+                _ => false,
+            };
+            settles && waiting.changes < 2 && below.is_none_or(|below| waiting.key < *below)
+        })
+    }
+
+    /// Wakes what waits for lines: it may be taken short when the job ends.
+    pub fn wake_short(&mut self) {
+        let short = self.waiting.values().filter(|waiting| waiting.why == Why::TooFewLines);
+        self.due_now.extend(short.map(|waiting| waiting.key.clone()));
+    }
+
+    /// True when the name waits for something.
+    pub fn is_waiting(&self, name: &OsStr) -> bool {
+        self.waiting.contains_key(name)
+    }
+
+    /// How many files are known and not done: due, waiting, taken.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.due_now.len(), self.waiting.len(), self.taken.len())
+    }
+
+    /// How long ago the longest-waiting file last changed.
+    pub fn oldest_wait(&self, now: Instant) -> Option<Duration> {
+        self.waiting.values().map(|waiting| now.duration_since(waiting.since)).max()
+    }
+}

@@ -1,0 +1,86 @@
+//! Hints that something came: the only door to `notify`.
+//!
+//! What holds here: a hint only shortens the wait. Whatever is lost, overflows or never comes (a
+//! network file system has no events) is found by the next scan.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+/// Something that may have happened in the folder. Names are relative to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// A file came, was closed after writing, or changed its links.
+    Touched(OsString),
+    /// A file came under this name by a rename.
+    Renamed(OsString),
+    /// Events were lost, or the folder itself changed: only a scan can tell.
+    Lost,
+}
+
+/// Short for a result of the watcher.
+pub type Result<T> = notify::Result<T>;
+
+/// A watch on one folder; dropped, it ends.
+pub struct Watch {
+    _watcher: RecommendedWatcher,
+}
+
+impl Watch {
+    /// Watches `directory`, and with `recursive` what is below it. `hint` runs on the watcher's own
+    /// thread and must not block.
+    pub fn start(
+        directory: &Path,
+        recursive: bool,
+        hint: impl Fn(Hint) + Send + 'static,
+    ) -> Result<Self> {
+        let root = directory.to_owned();
+        let mut watcher = notify::recommended_watcher(move |event| match event {
+            Ok(event) => hints(&root, event, &hint),
+            Err(error) => {
+                tracing::warn!(%error, "the watch on the drop folder failed; scanning instead");
+                hint(Hint::Lost);
+            }
+        })?;
+        let mode = if recursive { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+        watcher.watch(directory, mode)?;
+        Ok(Self { _watcher: watcher })
+    }
+}
+
+fn hints(root: &Path, event: notify::Event, hint: &impl Fn(Hint)) {
+    if event.need_rescan() {
+        return hint(Hint::Lost);
+    }
+    let renamed = match event.kind {
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
+        // A folder below that came whole holds files that made no event of their own.
+        EventKind::Create(notify::event::CreateKind::Folder) => return hint(Hint::Lost),
+        EventKind::Create(_)
+        | EventKind::Access(AccessKind::Close(AccessMode::Write))
+        | EventKind::Modify(ModifyKind::Metadata(_)) => false,
+        EventKind::Remove(_) if event.paths.iter().any(|path| path == root) => {
+            return hint(Hint::Lost);
+        }
+        // Reads, and writes before the close; a file that went away is found missing.
+        _ => return,
+    };
+    for path in event.paths {
+        match relative(root, &path) {
+            None => hint(Hint::Lost),
+            Some(name) if renamed && path.is_dir() => {
+                tracing::debug!(?name, "a folder came by a rename");
+                hint(Hint::Lost);
+            }
+            Some(name) if renamed => hint(Hint::Renamed(name)),
+            Some(name) => hint(Hint::Touched(name)),
+        }
+    }
+}
+
+fn relative(root: &Path, path: &Path) -> Option<OsString> {
+    let name: PathBuf = path.strip_prefix(root).ok()?.to_owned();
+    (!name.as_os_str().is_empty()).then(|| name.into_os_string())
+}
