@@ -28,7 +28,7 @@ pub const WAKES_MAX: usize = 16 * 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 
 /// The longest such pause.
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// How often systemd is told what goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -177,9 +177,23 @@ impl<'a> Daemon<'a> {
         self.job.source.is_drained() && self.job.pipeline.stuck_due().is_none()
     }
 
+    /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop
+    /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<()> {
         telemetry::notify(&[NotifyState::Stopping]);
-        self.job.finish().map_err(Failure::into_error)?;
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.job.finish() {
+                Ok(()) => break,
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(failure) if self.setting.pulse.must_stop() => {
+                    let error = failure.into_error();
+                    tracing::warn!(error = %format!("{error:#}"), "left for the next start");
+                    break;
+                }
+                Err(failure) => pause = self.pause(failure, pause),
+            }
+        }
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         tracing::info!(microbatches, "{why}");
         Ok(())

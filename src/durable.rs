@@ -102,12 +102,8 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
 /// `None` when another process holds it.
 pub fn lock(path: &Path) -> Result<Option<File>> {
     let failed = |error| Error::new(Operation::Create, path, error);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
+use crate::durable::fault;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Payload, Settled};
 use crate::publish::Publisher;
@@ -86,6 +87,9 @@ impl Pipeline {
     /// Commits, publishes and archives a group.
     pub fn run(&mut self, group: Vec<Prepared>, source: &mut Source) -> Result<()> {
         self.catch_up(source)?;
+        if fault::mutant("rename-first") {
+            rename_first(&group, source)?;
+        }
         self.commit(group, source)?;
         self.catch_up(source)
     }
@@ -114,7 +118,9 @@ impl Pipeline {
                 Ok(())
             }
             Err(failure) => {
-                inputs.into_iter().for_each(|input| source.give_back(input));
+                for input in inputs {
+                    source.give_back(input);
+                }
                 Err(failure)
             }
         }
@@ -150,8 +156,7 @@ impl Pipeline {
         let report = report(&committed);
         let debt = debt(&committed, &report);
         let (folder, rules) = (source.folder(), source.rules());
-        let archived =
-            self.archiver.archive(folder, rules, &debt, &input.file, &mut self.touched);
+        let archived = self.archiver.archive(folder, rules, &debt, &input.file, &mut self.touched);
         self.unsynced_since.get_or_insert_with(Instant::now);
         match archived {
             Ok(archived) => {
@@ -291,6 +296,16 @@ impl Pipeline {
     }
 }
 
+/// The mistake of the shell script, for the test that must catch it.
+fn rename_first(group: &[Prepared], source: &Source) -> Result<()> {
+    for prepared in group {
+        let mut archived = OsString::from("processed-");
+        archived.push(&prepared.batch.name);
+        source.folder().rename_no_replace(&prepared.batch.name, source.folder(), &archived)?;
+    }
+    Ok(())
+}
+
 fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
     let batch = committed.batch();
     let fate = match batch.quarantined {
@@ -305,7 +320,7 @@ fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
 fn report(committed: &Committed) -> Vec<u8> {
     let batch = committed.batch();
     let Some(reason) = &batch.quarantined else { return Vec::new() };
-    let hash: String = batch.identity.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = blake3::Hash::from_bytes(batch.identity.hash).to_hex();
     let at = std::time::Duration::from_millis(committed.committed_ms().unsigned_abs());
     let report = serde_json::json!({
         "file": String::from_utf8_lossy(batch.name.as_encoded_bytes()),
@@ -313,7 +328,7 @@ fn report(committed: &Committed) -> Vec<u8> {
         "microbatch": committed.sequence(),
         "time": humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string(),
         "size": batch.identity.size,
-        "blake3": hash,
+        "blake3": hash.as_str(),
     });
     format!("{report:#}\n").into_bytes()
 }
@@ -323,12 +338,10 @@ fn log(committed: &Committed) {
     let batch = committed.batch();
     let file = crate::telemetry::escaped(batch.name.as_encoded_bytes());
     let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
-    match &batch.quarantined {
-        Some(reason) => tracing::warn!(microbatch, file, bytes, reason, "quarantined"),
-        None => tracing::info!(
-            microbatch, file, bytes,
-            read = batch.read, written = batch.written, rejected = batch.rejected,
-            "committed"
-        ),
-    }
+    let Some(reason) = &batch.quarantined else {
+        let (read, written, rejected) = (batch.read, batch.written, batch.rejected);
+        tracing::info!(microbatch, file, bytes, read, written, rejected, "committed");
+        return;
+    };
+    tracing::warn!(microbatch, file, bytes, reason, "quarantined");
 }

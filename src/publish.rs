@@ -78,7 +78,7 @@ impl Publisher {
         for span in group.flat_map(Committed::spans) {
             let of_target = |output: &&mut Output| output.target == span.addition.target;
             let both = self.outputs.iter_mut().zip(&mut runs);
-            let Some((output, run)) = both.into_iter().find(|(output, _)| of_target(&output)) else {
+            let Some((output, run)) = both.into_iter().find(|(output, _)| of_target(output)) else {
                 return Err(Failure::fatal("the ledger owes to an output that the job has not"));
             };
             match &span.addition.payload {
@@ -258,7 +258,12 @@ impl Output {
 
     /// Publishes a staging file: renamed into place where the output does not exist yet, else
     /// copied.
-    fn publish_file(&mut self, span: Span<'_>, staging: &Dir, name: &std::ffi::OsStr) -> Result<()> {
+    fn publish_file(
+        &mut self,
+        span: Span<'_>,
+        staging: &Dir,
+        name: &std::ffi::OsStr,
+    ) -> Result<()> {
         if staging.stat(name)?.is_none() {
             return self.already_published(span);
         }

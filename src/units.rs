@@ -69,7 +69,9 @@ impl Serialize for Size {
             .into_iter()
             .find(|(shift, _)| self.0 != 0 && self.0.trailing_zeros() >= *shift);
         match exact {
-            Some((shift, unit)) => serializer.collect_str(&format_args!("{}{unit}", self.0 >> shift)),
+            Some((shift, unit)) => {
+                serializer.collect_str(&format_args!("{}{unit}", self.0 >> shift))
+            }
             None => serializer.collect_str(&format_args!("{}B", self.0)),
         }
     }

@@ -46,20 +46,16 @@ impl Batch {
         let (wakes, _kept) = std::sync::mpsc::sync_channel(1);
         signals::forward(wakes, pulse.clone())?;
         let rejects = Replaced::rejects(&config)?;
-        match &self.output {
-            Some(path) => {
-                let output = Replaced::new(path)?;
-                let (output, rejects) = transform(&config, &inputs, output, rejects, &pulse)?;
-                // The output last: when it is there, everything is.
-                rejects.finish()?;
-                output.finish()
-            }
-            None => {
-                let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-                let done = transform(&config, &inputs, stdout, rejects, &pulse);
-                quiet_if_reader_left(done.and_then(|(_, rejects)| rejects.finish()))
-            }
-        }
+        let Some(path) = &self.output else {
+            let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+            let done = transform(&config, &inputs, stdout, rejects, &pulse);
+            return quiet_if_reader_left(done.and_then(|(_, rejects)| rejects.finish()));
+        };
+        let output = Replaced::new(path)?;
+        let (output, rejects) = transform(&config, &inputs, output, rejects, &pulse)?;
+        // The output last: when it is there, everything is.
+        rejects.finish()?;
+        output.finish()
     }
 
     /// The inputs in order; those of a folder are the ones that the daemon would take.

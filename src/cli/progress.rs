@@ -1,7 +1,7 @@
 //! The progress bar of a batch: on a terminal, and nowhere else.
 
-use std::io::Read;
 use std::io::IsTerminal as _;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -137,9 +137,8 @@ impl Splitter<'_> {
     /// Appends a record, or with `ends` false the beginning of one.
     fn append(&mut self, bytes: &[u8], ends: bool) -> anyhow::Result<()> {
         let limit = self.options.bytes.map_or(u64::MAX, |size| size.0);
-        let too_much = |current: &Current| {
-            !current.in_record && current.bytes + bytes.len() as u64 > limit
-        };
+        let too_much =
+            |current: &Current| !current.in_record && current.bytes + bytes.len() as u64 > limit;
         if self.current.as_ref().is_some_and(too_much) {
             self.close()?;
         }
@@ -160,7 +159,8 @@ impl Splitter<'_> {
     }
 
     fn begin(&mut self) -> anyhow::Result<Current> {
-        let temporary = OsString::from(format!(".{}{}.tmp", self.options.prefix, std::process::id()));
+        let temporary =
+            OsString::from(format!(".{}{}.tmp", self.options.prefix, std::process::id()));
         self.dir.unlink(&temporary)?;
         let file = self.dir.create_new(&temporary)?;
         let begun = Instant::now();

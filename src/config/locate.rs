@@ -55,7 +55,8 @@ pub fn line_of(text: &str, key: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "[input]\nsettle = \"1s\"\n\n[input.format.numbers]\n[done]\naction = { move = \"a\" }\n";
+    const TEXT: &str =
+        "[input]\nsettle = \"1s\"\n\n[input.format.numbers]\n[done]\naction = { move = \"a\" }\n";
 
     #[test]
     fn keys_are_found_by_offset() {

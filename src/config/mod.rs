@@ -144,12 +144,15 @@ impl Config {
         for (key, place) in places {
             let inside = |place: &&Path| resolved(place).starts_with(resolved(directory));
             if let Some(place) = place.filter(inside) {
-                return Err(Problem::new(key, format!(
-                    "found \"{}\", which is inside `input.directory` (\"{}\"); expected a place \
+                return Err(Problem::new(
+                    key,
+                    format!(
+                        "found \"{}\", which is inside `input.directory` (\"{}\"); expected a place \
                      outside it",
-                    place.display(),
-                    directory.display()
-                )));
+                        place.display(),
+                        directory.display()
+                    ),
+                ));
             }
         }
         Ok(())
@@ -256,9 +259,13 @@ fn rules(input: &file::Input) -> Result<Rules, Problem> {
 }
 
 fn pattern(text: &str) -> Result<GlobMatcher, Problem> {
-    GlobBuilder::new(text).literal_separator(true).build().map(|glob| glob.compile_matcher()).map_err(
-        |error| Problem::new("input.pattern", format!("found \"{text}\", {}", error.kind())),
-    )
+    GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+        .map(|glob| glob.compile_matcher())
+        .map_err(|error| {
+            Problem::new("input.pattern", format!("found \"{text}\", {}", error.kind()))
+        })
 }
 
 fn complete(rule: &file::Complete) -> Result<Complete, Problem> {
@@ -299,7 +306,10 @@ fn state_directory(written: &file::File, path: &Path, base: &Path) -> PathBuf {
         return normal(&base.join(directory));
     }
     let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
-    given.map_or_else(|| base.join(path.with_extension("state").file_name().unwrap_or_default()), PathBuf::from)
+    given.map_or_else(
+        || base.join(path.with_extension("state").file_name().unwrap_or_default()),
+        PathBuf::from,
+    )
 }
 
 fn cores() -> usize {

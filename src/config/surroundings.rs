@@ -75,12 +75,15 @@ impl Config {
         if mount_of(&archive) == mount_of(directory) {
             return Ok(());
         }
-        Err(Problem::new("done.action", format!(
-            "found \"{}\", which is on another mount than \"{}\": a rename cannot reach it; \
+        Err(Problem::new(
+            "done.action",
+            format!(
+                "found \"{}\", which is on another mount than \"{}\": a rename cannot reach it; \
              expected a folder on the same one (a bind mount counts as another)",
-            archive.display(),
-            directory.display()
-        )))
+                archive.display(),
+                directory.display()
+            ),
+        ))
     }
 
     /// Checks what `batch` and `stream` need: the program of a command.
@@ -110,7 +113,8 @@ fn check_drop_folder(directory: &Path) -> Result<(), Problem> {
         Ok(_) => return problem("which is no directory".to_owned()),
         Err(error) => return problem(format!("which cannot be used: {error}")),
     };
-    if let Err(error) = rustix::fs::access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+    if let Err(error) =
+        rustix::fs::access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
     {
         return problem(format!(
             "expected a folder that can be read and written, to rename what is done: {error}"

@@ -74,9 +74,19 @@ fn errors_name_line_key_and_what_is_allowed() {
 
 #[test]
 fn a_misspelt_key_is_refused_in_every_table() {
-    for table in ["input", "output", "rejects", "done", "state", "engine", "input.format.lines",
-        "input.complete", "transform.scale", "transform.command", "transform.none"]
-    {
+    for table in [
+        "input",
+        "output",
+        "rejects",
+        "done",
+        "state",
+        "engine",
+        "input.format.lines",
+        "input.complete",
+        "transform.scale",
+        "transform.command",
+        "transform.none",
+    ] {
         let message = message(&format!("[{table}]\nmispelt = 1"));
         assert!(message.contains("mispelt"), "{table}: {message}");
     }

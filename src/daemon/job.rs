@@ -105,7 +105,12 @@ impl Job {
         let (mut group, trouble) = self.gather(pulse);
         let ended = self.cut_at_end(&mut group);
         let taken = group.len();
-        self.pipeline.run(group, &mut self.source)?;
+        let ran = self.pipeline.run(group, &mut self.source);
+        if ran.is_err() || trouble.is_some() {
+            // What was given back comes before it.
+            self.give_back_carried();
+        }
+        ran?;
         match trouble {
             Some(failure) => Err(failure),
             None if ended => Ok(Round::Ended),
@@ -136,7 +141,8 @@ impl Job {
                         group.push(prepared);
                     }
                     Err(failed) => {
-                        if let Some(failure) = self.not_prepared(failed) {
+                        let (input, failure) = *failed;
+                        if let Some(failure) = self.not_prepared(input, failure) {
                             return (group, Some(failure));
                         }
                     }
@@ -153,11 +159,8 @@ impl Job {
     /// alone.
     fn take(&mut self, already: usize) -> Vec<Input> {
         let left = self.config.written.engine.files_per_commit.saturating_sub(already);
-        let share = if matches!(self.config.written.transform, Transform::Command(_)) {
-            1
-        } else {
-            SHARE
-        };
+        let share =
+            if matches!(self.config.written.transform, Transform::Command(_)) { 1 } else { SHARE };
         let mut inputs = Vec::new();
         while inputs.len() < left.min(share * self.config.workers) {
             let Some(input) = self.carried.take().or_else(|| self.source.take()) else { break };
@@ -215,8 +218,7 @@ impl Job {
 
     /// What to do with a file that did not become a microbatch; a failure that concerns more than
     /// the file is returned.
-    fn not_prepared(&mut self, failed: NotPrepared) -> Option<Failure> {
-        let (input, failure) = *failed;
+    fn not_prepared(&mut self, input: Input, failure: Failure) -> Option<Failure> {
         let file = crate::telemetry::escaped(input.name().as_encoded_bytes());
         match failure {
             Failure::Changed => {
@@ -243,14 +245,14 @@ impl Job {
     /// and only needs to be left alone has been taken.
     fn cut_at_end(&mut self, group: &mut Vec<Prepared>) -> bool {
         let Some(at) = group.iter().position(|prepared| prepared.ended) else {
-            group.iter().for_each(|prepared| self.source.did_not_end(&prepared.input.key));
+            for prepared in group.iter() {
+                self.source.did_not_end(&prepared.input.key);
+            }
             return false;
         };
         let mut behind = group.split_off(at);
         let end = behind.first().map(|prepared| prepared.input.key.clone());
-        if let Some(carried) = self.carried.take() {
-            self.source.give_back(carried);
-        }
+        self.give_back_carried();
         self.source.close(end.clone());
         let ends = end.is_some_and(|end: Key| self.source.is_drained_before(&end));
         if ends {
@@ -262,11 +264,15 @@ impl Job {
         ends
     }
 
-    /// Publishes, archives and makes durable all that is committed.
-    pub fn finish(&mut self) -> Result<()> {
+    fn give_back_carried(&mut self) {
         if let Some(input) = self.carried.take() {
             self.source.give_back(input);
         }
+    }
+
+    /// Publishes, archives and makes durable all that is committed.
+    pub fn finish(&mut self) -> Result<()> {
+        self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&self.source)?;
         self.pipeline.settle()
@@ -318,7 +324,8 @@ pub fn tolerance(config: &Config) -> Tolerance {
 }
 
 fn is_large(input: &Input) -> bool {
-    input.stamp.size > LARGE_BYTES || Compression::of(input.name().as_encoded_bytes()) != Compression::None
+    input.stamp.size > LARGE_BYTES
+        || Compression::of(input.name().as_encoded_bytes()) != Compression::None
 }
 
 fn staged_bytes(prepared: &Prepared) -> u64 {
@@ -326,10 +333,7 @@ fn staged_bytes(prepared: &Prepared) -> u64 {
 }
 
 /// How the rules of completeness look into a file.
-fn plain<'a>(
-    name: &OsStr,
-    file: &'a File,
-) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>> {
+fn plain<'a>(name: &OsStr, file: &'a File) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>> {
     Compression::of(name.as_encoded_bytes()).decompress(file)
 }
 

@@ -6,8 +6,8 @@
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::bufread::MultiGzDecoder;
 use super::frame::Reader;
+use flate2::bufread::MultiGzDecoder;
 
 /// Output below this many bytes is never taken for a bomb, whatever its ratio.
 const BOMB_BYTES: u64 = 1024 * 1024 * 1024;
@@ -93,7 +93,8 @@ impl Read for Guarded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.decoder.read(buffer)?;
         self.output += got as u64;
-        if self.output > BOMB_BYTES && self.output / BOMB_RATIO > self.input.load(Ordering::Relaxed) {
+        if self.output > BOMB_BYTES && self.output / BOMB_RATIO > self.input.load(Ordering::Relaxed)
+        {
             let message = format!(
                 "expands more than {BOMB_RATIO} to 1 beyond {BOMB_BYTES} bytes: a compression bomb"
             );
@@ -129,7 +130,8 @@ mod tests {
     fn all_members_are_read() {
         let gz = [gzip(b"1\n"), gzip(b"2\n")].concat();
         assert_eq!(read(Compression::Gzip, &gz).unwrap(), b"1\n2\n");
-        let zst = [zstd::encode_all(&b"1\n"[..], 1).unwrap(), zstd::encode_all(&b"2\n"[..], 1).unwrap()];
+        let zst =
+            [zstd::encode_all(&b"1\n"[..], 1).unwrap(), zstd::encode_all(&b"2\n"[..], 1).unwrap()];
         assert_eq!(read(Compression::Zstd, &zst.concat()).unwrap(), b"1\n2\n");
     }
 
@@ -143,7 +145,9 @@ mod tests {
     #[test]
     fn every_truncation_is_told_from_damage() {
         let zst = zstd::encode_all(&b"12345\n"[..], 1).unwrap();
-        for (compression, whole) in [(Compression::Gzip, gzip(b"12345\n")), (Compression::Zstd, zst)] {
+        for (compression, whole) in
+            [(Compression::Gzip, gzip(b"12345\n")), (Compression::Zstd, zst)]
+        {
             for length in 1..whole.len() {
                 let error = read(compression, &whole[..length]).unwrap_err();
                 assert!(is_truncation(&error), "{compression:?} {length}: {error}");

@@ -67,10 +67,22 @@ pub struct Framer<'a> {
     /// What was read and not given out yet.
     pending: Vec<u8>,
     block_bytes: usize,
+    state: State,
     at_start: bool,
     at_end: bool,
-    ended: bool,
-    skipping: bool,
+}
+
+/// Where in the input the framer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Among records.
+    Records,
+    /// In a record that is too long; what follows it is records.
+    Skipping,
+    /// Behind the end marker.
+    Ended,
+    /// In a record that is too long, behind the end marker.
+    SkippingEnded,
 }
 
 impl<'a> Framer<'a> {
@@ -99,8 +111,7 @@ impl<'a> Framer<'a> {
             block_bytes,
             at_start: true,
             at_end: false,
-            ended: false,
-            skipping: false,
+            state: State::Records,
         }
     }
 
@@ -117,9 +128,7 @@ impl<'a> Framer<'a> {
     /// The next block, or `None` at the end.
     pub fn next_block(&mut self) -> Result<Option<Block>> {
         loop {
-            if self.skipping {
-                self.skip_to_line_end()?;
-            }
+            self.skip_to_line_end()?;
             let paused = self.fill()?;
             let cut = if self.at_end {
                 self.pending.len()
@@ -180,10 +189,10 @@ impl<'a> Framer<'a> {
 
     /// Takes the first `cut` bytes as a block, unless the end marker stands in them.
     fn cut(&mut self, mut cut: usize, paused: bool) -> Block {
-        let mut kind = if self.ended { Kind::AfterEnd } else { Kind::Records };
+        let mut kind = if self.has_ended() { Kind::AfterEnd } else { Kind::Records };
         if let Some((from, to)) = self.find_end_marker(cut) {
             if from == 0 {
-                (cut, kind, self.ended) = (to, Kind::EndMarker, true);
+                (cut, kind, self.state) = (to, Kind::EndMarker, State::Ended);
             } else {
                 cut = from;
             }
@@ -195,30 +204,38 @@ impl<'a> Framer<'a> {
     }
 
     fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
-        let marker = self.framing.end_marker.as_ref().filter(|_| !self.ended)?;
+        let marker = self.framing.end_marker.as_ref().filter(|_| !self.has_ended())?;
         find_record(self.pending.get(..cut)?, marker)
     }
 
     fn too_long(&mut self) -> Block {
-        self.skipping = true;
+        self.state = if self.has_ended() { State::SkippingEnded } else { State::Skipping };
         let mut bytes = std::mem::take(&mut self.pending);
         bytes.truncate(self.framing.max_record);
         bytes.shrink_to_fit();
         Block { kind: Kind::TooLong, bytes, paused: false }
     }
 
-    /// Drops the rest of a record that is too long.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended | State::SkippingEnded)
+    }
+
+    /// Drops the rest of a record that is too long, if in one.
     fn skip_to_line_end(&mut self) -> Result<()> {
-        while self.skipping && !self.at_end {
+        let next = match self.state {
+            State::Skipping => State::Records,
+            State::SkippingEnded => State::Ended,
+            State::Records | State::Ended => return Ok(()),
+        };
+        while !self.at_end {
             if let Some(at) = memchr(b'\n', &self.pending) {
                 self.pending.drain(..=at);
-                self.skipping = false;
-            } else {
-                self.pending.clear();
-                self.at_end = self.read_some(self.block_bytes)? == 0;
+                break;
             }
+            self.pending.clear();
+            self.at_end = self.read_some(self.block_bytes)? == 0;
         }
-        self.skipping = false;
+        self.state = next;
         Ok(())
     }
 }
@@ -231,9 +248,8 @@ pub fn find_record(bytes: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
         let starts = before.last().is_none_or(|byte| *byte == b'\n');
         let length = match behind {
             [] => 0,
-            [b'\n', ..] => 1,
+            [b'\n', ..] | [b'\r'] => 1,
             [b'\r', b'\n', ..] => 2,
-            [b'\r'] => 1,
             _ => return None,
         };
         starts.then_some((from, from + wanted.len() + length))

@@ -97,7 +97,7 @@ pub struct Microbatch {
 #[derive(Debug)]
 pub struct Committed {
     sequence: u64,
-    committed_ms: i64,
+    at_ms: i64,
     batch: Microbatch,
     starts: Vec<Position>,
 }
@@ -119,7 +119,7 @@ impl Committed {
 
     /// When it was committed, in milliseconds since 1970.
     pub fn committed_ms(&self) -> i64 {
-        self.committed_ms
+        self.at_ms
     }
 
     /// What was committed.
@@ -217,20 +217,19 @@ impl Ledger {
     /// unknown whether it was committed.
     pub fn commit(&mut self, group: Vec<Microbatch>, settled: &Settled) -> Result<Vec<Committed>> {
         let (mut positions, mut sequence) = (self.positions.clone(), self.last);
-        let committed_ms = now_ms();
+        let at_ms = now_ms();
         let mut committed = Vec::with_capacity(group.len());
         for batch in group {
             sequence += 1;
             let starts = batch.additions.iter().map(|addition| {
-                let position = positions
-                    .entry(addition.target)
-                    .or_insert(Position { generation: 0, end: 0 });
+                let position =
+                    positions.entry(addition.target).or_insert(Position { generation: 0, end: 0 });
                 let start = *position;
                 position.end += addition.length;
                 start
             });
             let starts = starts.collect();
-            committed.push(Committed { sequence, committed_ms, batch, starts });
+            committed.push(Committed { sequence, at_ms, batch, starts });
         }
         self.transact(|connection| {
             insert(connection, &committed)?;
@@ -306,9 +305,9 @@ impl Ledger {
             WHERE target = ? AND generation = ? AND start + length = ? AND length > 0
             ORDER BY sequence DESC LIMIT 1";
         let values = params![target.0, position.generation, position.end];
-        let found = self.connection.query_row(select, values, |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        });
+        let found = self
+            .connection
+            .query_row(select, values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
         match found {
             Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
             found => found.map(Some).map_err(failure),
@@ -345,8 +344,7 @@ impl Ledger {
 
 /// Sets what makes a commit survive a power cut, and reads it back.
 fn make_durable(connection: &Connection) -> anyhow::Result<()> {
-    let mode: String =
-        connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?;
     anyhow::ensure!(mode == "wal", "SQLite refuses its write-ahead log here: it says \"{mode}\"");
     let mutant = fault::mutant("synchronous-normal");
     connection.pragma_update(None, "synchronous", if mutant { "NORMAL" } else { "FULL" })?;
@@ -377,11 +375,20 @@ fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> 
         .prepare_cached("INSERT INTO owed (sequence, target, bytes, file) VALUES (?, ?, ?, ?)")?;
     let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
     for committed in group {
-        let Committed { sequence, committed_ms, batch, .. } = committed;
+        let Committed { sequence, at_ms, batch, .. } = committed;
         let Identity { inode, size, modified_ns, hash } = &batch.identity;
         microbatch.execute(params![
-            sequence, committed_ms, batch.name.as_bytes(), inode.cast_signed(), size, modified_ns,
-            hash, batch.quarantined, batch.read, batch.written, batch.rejected
+            sequence,
+            at_ms,
+            batch.name.as_bytes(),
+            inode.cast_signed(),
+            size,
+            modified_ns,
+            hash,
+            batch.quarantined,
+            batch.read,
+            batch.written,
+            batch.rejected
         ])?;
         unarchived.execute([sequence])?;
         for Span { addition, at } in committed.spans() {
@@ -424,7 +431,7 @@ fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         written: row.get(9)?,
         rejected: row.get(10)?,
     };
-    Ok(Committed { sequence: row.get(0)?, committed_ms: row.get(1)?, batch, starts: Vec::new() })
+    Ok(Committed { sequence: row.get(0)?, at_ms: row.get(1)?, batch, starts: Vec::new() })
 }
 
 fn load_spans(

@@ -13,8 +13,8 @@ use crate::decode::frame::{self, Block, Framer, Framing, Kind};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
 use crate::telemetry::Pulse;
-use crate::transform::command::{self, Bounds, Command, Ends};
 use crate::transform::Transform;
+use crate::transform::command::{self, Bounds, Command, Ends};
 use crate::{decode, sink};
 
 /// The reason of a reject for what stands behind the end marker.
@@ -196,8 +196,7 @@ impl Flow<'_> {
         let max_record = self.framing.max_record;
         let nothing = &Transform::None {};
         let into = sink_of(self.decode);
-        let feed_work =
-            Work { decode: self.decode, transform: nothing, encode: into, max_record };
+        let feed_work = Work { decode: self.decode, transform: nothing, encode: into, max_record };
         let back = decode_of(self.encode);
         let collect_work =
             Work { decode: back, transform: nothing, encode: self.encode, max_record };

@@ -70,7 +70,9 @@ impl Preparation<'_> {
             made => made,
         };
         let made = match made {
-            Err(Failure::Bad(reason)) => quarantined(&mut input, reason).map(|batch| (batch, false)),
+            Err(Failure::Bad(reason)) => {
+                quarantined(&mut input, reason).map(|batch| (batch, false))
+            }
             made => made,
         };
         match made {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::record::Reject;
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Object<'a> {
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     file_base64: Option<String>,
@@ -24,8 +24,9 @@ struct Line<'a> {
 /// the text and whole in a `*_base64` field beside it.
 pub fn encode(name: &[u8], reject: &Reject, out: &mut Vec<u8>) {
     let (file, raw) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&reject.raw));
-    let base64 = |text: &str, bytes: &[u8]| (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
-    let line = Line {
+    let base64 =
+        |text: &str, bytes: &[u8]| (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
+    let object = Object {
         file: &file,
         file_base64: base64(&file, name),
         line: reject.line,
@@ -34,7 +35,7 @@ pub fn encode(name: &[u8], reject: &Reject, out: &mut Vec<u8>) {
         raw_base64: base64(&raw, &reject.raw),
         truncated: reject.truncated,
     };
-    serde_json::to_writer(&mut *out, &line).expect("a vector takes every byte");
+    serde_json::to_writer(&mut *out, &object).expect("a vector takes every byte");
     out.push(b'\n');
 }
 

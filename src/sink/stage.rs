@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use crate::durable::{Dir, Result, sync_data, write_at};
 
@@ -16,6 +17,10 @@ pub const IN_LEDGER_BYTES: usize = 256 * 1024;
 
 /// Bytes collected before a write to a staging file.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// Bytes after which the disk is set to work on a staging file while more are made; without it,
+/// the last fsync of a large file would wait for all of it.
+const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The directory of staged files.
 #[derive(Debug)]
@@ -85,13 +90,16 @@ pub struct Stage<'a> {
     file: Option<(OsString, File)>,
     written: u64,
     checksum: crc32fast::Hasher,
+    flushing: Option<JoinHandle<Result<()>>>,
+    flushed: u64,
 }
 
 impl<'a> Stage<'a> {
     /// An empty stage.
     pub fn new(area: &'a StagingArea) -> Self {
         let checksum = crc32fast::Hasher::new();
-        Self { area, buffer: Vec::new(), file: None, written: 0, checksum }
+        let (buffer, file, flushing) = (Vec::new(), None, None);
+        Self { area, buffer, file, written: 0, checksum, flushing, flushed: 0 }
     }
 
     /// Appends `bytes`.
@@ -121,7 +129,30 @@ impl<'a> Stage<'a> {
             write_at(file, &self.area.dir.path().join(name), bytes, self.written)?;
         }
         self.written += bytes.len() as u64;
+        if self.written - self.flushed >= FLUSH_BYTES { self.flush_ahead() } else { Ok(()) }
+    }
+
+    /// Starts an fsync of what is written so far, unless one is under way.
+    fn flush_ahead(&mut self) -> Result<()> {
+        if self.flushing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        self.join_flush()?;
+        let Some((name, file)) = &self.file else { return Ok(()) };
+        let path = self.area.dir.path().join(name);
+        // Without a second descriptor the last fsync does all the work.
+        if let Ok(file) = file.try_clone() {
+            let sync = move || sync_data(&file, &path, "staging file");
+            self.flushing = Some(std::thread::spawn(sync));
+        }
+        self.flushed = self.written;
         Ok(())
+    }
+
+    /// Waits for the fsync that is under way. Its failure is the stage's: it is not tried again.
+    fn join_flush(&mut self) -> Result<()> {
+        let joined = self.flushing.take().map(JoinHandle::join);
+        joined.map_or(Ok(()), |result| result.expect("an fsync does not panic"))
     }
 
     /// Completes the staged bytes and makes them durable; `None` when there are none.
@@ -134,6 +165,7 @@ impl<'a> Stage<'a> {
         if self.file.is_some() && !self.buffer.is_empty() {
             self.flush()?;
         }
+        self.join_flush()?;
         if let Some((name, file)) = &self.file {
             sync_data(file, &self.area.dir.path().join(name), "staging file")?;
             self.area.dir.sync("staging directory")?;

@@ -129,7 +129,9 @@ impl Archiver {
     ) -> Result<Archived> {
         let place = match Place::of(folder, debt.name) {
             Ok(place) => place,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Archived::Gone),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Archived::Gone);
+            }
             Err(error) => return Err(Failure::Transient(error.into())),
         };
         let opened = Stamp::of_file(file).map_err(|error| Failure::Transient(error.into()))?;
@@ -172,7 +174,8 @@ impl Archiver {
         if let Some(marker) = rules.marker_of(place.name) {
             rename_free(place.dir(), &marker, target, prefix, debt.sequence)?;
         }
-        let Some(name) = rename_free(place.dir(), place.name, target, prefix, debt.sequence)? else {
+        let Some(name) = rename_free(place.dir(), place.name, target, prefix, debt.sequence)?
+        else {
             return Ok(Archived::Gone);
         };
         let there = target.stat(&name)?.map(|stat| Stamp::of(&stat));
@@ -200,7 +203,7 @@ impl Archiver {
         hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
-        let archived = self.find_archived(folder, debt)?;
+        let archived = self.find_archived(folder, debt, &hash);
         if let (Some((dir, name)), Fate::Failed { report }) = (&archived, debt.fate) {
             report_failure(dir, Path::new(name), debt.sequence, report)?;
         }
@@ -223,39 +226,41 @@ impl Archiver {
         {
             return self.archive(folder, rules, debt, &file, touched);
         }
-        let remains =
-            stamp.inode == identity.inode || stamp.modified_ns == identity.modified_ns;
+        let remains = stamp.inode == identity.inode || stamp.modified_ns == identity.modified_ns;
         Ok(if remains { Archived::Altered } else { Archived::Replaced })
     }
 
     /// Where the input already is, if an earlier attempt got that far.
-    fn find_archived(&self, folder: &Dir, debt: &Debt<'_>) -> Result<Option<(Dir, OsString)>> {
-        let place = match Place::of(folder, debt.name) {
-            Ok(place) => place,
-            Err(_) => return Ok(None),
-        };
+    fn find_archived(
+        &self,
+        folder: &Dir,
+        debt: &Debt<'_>,
+        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
+    ) -> Option<(Dir, OsString)> {
+        let place = Place::of(folder, debt.name).ok()?;
         let (target, prefix) = match (debt.fate, &self.action, &self.target) {
             (Fate::Failed { .. }, ..) => (place.dir(), FAILED),
             (_, Action::Move(_), Some(target)) => (target, ""),
-            (_, Action::Delete, _) => return Ok(None),
+            (_, Action::Delete, _) => return None,
             _ => (place.dir(), PROCESSED),
         };
         let parent = Path::new(debt.name).parent().filter(|_| prefix.is_empty());
-        let target = Dir::open(&parent.map_or(target.path().to_owned(), |parent| {
-            target.path().join(parent)
-        }));
-        let Ok(target) = target else { return Ok(None) };
+        let target = Dir::open(
+            &parent.map_or(target.path().to_owned(), |parent| target.path().join(parent)),
+        );
+        let target = target.ok()?;
         for attempt in 0..2 {
             let name = archived_name(prefix, place.name, debt.sequence, attempt);
-            if let Some(stat) = target.stat(&name)? {
-                let stamp = Stamp::of(&stat);
-                let Identity { inode, size, modified_ns, .. } = *debt.identity;
-                if (stamp.inode, stamp.size, stamp.modified_ns) == (inode, size, modified_ns) {
-                    return Ok(Some((target, name)));
-                }
+            let input::Found::File(file, stamp) = input::open(&target, &name) else { continue };
+            let identity = debt.identity;
+            if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
+                && (stamp.inode == identity.inode
+                    || hash(&file).is_ok_and(|hash| hash == identity.hash))
+            {
+                return Some((target, name));
             }
         }
-        Ok(None)
+        None
     }
 }
 
@@ -368,7 +373,10 @@ mod tests {
     #[test]
     fn archive_names_are_tried_in_order() {
         let name = |attempt| archived_name(PROCESSED, OsStr::new("a"), 7, attempt);
-        assert_eq!([name(0), name(1), name(2)], ["processed-a", "processed-a.7", "processed-a.7.2"]);
+        assert_eq!(
+            [name(0), name(1), name(2)],
+            ["processed-a", "processed-a.7", "processed-a.7.2"]
+        );
     }
 
     #[test]

@@ -124,7 +124,8 @@ pub fn open(folder: &Dir, name: &OsStr) -> Found {
 
 /// Opens the folder that `name` is in.
 pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
-    let parent = std::path::Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent =
+        std::path::Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
     let Some(parent) = parent else { return Ok(None) };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = open_beneath(folder, parent.as_os_str(), flags)?;

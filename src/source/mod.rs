@@ -41,7 +41,8 @@ const SCAN_SHARE: u32 = 100;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a rule looks through a compression: given the name and the file, the plain bytes.
-pub type Plain = for<'a> fn(&OsStr, &'a File) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>>;
+pub type Plain =
+    for<'a> fn(&OsStr, &'a File) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>>;
 
 /// The state of one drop folder.
 pub struct Source {
@@ -131,9 +132,8 @@ impl Source {
     fn touched(&mut self, name: &OsStr) {
         let name = match self.rules.marked(name) {
             Some(marked) if self.rules.is_candidate(marked) => marked,
-            Some(_) => return,
             None if self.rules.is_candidate(name) => name,
-            None => return,
+            _ => return,
         };
         let (folder, order) = (&self.folder, self.rules.order);
         self.queue.seen(name, || key(folder, name, order));
@@ -166,7 +166,8 @@ impl Source {
     /// same, and were old enough then for another change to show.
     fn is_settled(&self, stamp: &Stamp, now: Instant) -> bool {
         let Some((at, _, then)) = &self.last_scan else { return false };
-        let unchanged = (then.modified_ns, then.changed_ns) == (stamp.modified_ns, stamp.changed_ns);
+        let unchanged =
+            (then.modified_ns, then.changed_ns) == (stamp.modified_ns, stamp.changed_ns);
         !self.rules.recursive && unchanged && stamp.age() > now.duration_since(*at) + LOOK_AGAIN
     }
 
@@ -258,7 +259,10 @@ impl Source {
             Found::File(file, opened) => (file, opened),
             Found::Gone | Found::NoInput => return None,
             Found::Unreadable(error) => {
-                self.warn_unreadable(&key.name, &error, before);
+                if before.is_none_or(|before| before.why != Why::Unreadable) {
+                    let file = escaped(&key.name);
+                    tracing::warn!(file, %error, "cannot be read; it waits, others go on");
+                }
                 self.wait(key, before, stamp, Why::Unreadable, Some(LOOK_AGAIN));
                 return None;
             }
@@ -306,7 +310,10 @@ impl Source {
             && before.why == Why::Incomplete
             && unchanged < self.rules.incomplete_grace
         {
-            return Some((Why::Incomplete, Some(self.rules.incomplete_grace - unchanged)));
+            return Some((
+                Why::Incomplete,
+                Some(self.rules.incomplete_grace.saturating_sub(unchanged)),
+            ));
         }
         match &self.rules.complete {
             Some(Complete::Marker(_)) => {
@@ -316,7 +323,7 @@ impl Source {
             }
             Some(_) => None,
             None if renamed || unchanged >= self.rules.settle => None,
-            None => Some((Why::Settling, Some(self.rules.settle - unchanged))),
+            None => Some((Why::Settling, Some(self.rules.settle.saturating_sub(unchanged)))),
         }
     }
 
@@ -386,13 +393,6 @@ impl Source {
     ) {
         let due = pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1)));
         self.queue.wait(key, before, stamp, why, due);
-    }
-
-    fn warn_unreadable(&self, name: &OsStr, error: &std::io::Error, before: Option<&Waiting>) {
-        if before.is_none_or(|before| before.why != Why::Unreadable) {
-            let file = escaped(name);
-            tracing::warn!(file, %error, "cannot be read; it waits, others go on");
-        }
     }
 
     /// The input changed, or was not needed after all: it is looked at again.

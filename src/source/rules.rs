@@ -202,8 +202,20 @@ mod tests {
             assert!(rules.is_candidate(OsStr::new(name)), "{name}");
         }
         for name in [
-            ".a", "processed-a", "failed-a", "a.tmp", "a.part", "a.filepart", "a~", "sub/.a",
-            ".sub/a", "sub/processed-a", "a.crdownload", "a.writing", "a.swp", "a.temp",
+            ".a",
+            "processed-a",
+            "failed-a",
+            "a.tmp",
+            "a.part",
+            "a.filepart",
+            "a~",
+            "sub/.a",
+            ".sub/a",
+            "sub/processed-a",
+            "a.crdownload",
+            "a.writing",
+            "a.swp",
+            "a.temp",
             "a.partial",
         ] {
             assert!(!rules.is_candidate(OsStr::new(name)), "{name}");

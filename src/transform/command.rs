@@ -84,7 +84,8 @@ impl Command {
     fn spawn(&self, directory: &Path) -> anyhow::Result<Child> {
         let program = self.argv.first().context("argv is empty")?;
         let arguments = self.argv.get(1..).unwrap_or_default();
-        let path = self.program(directory).with_context(|| format!("find the program {program}"))?;
+        let path =
+            self.program(directory).with_context(|| format!("find the program {program}"))?;
         std::process::Command::new(path)
             .arg0(program)
             .args(arguments)
@@ -143,28 +144,28 @@ where
     let moved = AtomicU64::new(0);
     let watch = Watch::new(command, bounds, group, &moved);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (collected, fed, complained) = std::thread::scope(|scope| {
+    let (collected, feeding, complained) = std::thread::scope(|scope| {
         scope.spawn(|| watch.until_done(pulse));
         let feed = scope.spawn(|| {
             let mut pipe = Moving { pipe: stdin, moved: &moved };
             (ends.feed)(&mut pipe)
         });
-        let complain = scope.spawn(|| {
-            complaints(Moving { pipe: stderr, moved: &moved }, ends.complain)
-        });
+        let complain =
+            scope.spawn(|| complaints(Moving { pipe: stderr, moved: &moved }, ends.complain));
         let collected = (ends.collect)(Box::new(Moving { pipe: stdout, moved: &moved }));
         if collected.is_err() {
             watch.kill_now();
         }
-        let fed = feed.join().unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died")));
+        let feeding =
+            feed.join().unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died")));
         let complained = complain.join();
         watch.done();
-        (collected, fed, complained)
+        (collected, feeding, complained)
     });
     let status = child.wait().context("wait for the command").map_err(Failure::Transient)?;
     let tail = complained.unwrap_or_else(|_| Err(Failure::fatal("the stderr thread died")))?;
     watch.verdict(pulse)?;
-    fed?;
+    feeding?;
     collected?;
     judge(command, status, &tail)
 }
@@ -294,10 +295,8 @@ impl<'a> Watch<'a> {
         let mut killing: Option<Instant> = None;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.done {
-            (state, _) = self
-                .changed
-                .wait_timeout(state, WATCH)
-                .unwrap_or_else(PoisonError::into_inner);
+            (state, _) =
+                self.changed.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
             let moved = self.moved.load(Ordering::Relaxed);
             if moved != active.1 {
                 active = (Instant::now(), moved);

@@ -1,0 +1,263 @@
+//! Promises 1 to 5 and 12: whatever is aborted or fails, at whichever durable operation, the next
+//! start ends where an undisturbed run would have ended, and no reader ever sees a byte taken back.
+//!
+//! The operations are counted by the program itself, so that none can be forgotten here.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt as _;
+
+use crate::support::model::{LOSSES, Model, trace};
+use crate::support::spool::NUMBERS;
+use crate::support::{Random, Spool};
+
+/// Aborts at the n-th operation, n rising until a run is not reached by it; more than this many
+/// operations would mean that it never ends.
+const OPERATIONS_MAX: u64 = 500;
+
+/// What is left when everything is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct End {
+    output: Lines,
+    rejects: Lines,
+    names: BTreeSet<String>,
+    report: String,
+}
+
+/// A long text, which prints as the number and the sum of its lines.
+#[derive(Clone, PartialEq, Eq)]
+struct Lines(String);
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first: Vec<&str> = self.0.lines().take(5).collect();
+        write!(formatter, "{} lines, {} bytes, {first:?}...", self.0.lines().count(), self.0.len())
+    }
+}
+
+fn end(spool: &Spool) -> End {
+    let report: serde_json::Value =
+        serde_json::from_str(&spool.read("in/failed-d.gz.error.json")).unwrap_or_default();
+    End {
+        output: Lines(spool.output()),
+        rejects: Lines(spool.rejects()),
+        names: spool.names(),
+        report: report["reason"].to_string(),
+    }
+}
+
+/// Small and large microbatches, rejects, quarantine, an archive name that is taken, an empty file,
+/// and a second round that drops old names again.
+fn scenario() -> Spool {
+    let spool = Spool::new(NUMBERS);
+    spool.drop_file("processed-a", "an older one");
+    spool.drop_file("a", "1\n2\n");
+    spool.drop_file("b", "3\nbad\n40\n");
+    spool.drop_file("c", "7.25\n".repeat(60_000));
+    spool.drop_file("d.gz", "this is no gzip file");
+    spool.drop_file("e", "");
+    spool.drop_file("f", format!("{}1\n", "x\n".repeat(6_000)));
+    spool
+}
+
+fn second_round(spool: &Spool) {
+    spool.drop_file("a", "1\n2\n");
+    spool.drop_file("g", "9\n");
+}
+
+/// Runs until the run is a good one; returns whether the first was aborted.
+fn run_with(spool: &mut Spool, fault: &str) -> bool {
+    spool.environment("SPOOLMILL_FAULT", fault);
+    let output = spool.run("run", &["--once"]);
+    spool.no_environment();
+    let aborted = output.status.signal() == Some(6);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(aborted || output.status.success(), "{fault}: {}: {log}", output.status);
+    aborted
+}
+
+fn undisturbed() -> End {
+    let spool = scenario();
+    spool.run_once();
+    second_round(&spool);
+    spool.run_once();
+    end(&spool)
+}
+
+/// The whole story with the first round aborted by `fault`, and the recovery by `again`.
+fn disturbed(fault: &str, again: Option<&str>, expected: &End) -> bool {
+    let mut spool = scenario();
+    let aborted = run_with(&mut spool, fault);
+    let mut seen = vec![spool.output()];
+    if let Some(again) = again {
+        run_with(&mut spool, again);
+        seen.push(spool.output());
+    }
+    spool.run_once();
+    seen.push(spool.output());
+    second_round(&spool);
+    spool.run_once();
+    let end = end(&spool);
+    assert_eq!(end, *expected, "after {fault}, {again:?}");
+    for pair in seen.windows(2) {
+        assert!(pair[1].starts_with(&pair[0]), "a reader saw bytes taken back after {fault}");
+    }
+    aborted
+}
+
+#[test]
+fn an_abort_at_any_durable_operation_changes_nothing_in_the_end() {
+    let expected = undisturbed();
+    assert!(expected.output.0.len() > 256 * 1024 && expected.rejects.0.len() > 256 * 1024);
+    let mut random = Random(1);
+    let mut count = 0;
+    for number in 1..OPERATIONS_MAX {
+        let aborted = disturbed(&format!("abort:{number}"), None, &expected);
+        disturbed(&format!("half:{number}"), None, &expected);
+        let again = format!("abort:{}", 1 + random.below(12));
+        disturbed(&format!("abort:{number}"), Some(&again), &expected);
+        if !aborted {
+            count = number;
+            break;
+        }
+    }
+    eprintln!("aborted at each of {} durable operations", count - 1);
+    assert!(count > 30, "only {count} operations were counted");
+}
+
+/// Every way in which the recovery from one crash can itself be interrupted.
+#[test]
+fn an_abort_at_any_operation_of_the_recovery_changes_nothing_in_the_end() {
+    let expected = undisturbed();
+    for first in [12, 18, 25] {
+        for number in 1..OPERATIONS_MAX {
+            let mut spool = scenario();
+            run_with(&mut spool, &format!("abort:{first}"));
+            let aborted = run_with(&mut spool, &format!("abort:{number}"));
+            spool.run_once();
+            second_round(&spool);
+            spool.run_once();
+            assert_eq!(end(&spool), expected, "abort:{first}, then abort:{number}");
+            if !aborted {
+                break;
+            }
+        }
+    }
+}
+
+/// A failure that may pass pauses the daemon; then it goes on as if nothing had happened. Nothing
+/// is quarantined for it.
+#[test]
+fn an_operation_that_fails_once_is_made_good() {
+    let expected = undisturbed();
+    // The first two things created are the state's own folders: without those there is no start.
+    for (kind, errno, numbers) in [
+        ("write", 28, [1, 2, 4, 7]),
+        ("create", 28, [3, 4, 5, 6]),
+        ("rename", 13, [1, 2, 4, 7]),
+        ("commit", 28, [1, 2, 3, 4]),
+        ("remove", 5, [1, 2, 3, 4]),
+    ] {
+        for number in numbers {
+            disturbed(&format!("fail:{kind}:{errno}:{number}"), None, &expected);
+        }
+    }
+}
+
+/// A failed fsync is never tried again: the program stops with code 1, and the next start recovers.
+#[test]
+fn a_failed_fsync_stops_the_program() {
+    let expected = undisturbed();
+    for kind in ["sync", "sync-directory"] {
+        for number in 1..=8 {
+            let mut spool = scenario();
+            spool.environment("SPOOLMILL_FAULT", &format!("fail:{kind}:5:{number}"));
+            let output = spool.run("run", &["--once"]);
+            spool.no_environment();
+            let log = String::from_utf8_lossy(&output.stderr);
+            // The very first ones make the state's own folders; without those there is no start.
+            assert!(matches!(output.status.code(), Some(0..=2)), "{log}");
+            let stopped = !output.status.success();
+            assert_eq!(stopped, log.contains("Input/output error"), "{log}");
+            assert!(stopped || number > 2, "fail:{kind}:{number} did not stop it: {log}");
+            spool.run_once();
+            second_round(&spool);
+            spool.run_once();
+            assert_eq!(end(&spool), expected, "after fail:{kind}:{number}");
+        }
+    }
+}
+
+/// The full story under the model, as two runs with their traces; returns the first state from
+/// which the program does not come to the expected end.
+fn explore(mutant: &str, expected: &End) -> (usize, Option<String>) {
+    let mut spool = scenario();
+    let root = spool.path("");
+    let start = Model::of(&root);
+    let trace_folder = tempfile::tempdir().unwrap();
+    let trace_file = trace_folder.path().join("trace");
+    spool.environment("SPOOLMILL_MUTANT", mutant);
+    spool.environment("SPOOLMILL_TRACE", trace_file.to_str().unwrap());
+    spool.run_once();
+    spool.no_environment();
+    let steps = trace(&trace_file);
+    let mut states = 0;
+    let mut model = start;
+    for (number, step) in steps.iter().enumerate() {
+        model.apply(step);
+        for loss in LOSSES {
+            states += 1;
+            model.cut(loss);
+            if let Some(found) = recovers(&spool, expected) {
+                let at = format!("{loss:?} after operation {number} ({} {})", step.op, step.site);
+                return (states, Some(format!("{at}: {found}")));
+            }
+        }
+    }
+    (states, None)
+}
+
+/// `None` when the program comes to the expected end from what is in the folder now.
+fn recovers(spool: &Spool, expected: &End) -> Option<String> {
+    for round in 0..2 {
+        if round == 1 {
+            second_round(spool);
+        }
+        let output = spool.run("run", &["--once"]);
+        if !output.status.success() {
+            return Some(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+    }
+    let end = end(spool);
+    (end != *expected).then(|| format!("{end:?}"))
+}
+
+#[test]
+fn a_power_cut_at_any_operation_changes_nothing_in_the_end() {
+    let expected = undisturbed();
+    let (states, found) = explore("", &expected);
+    eprintln!("{states} states after a power cut");
+    assert_eq!(found, None);
+    assert!(states > 200);
+}
+
+/// Proves that the exploration sees what it is there to see.
+#[test]
+fn every_mutant_is_caught() {
+    let expected = undisturbed();
+    let mutants = [
+        "no-sync:staging file",
+        "no-sync:staging directory",
+        "no-sync:output",
+        "no-sync:output directory",
+        "no-sync:input directory",
+        "no-sync:error report",
+        "no-sync:parent directory",
+        "synchronous-normal",
+        "rename-first",
+    ];
+    for mutant in mutants {
+        let (states, found) = explore(mutant, &expected);
+        let found = found.unwrap_or_else(|| panic!("{mutant} was not caught in {states} states"));
+        eprintln!("{mutant}: caught in state {states}: {found}");
+    }
+}
