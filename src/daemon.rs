@@ -118,6 +118,8 @@ impl<'a> Daemon<'a> {
         let watch = open_watch(&config, setting, &hints_lost, network)?;
         let polls = watch.is_none();
         let job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
+        let folder = job.source.folder().path().display().to_string();
+        tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
         Ok(Self {
             watched: job.source.folder_identity(),
             committed_at_start: job.pipeline.ledger.last_sequence(),

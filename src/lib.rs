@@ -1,5 +1,87 @@
-//! x
-#![allow(missing_docs)]
+//! spoolmill ingests drop folders: each complete file is one microbatch through one transform,
+//! appended to an output exactly once, and renamed to `processed-*`.
+//!
+//! # The path of a file
+//!
+//! ```text
+//! input/            staging/               state/ledger.db             output
+//! Input --decode--> records --transform--> records --encode/stage--> Microbatch --commit--> Committed --publish--> published
+//! source/   decode/           transform/             sink/               ledger/ (one          publish.rs
+//!                                                                        transaction)
+//!                                afterwards, as housekeeping: source/archive.rs renames the input to processed-*
+//! ```
+//!
+//! [`pipeline`] reads top to bottom in that order. Only the [`ledger`] makes a
+//! [`ledger::Committed`], and [`publish`] takes nothing else: the order is in the types. Recovery is
+//! no code of its own: at the start the daemon publishes and archives whatever the ledger still
+//! owes, with the functions that every microbatch uses.
+//!
+//! # Map
+//!
+//! | module | what it is for | imports, of ours |
+//! | --- | --- | --- |
+//! | [`units`] | durations and sizes as they are written | nothing |
+//! | [`telemetry`] | logs, heartbeat, stop flag | nothing |
+//! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |
+//! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable` |
+//! | [`record`] | the nouns that travel | nothing |
+//! | [`source`] | which files are complete, in which order; the archive | `durable`, `failure`, `record`, `telemetry` |
+//! | [`decode`] | bytes to records: one file per format | `record` |
+//! | [`transform`] | records to records: one file per kind | `failure`, `record`, `telemetry`, `units` |
+//! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
+//! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
+//! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `ledger`, `publish` |
+//! | [`config`] | the job file as written, and as used | the stages' own configuration types |
+//! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
+//! | [`cli`] | one file per verb | all of the above |
+//!
+//! Stages never import each other, the ledger or `config`; `tests/tidy.rs` holds this table against
+//! the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `notify` in
+//! [`source::watch`], `toml` in [`config`], fsync and rename in [`durable`].
+//!
+//! # The promises
+//!
+//! Each names the test that guards it.
+//!
+//! 1. **Commit point.** A microbatch happened if and only if its row is committed in the ledger: one
+//!    SQLite transaction holds the input consumed, the output and the rejects owed.
+//!    (`crashes::an_abort_at_any_durable_operation_changes_nothing_in_the_end`)
+//! 2. **Nothing is visible before commit**, and nothing visible is ever taken back.
+//!    (`kills::a_reader_sees_every_record_once_through_any_number_of_kills`)
+//! 3. **Nothing is lost after commit.** Publishing rolls forward, any number of times.
+//!    (`crashes::an_abort_at_any_operation_of_the_recovery_changes_nothing_in_the_end`)
+//! 4. **An input is never deleted, overwritten or moved before its commit**, and no archive step
+//!    overwrites a file. (`archive::the_same_name_five_times_is_five_files`,
+//!    `crashes::every_mutant_is_caught`)
+//! 5. **Identity, not name.** A new file under an old name is a new microbatch; the one that was
+//!    committed just before a crash is not. (`archive::a_committed_file_is_renamed_not_read_again`)
+//! 6. **A partial file is never read as a whole one.** What changed while it was read is discarded
+//!    and settles again. (`complete::a_file_that_changes_while_it_is_read_settles_again`)
+//! 7. **Hints are not truth.** Notifications only shorten the wait; a scan decides.
+//!    (`complete::polling_finds_what_no_event_tells`)
+//! 8. **Every input ends in exactly one place**: processed, or quarantined with the reason beside it.
+//!    One bad file never stops the next one. (`hostile::one_bad_file_never_stops_the_next`)
+//! 9. **Transient is not permanent.** A full disk pauses the daemon and quarantines nothing.
+//!    (`crashes::an_operation_that_fails_once_is_made_good`)
+//! 10. **Everything has a limit.** Memory does not grow with a file, the folder or the history.
+//!     (`hostile::a_line_without_end_costs_no_memory`)
+//! 11. **One writer.** Locks on the state directory and on the outputs are held for the life of the
+//!     process. (`service::a_second_instance_is_refused`)
+//! 12. **A failed fsync is never retried**: the daemon stops and recovers at its next start.
+//!     (`crashes::a_failed_fsync_stops_the_program`)
+//! 13. **One transform, three drivers.** `run`, `batch` and `stream` over the same records give the
+//!     same bytes. (`drivers::run_batch_and_stream_agree`)
+//!
+//! # Words
+//!
+//! *Microbatch*: one file's worth of records, the unit of commit. *Settle*: to stay unchanged for a
+//! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
+//! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the way.
+//! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
+//! `failed-*`. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
+//! notification that something may have come.
+
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -196,7 +196,7 @@ impl Pipeline {
     }
 
     fn stick(&mut self, committed: Committed, failure: Failure, pause: Duration) -> Result<()> {
-        let file = crate::telemetry::escaped(committed.batch().name.as_encoded_bytes());
+        let file = crate::telemetry::text(&committed.batch().name);
         let full = self.stuck.len() >= STUCK_MAX;
         self.stuck.push(Stuck { committed, pause, due: Instant::now() + pause });
         if full {
@@ -336,7 +336,7 @@ fn report(committed: &Committed) -> Vec<u8> {
 /// One line for each microbatch.
 fn log(committed: &Committed) {
     let batch = committed.batch();
-    let file = crate::telemetry::escaped(batch.name.as_encoded_bytes());
+    let file = crate::telemetry::text(&batch.name);
     let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
     let Some(reason) = &batch.quarantined else {
         let (read, written, rejected) = (batch.read, batch.written, batch.rejected);

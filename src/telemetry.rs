@@ -1,8 +1,9 @@
 //! Logs, the heartbeat and the stop flag.
 //!
 //! What holds here: everything goes to standard error, one line for each event; under the journal
-//! each line carries its level. A name from the drop folder is escaped before it is logged.
+//! each line carries its level. Nothing from the drop folder can forge a line.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -67,7 +68,13 @@ where
     }
 }
 
-/// Bytes from outside as text that cannot forge a log line or steer a terminal.
+/// A name from outside as a field of a log line; the line's own format escapes what could forge
+/// another or steer a terminal.
+pub fn text(name: &OsStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+/// Bytes from outside in the middle of a message, where they could forge a line or steer a terminal.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

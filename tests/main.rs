@@ -13,3 +13,36 @@ mod seed;
 
 /// Crashes, failures and power cuts at every durable operation; the mutants that must be caught.
 mod crashes;
+
+/// When a file is complete, and how it is noticed.
+mod complete;
+
+/// What becomes of inputs and outputs: names, identity, damage.
+mod archive;
+
+/// Untrusted folders: odd files, odd names, bombs, turmoil.
+mod hostile;
+
+/// Rejects: where they go, what they say, how many are too many.
+mod rejects;
+
+/// Commands as the transform.
+mod command;
+
+/// The three drivers agree; `split` feeds them.
+mod drivers;
+
+/// The grammar of numbers against Python's.
+mod numbers;
+
+/// SIGKILL under load.
+mod kills;
+
+/// Locks, signals, reload, systemd.
+mod service;
+
+/// What is written for people is true.
+mod documents;
+
+/// The rules of the source tree.
+mod tidy;

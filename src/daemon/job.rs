@@ -219,7 +219,7 @@ impl Job {
     /// What to do with a file that did not become a microbatch; a failure that concerns more than
     /// the file is returned.
     fn not_prepared(&mut self, input: Input, failure: Failure) -> Option<Failure> {
-        let file = crate::telemetry::escaped(input.name().as_encoded_bytes());
+        let file = crate::telemetry::text(input.name());
         match failure {
             Failure::Changed => {
                 tracing::debug!(file, "changed while it was read; it settles again");

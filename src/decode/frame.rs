@@ -129,7 +129,7 @@ impl<'a> Framer<'a> {
     pub fn next_block(&mut self) -> Result<Option<Block>> {
         loop {
             self.skip_to_line_end()?;
-            let paused = self.fill()?;
+            let paused = self.fill_unless_whole()?;
             let cut = if self.at_end {
                 self.pending.len()
             } else {
@@ -145,6 +145,14 @@ impl<'a> Framer<'a> {
             if self.pending.len() > self.framing.max_record.saturating_add(1) {
                 return Ok(Some(self.too_long()));
             }
+        }
+    }
+
+    /// A live stream must not be read while a whole record waits: the end marker cuts blocks short.
+    fn fill_unless_whole(&mut self) -> Result<bool> {
+        match &self.ready {
+            Some(ready) if memchr(b'\n', &self.pending).is_some() => Ok(!ready()),
+            _ => self.fill(),
         }
     }
 

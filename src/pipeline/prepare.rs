@@ -91,7 +91,7 @@ impl Preparation<'_> {
         for _ in 1..attempts {
             match self.make(input) {
                 Err(Failure::Bad(reason)) => {
-                    let file = crate::telemetry::escaped(input.name().as_encoded_bytes());
+                    let file = crate::telemetry::text(input.name());
                     tracing::warn!(file, reason, "failed; trying again");
                 }
                 made => return made,

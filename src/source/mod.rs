@@ -28,7 +28,7 @@ use walkdir::WalkDir;
 use crate::durable::{self, Dir};
 use input::{Found, Input, Stamp, Writers};
 use queue::{Key, Queue, Waiting, Why};
-use rules::{Complete, HardLinks, Order, Rules};
+use rules::{Complete, HardLinks, Rules};
 use watch::Hint;
 
 /// Time between scans when there are no events.
@@ -136,7 +136,7 @@ impl Source {
             _ => return,
         };
         let (folder, order) = (&self.folder, self.rules.order);
-        self.queue.seen(name, || key(folder, name, order));
+        self.queue.seen(name, || Key::of(folder, name, order));
     }
 
     /// Lists the folder if that is due. An unchanged folder is not listed again.
@@ -210,7 +210,7 @@ impl Source {
             };
             if entry.file_type().is_file() && self.rules.is_candidate(name) {
                 let (folder, order) = (&self.folder, self.rules.order);
-                self.queue.scanned(name, || key(folder, name, order));
+                self.queue.scanned(name, || Key::of(folder, name, order));
             }
         }
         self.queue.end_scan();
@@ -260,7 +260,7 @@ impl Source {
             Found::Gone | Found::NoInput => return None,
             Found::Unreadable(error) => {
                 if before.is_none_or(|before| before.why != Why::Unreadable) {
-                    let file = escaped(&key.name);
+                    let file = crate::telemetry::text(&key.name);
                     tracing::warn!(file, %error, "cannot be read; it waits, others go on");
                 }
                 self.wait(key, before, stamp, Why::Unreadable, Some(LOOK_AGAIN));
@@ -287,7 +287,8 @@ impl Source {
             Ok(Some(stat)) if input::is_regular(&stat) => Some(stat),
             Ok(_) => None,
             Err(error) => {
-                tracing::warn!(file = %escaped(name), error = %chain(&error), "cannot be examined");
+                let file = crate::telemetry::text(name);
+                tracing::warn!(file, error = %chain(&error), "cannot be examined");
                 None
             }
         }
@@ -434,7 +435,7 @@ impl Source {
 
     /// The name that was held is free: whatever is there now is a new file.
     pub fn free(&mut self, name: &OsStr) {
-        if let Some(key) = key(&self.folder, name, self.rules.order) {
+        if let Some(key) = Key::of(&self.folder, name, self.rules.order) {
             self.queue.release(key, true);
         }
     }
@@ -488,23 +489,6 @@ impl Source {
 
 fn stamp_of(folder: &Dir) -> durable::Result<Stamp> {
     folder.stat_self().map(|stat| Stamp::of(&stat))
-}
-
-/// The place of a name in the order; `None` when the file is gone already.
-fn key(folder: &Dir, name: &OsStr, order: Order) -> Option<Key> {
-    let stamp = || folder.stat(name).ok().flatten().map(|stat| Stamp::of(&stat));
-    let time = |nanoseconds: i64| (nanoseconds.cast_unsigned() ^ (1 << 63)).to_be_bytes().into();
-    let rank: Box<[u8]> = match order {
-        Order::Name => Box::default(),
-        Order::Natural => rules::natural_key(name).into(),
-        Order::Modified => time(stamp()?.modified_ns),
-        Order::Arrival => time(stamp()?.changed_ns),
-    };
-    Some(Key { rank, name: name.into() })
-}
-
-fn escaped(name: &OsStr) -> String {
-    crate::telemetry::escaped(name.as_encoded_bytes())
 }
 
 fn chain(error: &durable::Error) -> String {

@@ -9,6 +9,8 @@ use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use super::input::Stamp;
+use super::rules::{Order, natural_key};
+use crate::durable::Dir;
 
 /// A name with its place in the order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +19,22 @@ pub struct Key {
     pub rank: Box<[u8]>,
     /// Relative to the folder.
     pub name: Box<OsStr>,
+}
+
+impl Key {
+    /// The place of a name in the order; `None` when the file is gone already.
+    pub fn of(folder: &Dir, name: &OsStr, order: Order) -> Option<Key> {
+        let stamp = || folder.stat(name).ok().flatten().map(|stat| Stamp::of(&stat));
+        let time =
+            |nanoseconds: i64| (nanoseconds.cast_unsigned() ^ (1 << 63)).to_be_bytes().into();
+        let rank: Box<[u8]> = match order {
+            Order::Name => Box::default(),
+            Order::Natural => natural_key(name).into(),
+            Order::Modified => time(stamp()?.modified_ns),
+            Order::Arrival => time(stamp()?.changed_ns),
+        };
+        Some(Key { rank, name: name.into() })
+    }
 }
 
 /// Why a file is not taken yet.

@@ -186,6 +186,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    pub fn of(child: Child, log: PathBuf) -> Self {
+        Self { child, log }
+    }
+
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }

@@ -1,0 +1,170 @@
+//! The transform `command`: every clause of its contract.
+
+use std::fs;
+
+use crate::support::{Spool, has, skipped, wait_for};
+
+fn shell(script: &str) -> Spool {
+    shell_with(script, "")
+}
+
+fn shell_with(script: &str, more: &str) -> Spool {
+    let argv = format!("[transform.command]\nargv = [\"sh\", \"-c\", {script:?}]\n{more}\n");
+    Spool::new(&argv)
+}
+
+#[test]
+fn the_filters_that_people_have_work_as_they_are() {
+    for (program, argv, input, expected) in [
+        ("sort", r#"["sort", "-n"]"#, "10\n9\n", "9\n10\n"),
+        ("awk", r#"["awk", "{ print $1 * 2 }"]"#, "1\n2\n", "2\n4\n"),
+        ("jq", r#"["jq", "-c", ".a"]"#, "{\"a\":1}\n{\"a\":[2]}\n", "1\n[2]\n"),
+        ("python3", r#"["python3", "simple.py"]"#, "1\n20\n", "100.0\n20.0\n"),
+    ] {
+        if !has(program) {
+            skipped(&format!("{program} is not installed"));
+            continue;
+        }
+        let spool = Spool::new(&format!("[transform.command]\nargv = {argv}\n"));
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/config/simple.py");
+        fs::copy(script, spool.path("simple.py")).unwrap();
+        spool.drop_file("a", input);
+        spool.run_once();
+        assert_eq!(spool.output(), expected, "{program}");
+        assert_eq!(spool.pipe("stream", &[], input.as_bytes()).stdout, expected.as_bytes());
+    }
+}
+
+#[test]
+fn standard_error_becomes_rejects() {
+    let spool = shell("cat; echo one >&2; printf two >&2");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n");
+    let lines: Vec<serde_json::Value> =
+        spool.rejects().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let raw: Vec<_> = lines.iter().map(|line| line["raw"].as_str().unwrap()).collect();
+    assert_eq!(raw, ["one", "two"]);
+    assert!(lines[0]["line"].is_null());
+}
+
+#[test]
+fn output_counts_only_with_exit_code_0() {
+    let spool = shell_with("cat; echo because >&2; echo run >> runs; exit 3", "attempts = 2");
+    spool.drop_file("a", "1\n");
+    spool.drop_file("b", "2\n");
+    spool.run_once();
+    assert_eq!((spool.output().as_str(), spool.rejects().as_str()), ("", ""));
+    assert!(spool.names().contains("failed-a") && spool.names().contains("failed-b"));
+    let report = spool.read("in/failed-a.error.json");
+    assert!(report.contains("sh exited with 3: because"), "{report}");
+    assert_eq!(spool.read("runs"), "run\n".repeat(4));
+}
+
+#[test]
+fn a_failure_that_passes_is_tried_again() {
+    let spool = shell("cat; mkdir once 2>/dev/null && exit 1; exit 0");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n");
+    spool.assert_names(&["processed-a"]);
+}
+
+#[test]
+fn exit_code_75_asks_for_a_pause() {
+    let spool = shell("cat; test -e ready || exit 75");
+    spool.drop_file("a", "1\n");
+    let daemon = spool.start();
+    wait_for("the pause", || daemon.log().contains("asked to be tried later"));
+    spool.assert_names(&["a"]);
+    fs::write(spool.path("ready"), "").unwrap();
+    wait_for("the file", || spool.names().contains("processed-a"));
+    daemon.stop();
+    assert_eq!(spool.output(), "1\n");
+}
+
+#[test]
+fn a_command_that_hangs_is_ended_with_its_children() {
+    for (script, more, said) in [
+        (
+            "sleep 1000 & echo $! > child; sleep 1000",
+            "idle_timeout = \"200ms\"",
+            "moved no byte within 200ms",
+        ),
+        (
+            "echo $$ > child; while :; do echo x; done",
+            "timeout = \"300ms\"",
+            "did not finish within 300ms",
+        ),
+        ("trap '' TERM; echo $$ > child; sleep 1000", "idle_timeout = \"200ms\"", "moved no byte"),
+    ] {
+        let spool = shell_with(script, &format!("attempts = 1\n{more}"));
+        spool.drop_file("a", "1\n");
+        spool.run_once();
+        let report = spool.read("in/failed-a.error.json");
+        assert!(report.contains(said), "{report}");
+        let child = spool.read("child");
+        let gone = !fs::exists(format!("/proc/{}/root/.", child.trim())).unwrap_or(false)
+            || fs::read_to_string(format!("/proc/{}/stat", child.trim()))
+                .is_ok_and(|stat| stat.contains(") Z "));
+        assert!(gone, "{child} is still there");
+    }
+}
+
+#[test]
+fn children_that_hold_the_pipe_do_not_hold_the_daemon() {
+    let spool = shell_with("cat; sleep 1000 &", "idle_timeout = \"20s\"");
+    spool.drop_file("a", "1\n");
+    let begun = std::time::Instant::now();
+    spool.run_once();
+    assert!(begun.elapsed().as_secs() < 15);
+    assert_eq!(spool.output(), "1\n");
+}
+
+#[test]
+fn pipes_of_any_size_do_not_hang() {
+    let spool = shell("tee /dev/stderr");
+    let input = "a line of some length, many times over\n".repeat(50_000);
+    spool.drop_file("a", &input);
+    spool.run_once();
+    assert_eq!(spool.output(), input);
+    assert_eq!(spool.rejects().lines().count(), 50_000);
+}
+
+#[test]
+fn a_command_may_stop_reading_early() {
+    let spool = shell("head -n 1");
+    spool.drop_file("a", "1\n".repeat(200_000));
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n");
+    spool.assert_names(&["processed-a"]);
+}
+
+#[test]
+fn a_stop_ends_the_command_and_leaves_the_file() {
+    let spool = shell("touch started; sleep 1000");
+    spool.drop_file("a", "1\n");
+    let daemon = spool.start();
+    wait_for("the command", || spool.path("started").is_file());
+    daemon.stop();
+    spool.assert_names(&["a"]);
+}
+
+#[test]
+fn no_shell_ever_sees_the_arguments() {
+    let spool = Spool::new("[transform.command]\nargv = [\"echo\", \"$HOME; rm -rf *\"]\n");
+    spool.drop_file("a", "");
+    spool.run_once();
+    assert_eq!(spool.output(), "$HOME; rm -rf *\n");
+}
+
+#[test]
+fn a_missing_program_is_a_configuration_error() {
+    let spool = Spool::new("[transform.command]\nargv = [\"no-such-program\"]\n");
+    for verb in ["run", "check", "stream", "batch"] {
+        let output = spool.run(verb, &[]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{verb}: {log}");
+        assert!(log.contains("transform.command.argv") && log.contains("no-such-program"), "{log}");
+    }
+}

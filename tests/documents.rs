@@ -1,0 +1,121 @@
+//! What is written for people is held against the code.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use spoolmill::config::Config;
+use spoolmill::config::file::File;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
+}
+
+/// The dotted keys of a table, tables themselves included.
+fn keys(table: &toml::Table, prefix: &str, into: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let key = format!("{prefix}{key}");
+        if let toml::Value::Table(table) = value {
+            keys(table, &format!("{key}."), into);
+        }
+        into.insert(key);
+    }
+}
+
+/// As shipped, the file that shows every key is the defaults.
+#[test]
+fn the_commented_configuration_shows_the_defaults() {
+    let text = read("config/spoolmill.toml");
+    let shown: File = toml::from_str(&text).unwrap();
+    let shown = toml::Table::try_from(&shown).unwrap();
+    let defaults = toml::Table::try_from(File::default()).unwrap();
+    assert_eq!(shown, defaults);
+    // Each default is written out, not merely implied.
+    let (mut written, mut wanted) = (BTreeSet::new(), BTreeSet::new());
+    keys(&text.parse().unwrap(), "", &mut written);
+    keys(&defaults, "", &mut wanted);
+    assert_eq!(wanted.difference(&written).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// With every comment that shows a key taken for what it shows, nothing is missing and nothing is
+/// unknown.
+#[test]
+fn the_commented_configuration_shows_every_key() {
+    let text = read("config/spoolmill.toml");
+    for key in [
+        "directory",
+        "end_marker",
+        "lines",
+        "marker",
+        "trailer",
+        "below",
+        "by",
+        "argv",
+        "timeout",
+        "idle_timeout",
+        "attempts",
+        "path",
+        "max_bad_records",
+        "max_bad_ratio",
+        "workers",
+    ] {
+        let shown = text.lines().any(|line| {
+            let line = line.trim_start_matches(['#', ' ']);
+            line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+        });
+        assert!(shown, "{key} is not shown");
+    }
+    let optional = "[input]\ndirectory='/a'\nend_marker='E'\n[input.complete]\nlines=2\n[output]\npath='o'\n\
+        [rejects]\npath='r'\nmax_bad_records=1\nmax_bad_ratio=0.1\n[state]\ndirectory='s'\n[engine]\nworkers=1\n\
+        [transform.command]\nargv=['cat']\ntimeout='1s'\nidle_timeout='1s'\nattempts=1";
+    Config::parse(optional, Path::new("job.toml"), "/".into()).unwrap();
+}
+
+#[test]
+fn the_examples_are_jobs() {
+    for name in ["quickstart", "command", "markers", "spoolmill"] {
+        let path = Path::new(ROOT).join(format!("config/{name}.toml"));
+        Config::read(&path).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_a_job() {
+    let readme = read("README.md");
+    let blocks: Vec<&str> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        Config::parse(block, Path::new("README.md"), "/".into())
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Each promise of the crate documentation names a test that exists.
+#[test]
+fn every_promise_names_its_test() {
+    let docs = read("src/lib.rs");
+    let promises = docs.split("# The promises").nth(1).unwrap().split("# Words").next().unwrap();
+    let mut named = 0;
+    for promise in promises.split("**").skip(1).step_by(2) {
+        assert!(!promise.is_empty());
+    }
+    for name in promises.split('`').filter(|word| word.contains("::")) {
+        let (module, test) = name.split_once("::").unwrap();
+        let file = Path::new(ROOT).join(format!("tests/{module}.rs"));
+        let text =
+            std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("no tests/{module}.rs"));
+        assert!(text.contains(&format!("fn {test}(")), "{name} does not exist");
+        named += 1;
+    }
+    assert!(named >= 13);
+}
+
+/// The two commands of the README are the ones that the gate runs and the demo needs.
+#[test]
+fn the_commands_of_the_readme_exist() {
+    let (readme, gate) = (read("README.md"), read(".ci/run"));
+    assert!(readme.contains("cargo test") && gate.contains("cargo test"));
+    assert!(readme.contains("demo/run.sh") || readme.contains("./demo.sh"));
+}

@@ -1,0 +1,269 @@
+//! Promise 13: `run`, `batch` and `stream` over the same records give the same bytes.
+
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use proptest::prelude::*;
+
+use crate::support::spool::NUMBERS;
+use crate::support::{Random, Spool, wait_for};
+
+/// Numbers, odd lines, and enough of them to be cut into several blocks.
+fn records(seed: u64, lines: u64) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut text = Vec::new();
+    for _ in 0..lines {
+        match random.below(30) {
+            0 => text.extend(b"abc"),
+            1 => text.extend(b"\xff\xfe"),
+            2 => {}
+            3 => text.extend(b" 1_0 \r"),
+            _ => text.extend(format!("{}", random.next() as f64 / 1e18).into_bytes()),
+        }
+        text.push(b'\n');
+    }
+    text
+}
+
+fn reject_lines(text: &[u8]) -> usize {
+    String::from_utf8_lossy(text).lines().count()
+}
+
+/// Cuts the records into files at these shares of a hundred, at record boundaries.
+fn dropped(spool: &Spool, text: &[u8], cuts: &[usize]) {
+    let mut from = 0;
+    for (number, cut) in cuts.iter().chain([&100]).enumerate() {
+        let about = (text.len() * cut / 100).max(from);
+        let to = text[about..]
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(text.len(), |at| about + at + 1);
+        spool.drop_file(format!("part-{number}"), &text[from..to.max(from)]);
+        from = to.max(from);
+    }
+}
+
+fn agree(text: &[u8], cuts: &[usize], configuration: &str) {
+    let spool = Spool::new(configuration);
+    dropped(&spool, text, cuts);
+    let batch = spool.run("batch", &["-o", "batch.txt"]);
+    assert!(batch.status.success(), "{}", String::from_utf8_lossy(&batch.stderr));
+    let batch_rejects = spool.rejects();
+    std::fs::remove_file(spool.path("rejects.jsonl")).unwrap();
+    let to_stdout = spool.run("batch", &[]);
+    std::fs::remove_file(spool.path("rejects.jsonl")).unwrap();
+    let stream = spool.pipe("stream", &[], text);
+    spool.run_once();
+    let output = std::fs::read(spool.path("output.txt")).unwrap_or_default();
+    let batch = std::fs::read(spool.path("batch.txt")).unwrap_or_default();
+    assert!(batch == output && to_stdout.stdout == output && stream.stdout == output);
+    assert_eq!(batch_rejects, spool.rejects());
+    assert_eq!(reject_lines(&stream.stderr), reject_lines(spool.rejects().as_bytes()));
+}
+
+#[test]
+fn run_batch_and_stream_agree() {
+    let text = records(3, 200_000);
+    assert!(text.len() > 3 << 20, "several blocks are wanted");
+    agree(&text, &[], NUMBERS);
+    agree(&text, &[30, 31, 90], NUMBERS);
+    agree(&text, &[50], "");
+}
+
+#[test]
+fn a_command_agrees_too() {
+    let text = records(4, 20_000);
+    let upper = "[transform.command]\nargv = [\"tr\", \"a-z\", \"A-Z\"]\n";
+    agree(&text, &[50], upper);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn they_agree_however_the_records_are_split(
+        seed in any::<u64>(), lines in 0u64..400, cuts in prop::collection::vec(0usize..100, 0..6)
+    ) {
+        let mut cuts = cuts;
+        cuts.sort_unstable();
+        agree(&records(seed, lines), &cuts, NUMBERS);
+    }
+}
+
+#[test]
+fn a_batch_replaces_its_output_as_a_whole_or_not_at_all() {
+    let spool = Spool::new(NUMBERS);
+    std::fs::write(spool.path("out"), "before\n").unwrap();
+    spool.write_file("a", "1\n");
+    spool.write_file("b.gz", "this is no gzip file");
+    let output = spool.run("batch", &["in/a", "in/b.gz", "-o", "out"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in/b.gz"));
+    assert_eq!(spool.read("out"), "before\n");
+    let output = spool.run("batch", &["in/a", "-o", "out"]);
+    assert!(output.status.success());
+    assert!(output.stderr.is_empty(), "progress is for terminals");
+    assert_eq!(spool.read("out"), "100.0\n");
+    spool.assert_names(&["a", "b.gz"]);
+    let hidden = std::fs::read_dir(spool.path("")).unwrap();
+    let left = hidden
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".tmp"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_batch_ends_at_the_end_marker() {
+    let spool = Spool::with_input("end_marker = \"EOF\"", "");
+    spool.write_file("a", "1\nEOF\n2\n");
+    spool.write_file("b", "3\n");
+    let output = spool.run("batch", &["in"]);
+    assert_eq!(output.stdout, b"1\n");
+    assert!(spool.rejects().contains("behind the end marker"));
+}
+
+/// The rejects of a batch go behind those that a ledger counts on.
+#[test]
+fn a_batch_leaves_the_rejects_of_the_daemon_alone() {
+    let spool = Spool::new(NUMBERS);
+    spool.drop_file("a", "bad\n");
+    spool.run_once();
+    let before = spool.rejects();
+    spool.pipe("batch", &["-"], b"worse\n");
+    assert!(spool.rejects().starts_with(&before) && spool.rejects().len() > before.len());
+    spool.drop_file("b", "worst\n");
+    spool.run_once();
+    assert_eq!(spool.rejects().lines().count(), 3);
+}
+
+#[test]
+fn a_stream_passes_a_record_on_as_soon_as_its_input_pauses() {
+    let spool = Spool::new(NUMBERS);
+    let mut command = spool.command("stream");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    for number in 1..=3 {
+        stdin.write_all(format!("{number}\n").as_bytes()).unwrap();
+        let expected = format!("{number}00.0\n");
+        let mut got = vec![0; expected.len()];
+        stdout.read_exact(&mut got).unwrap();
+        assert_eq!(String::from_utf8(got).unwrap(), expected);
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_stream_ends_quietly_when_its_reader_goes_away() {
+    let spool = Spool::new("");
+    let mut command = spool.command("stream");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    let mut ended = None;
+    wait_for("the end", || {
+        let _ = stdin.write_all(b"1\n");
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(ended.unwrap().success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn a_stream_ends_at_the_end_marker_though_its_input_goes_on() {
+    let spool = Spool::with_input("end_marker = \"EOF\"", "");
+    let mut command = spool.command("stream");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\nEOF\n").unwrap();
+    let mut got = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut got).unwrap();
+    assert_eq!(got, "1\n");
+    assert!(child.wait().unwrap().success());
+    drop(stdin);
+}
+
+#[test]
+fn split_cuts_a_pipe_into_whole_records() {
+    for (arguments, expected) in [
+        (vec!["-l", "2"], vec!["1\n22\n", "333\n4444\n", "5"]),
+        (vec!["-C", "6B"], vec!["1\n22\n", "333\n", "4444\n5"]),
+        (vec!["-C", "3B"], vec!["1\n", "22\n", "333\n", "4444\n", "5"]),
+        (vec!["-l", "1000"], vec!["1\n22\n333\n4444\n5"]),
+    ] {
+        let spool = Spool::new("");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+        command.arg("split").args(&arguments).arg(spool.path("in")).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"1\n22\n333\n4444\n5").unwrap();
+        assert!(child.wait().unwrap().success());
+        let files: Vec<String> =
+            spool.names().iter().map(|name| spool.read(&format!("in/{name}"))).collect();
+        assert_eq!(files, expected, "{arguments:?}");
+        assert!(spool.names().iter().all(|name| name.starts_with("input_")));
+    }
+}
+
+#[test]
+fn split_closes_a_file_when_its_time_is_over() {
+    let spool = Spool::new("");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+    command.args(["split", "-t", "50ms"]).arg(spool.path("in")).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n").unwrap();
+    wait_for("the first", || spool.names().iter().any(|name| name.starts_with("input_")));
+    stdin.write_all(b"2\n").unwrap();
+    wait_for("the second", || {
+        spool.names().iter().filter(|name| name.starts_with("input_")).count() == 2
+    });
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn split_keeps_what_it_has_read_when_it_is_stopped() {
+    let spool = Spool::new("");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+    command.args(["split", "-l", "1000"]).arg(spool.path("in")).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").unwrap();
+    wait_for("the hidden file", || spool.names().len() == 1);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+    let name = spool.names().into_iter().next().unwrap();
+    assert_eq!(spool.read(&format!("in/{name}")), "1\n2\n");
+}
+
+/// `split` feeds `run`, and GNU split does too.
+#[test]
+fn a_pipe_becomes_drop_files_becomes_one_output() {
+    for producer in ["ours", "gnu"] {
+        let spool = Spool::with_input("pattern = \"input_*\"\nsettle = \"0s\"", NUMBERS);
+        let daemon = spool.start();
+        let mut command = if producer == "ours" {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+            command.args(["split", "-l", "10"]).arg(spool.path("in"));
+            command
+        } else {
+            let mut command = std::process::Command::new("split");
+            command.args(["-l", "10", "-"]).arg(spool.input("input_"));
+            command
+        };
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let input: String = (0..1000).map(|number| format!("{number}\n")).collect();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        wait_for("all records", || spool.output().lines().count() >= 1000);
+        daemon.stop();
+        let expected: String =
+            (0..1000).map(|n| format!("{}.0\n", if n < 10 { n * 100 } else { n })).collect();
+        assert_eq!(spool.output(), expected, "{producer}");
+    }
+}

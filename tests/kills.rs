@@ -1,0 +1,79 @@
+//! Promise 2: SIGKILL at random moments under load, and a reader that follows the output.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::{Random, Spool, wait_for};
+
+/// Reads what is new in the output; each line must be new.
+struct Follower {
+    seen: Vec<u8>,
+}
+
+impl Follower {
+    fn follow(&mut self, spool: &Spool) {
+        let Ok(mut file) = File::open(spool.path("output.txt")) else { return };
+        let length = file.metadata().unwrap().len();
+        assert!(length >= self.seen.len() as u64, "bytes were taken back");
+        file.seek(SeekFrom::Start(self.seen.len() as u64)).unwrap();
+        file.read_to_end(&mut self.seen).unwrap();
+    }
+}
+
+/// The file of this number: mostly a line or two, now and then more than the ledger's rows hold.
+fn content(number: u64) -> String {
+    let lines = if number % 40 == 39 { 40_000 } else { 1 + number % 3 };
+    (0..lines).map(|line| format!("{number}.{line}\n")).collect()
+}
+
+#[test]
+fn a_reader_sees_every_record_once_through_any_number_of_kills() {
+    const KILLS: u64 = 300;
+    let seed = 11;
+    eprintln!("{KILLS} kills with seed {seed}");
+    let spool = Spool::new("");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let producer = scope.spawn(|| {
+            let mut number = 0;
+            while !stop.load(Ordering::Relaxed) {
+                spool.drop_file(format!("f{number:06}"), content(number));
+                number += 1;
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            number
+        });
+        let reader = scope.spawn(|| {
+            let mut follower = Follower { seen: Vec::new() };
+            while !stop.load(Ordering::Relaxed) {
+                follower.follow(&spool);
+            }
+            follower
+        });
+        let mut random = Random(seed);
+        for _ in 0..KILLS {
+            let daemon = spool.start();
+            std::thread::sleep(Duration::from_micros(random.below(25_000)));
+            drop(daemon);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let files = producer.join().unwrap();
+        let mut follower = reader.join().unwrap();
+        spool.run_once();
+        follower.follow(&spool);
+        // The files were dropped in the order of their names, and each is taken in order, but one
+        // that comes during a scan may wait for the next: so the lines are compared as a set.
+        let mut found: Vec<&[u8]> = follower.seen.split_inclusive(|byte| *byte == b'\n').collect();
+        let expected: String = (0..files).map(content).collect();
+        let mut expected: Vec<&[u8]> =
+            expected.as_bytes().split_inclusive(|byte| *byte == b'\n').collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert!(found == expected, "{} lines, expected {}", found.len(), expected.len());
+        assert!(spool.names().iter().all(|name| name.starts_with("processed-")));
+        assert!(files > 500, "only {files} files under load");
+    });
+    wait_for("nothing is owed", || spool.ledger("SELECT count(*) FROM owed") == 0);
+}

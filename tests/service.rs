@@ -1,0 +1,180 @@
+//! Promise 11, and life under systemd: locks, signals, reload, notifications, the unit.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::support::{Spool, has, skipped, wait_for};
+
+#[test]
+fn a_second_instance_is_refused() {
+    let spool = Spool::new("");
+    let daemon = spool.start();
+    wait_for("the start", || daemon.log().contains("watching"));
+    let output = spool.run("run", &["--once"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another spoolmill holds the lock"));
+    // Another job with the same output is refused too.
+    let other =
+        std::fs::read_to_string(spool.path("job.toml")).unwrap().replace("\"state\"", "\"other\"");
+    std::fs::write(spool.path("other.toml"), other).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+    let output =
+        command.args(["run", "--once", "-c"]).arg(spool.path("other.toml")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(".output.txt.spoolmill-lock"));
+    daemon.stop();
+}
+
+#[test]
+fn term_and_int_end_with_exit_code_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let spool = Spool::new("");
+        let daemon = spool.start();
+        spool.drop_file("a", "1\n");
+        wait_for("the file", || spool.names().contains("processed-a"));
+        daemon.signal(signal);
+        let (status, log) = daemon.wait();
+        assert!(status.success(), "{log}");
+        assert_eq!(spool.ledger("SELECT count(*) FROM owed"), 0);
+        assert_eq!(spool.ledger("SELECT count(*) FROM unarchived"), 0);
+    }
+}
+
+#[test]
+fn hangup_reloads_and_a_wrong_configuration_keeps_the_old_one() {
+    let spool = Spool::new("");
+    let daemon = spool.start();
+    spool.drop_file("a", "1\n");
+    wait_for("the first", || spool.output() == "1\n");
+    spool.configure("settle = \"soon\"", "");
+    daemon.signal(Signal::HUP);
+    wait_for("the refusal", || daemon.log().contains("was not reloaded"));
+    assert!(daemon.log().contains("input.settle"), "{}", daemon.log());
+    spool.drop_file("b", "2\n");
+    wait_for("the second", || spool.output() == "1\n2\n");
+    spool.configure("settle = \"0s\"", "[input.format.numbers]\n[output.format.numbers]\n");
+    daemon.signal(Signal::HUP);
+    wait_for("the reload", || daemon.log().contains("configuration was reloaded"));
+    spool.drop_file("c", "3\n");
+    wait_for("the third", || spool.output() == "1\n2\n3.0\n");
+    daemon.stop();
+}
+
+#[test]
+fn systemd_is_told_what_goes_on() {
+    let mut spool = Spool::new("");
+    let socket = UnixDatagram::bind(spool.path("notify")).unwrap();
+    socket.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+    let path = spool.path("notify");
+    spool.environment("WATCHDOG_USEC", "300000");
+    let mut command = spool.command("run");
+    command.env("NOTIFY_SOCKET", &path);
+    let child = command.spawn().unwrap();
+    let daemon = crate::support::spool::Daemon::of(child, spool.path("daemon.log"));
+    let mut heard = String::new();
+    let mut hear = |what: &str| {
+        let mut buffer = [0; 4096];
+        while !heard.contains(what) {
+            let got =
+                socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}: {error}: {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&buffer[..got]));
+            heard.push('\n');
+        }
+        heard.clear();
+    };
+    hear("READY=1");
+    hear("STATUS=0 committed, 0 pending");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    daemon.signal(Signal::HUP);
+    hear("RELOADING=1\nMONOTONIC_USEC=");
+    hear("READY=1");
+    daemon.signal(Signal::TERM);
+    hear("STOPPING=1");
+    assert!(daemon.wait().0.success());
+}
+
+#[test]
+fn the_journal_gets_levels_and_others_get_json_on_request() {
+    let spool = Spool::new("");
+    spool.drop_file("a", "1\n");
+    spool.drop_file("b.gz", "this is no gzip file");
+    let mut command = spool.command("run");
+    let output = command.arg("--once").env("JOURNAL_STREAM", "8:1").output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        log.lines().any(|line| line.starts_with("<6>committed microbatch=1 file=\"a\"")),
+        "{log}"
+    );
+    assert!(log.lines().any(|line| line.starts_with("<4>quarantined")), "{log}");
+    spool.drop_file("c", "1\n");
+    let output = spool.run("run", &["--once", "--log", "json"]);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["file"] == "c" && line["level"] == "INFO"), "{log}");
+}
+
+#[test]
+fn the_unit_is_clean_and_hardened() {
+    if !has("systemd-analyze") {
+        return skipped("systemd-analyze is not installed");
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/spoolmill@.service");
+    // The program's place is the package's business: verify wants it to exist.
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(unit)
+        .unwrap()
+        .replace("/usr/bin/spoolmill", env!("CARGO_BIN_EXE_spoolmill"));
+    let copy = folder.path().join("spoolmill@job.service");
+    std::fs::write(&copy, text).unwrap();
+    let verify =
+        Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output().unwrap();
+    let said = String::from_utf8_lossy(&verify.stderr);
+    let about_us: Vec<&str> = said.lines().filter(|line| line.contains("spoolmill")).collect();
+    assert!(about_us.is_empty(), "{said}");
+    let mut analyze = Command::new("systemd-analyze");
+    let output =
+        analyze.args(["security", "--offline=true", "--threshold=11"]).arg(unit).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let exposure = said.lines().find(|line| line.contains("Overall exposure")).unwrap_or_default();
+    assert!(output.status.success(), "{exposure}");
+}
+
+#[test]
+fn check_prints_the_job_as_it_is_understood() {
+    let spool = Spool::new("[transform.command]\nargv = [\"cat\"]\n");
+    let output = spool.run("check", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    let directory = table["input"]["directory"].as_str().unwrap();
+    assert_eq!(directory, spool.path("in").to_str().unwrap());
+    assert_eq!(table["transform"]["command"]["timeout"].as_str(), Some("10m"));
+    assert_eq!(table["engine"]["memory"].as_str(), Some("512MiB"));
+}
+
+#[test]
+fn check_and_run_refuse_what_a_start_would_refuse() {
+    for (input, more, code, said) in [
+        ("", "[output]\npath = \"in/output.txt\"\n", 2, "inside `input.directory`"),
+        ("", "[output]\npath = \"state\"\n", 2, "no regular file"),
+        ("mispelt = 1", "", 2, "unknown field `mispelt`"),
+    ] {
+        let spool = Spool::with_input(input, more);
+        std::fs::create_dir(spool.path("state")).unwrap();
+        for verb in ["check", "run"] {
+            let output = spool.run(verb, &[]);
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{verb}: {log}");
+            assert!(log.contains(said) && log.contains("job.toml:"), "{verb}: {log}");
+        }
+    }
+    let spool = Spool::new("");
+    std::fs::remove_dir(spool.path("in")).unwrap();
+    let output = spool.run("run", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("input.directory"));
+}
