@@ -232,3 +232,40 @@ fn owed_bytes_survive_the_loss_of_their_file() {
     spool.run_once();
     assert_eq!(spool.output(), "2\n3\n");
 }
+
+/// A target folder that is gone is not a file that is gone: the file was committed once, and waits.
+#[test]
+fn an_archive_folder_that_vanishes_doubles_nothing() {
+    let spool = Spool::new("[done]\naction = { move = \"archive\" }\n");
+    let daemon = spool.start();
+    wait_for("the start", || daemon.log().contains("watching"));
+    fs::remove_dir(spool.path("archive")).unwrap();
+    spool.drop_file("a", "1\n");
+    wait_for("the warning", || daemon.log().contains("cannot be archived yet"));
+    spool.drop_file("b", "2\n");
+    wait_for("the next one", || spool.output() == "1\n2\n");
+    daemon.stop();
+    spool.assert_names(&["a", "b"]);
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n2\n");
+    assert_eq!((spool.read("archive/a"), spool.read("archive/b")), ("1\n".into(), "2\n".into()));
+}
+
+/// A deleted file's inode is used again at once: it says nothing about the next file of its name.
+#[test]
+fn a_dropped_file_after_a_deleted_one_is_new() {
+    let spool = Spool::new("[done]\naction = \"delete\"\n");
+    spool.run_once();
+    for number in 0..20 {
+        spool.write_file("a", format!("{number}\n"));
+        let mut command = spool.command("run");
+        // The last is the drop folder's: the ledger never hears that the file is gone. The one
+        // before it, if any, is the recovery's.
+        let fault = format!("fail:sync-directory:5:{}", if number == 0 { 1 } else { 2 });
+        let status = command.arg("--once").env("SPOOLMILL_FAULT", fault).status().unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
+    spool.run_once();
+    assert!(!spool.names().iter().any(|name| name.starts_with("failed-")), "{:?}", spool.names());
+    assert_eq!(spool.output().lines().count(), 20);
+}

@@ -168,3 +168,42 @@ fn a_missing_program_is_a_configuration_error() {
         assert!(log.contains("transform.command.argv") && log.contains("no-such-program"), "{log}");
     }
 }
+
+/// After a pause, everything that was in flight is taken, and in order.
+#[test]
+fn nothing_is_left_behind_after_a_pause() {
+    let spool = shell("test -e ready || exit 75; cat");
+    for number in 0..50 {
+        spool.drop_file(format!("{number:02}"), format!("{number:02}\n"));
+    }
+    let daemon = spool.start();
+    wait_for("the pause", || daemon.log().contains("paused"));
+    fs::write(spool.path("ready"), "").unwrap();
+    wait_for("all of them", || spool.names().iter().all(|name| name.starts_with("processed-")));
+    daemon.stop();
+    let expected: String = (0..50).map(|number| format!("{number:02}\n")).collect();
+    assert_eq!(spool.output(), expected);
+}
+
+/// A child that has left the group holds the pipe, and no limit reaches it; the daemon goes on.
+#[test]
+fn a_child_that_left_the_group_does_not_hold_the_daemon() {
+    if !has("setsid") {
+        return skipped("setsid is not installed");
+    }
+    let spool = shell_with("setsid sleep 100 & cat", "idle_timeout = \"200ms\"\nattempts = 1");
+    spool.drop_file("a", "1\n");
+    let begun = std::time::Instant::now();
+    spool.run_once();
+    assert!(begun.elapsed().as_secs() < 15);
+}
+
+/// Without a limit of the job there is none on what a command says.
+#[test]
+fn a_talkative_command_is_no_bad_file() {
+    let spool = shell("cat; seq 6 >&2");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    spool.assert_names(&["processed-a"]);
+    assert_eq!(spool.rejects().lines().count(), 6);
+}

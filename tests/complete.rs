@@ -134,8 +134,11 @@ fn a_trailer_completes_a_file() {
     let spool = Spool::with_input("[input.complete]\ntrailer = \"^END,[0-9]+$\"", "");
     spool.drop_file("a", "1\n");
     spool.drop_file("b", "1\nEND,1\n");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(b"1\nEND,1\n").unwrap();
+    spool.drop_file("c.gz", gz.finish().unwrap());
     spool.run_once();
-    spool.assert_names(&["a", "processed-b"]);
+    spool.assert_names(&["a", "processed-b", "processed-c.gz"]);
 }
 
 #[test]

@@ -111,6 +111,31 @@ fn a_batch_replaces_its_output_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_batch_leaves_devices_links_and_modes_as_they_are() {
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
+    let spool = Spool::new("");
+    spool.write_file("a", "1\n");
+    let made = std::process::Command::new("mkfifo").arg(spool.path("fifo")).status().unwrap();
+    assert!(made.success());
+    let fifo = spool.path("fifo");
+    let reader = std::thread::spawn(move || std::fs::read_to_string(fifo).unwrap());
+    assert!(spool.run("batch", &["in/a", "-o", "fifo"]).status.success());
+    assert_eq!(reader.join().unwrap(), "1\n");
+    assert!(std::fs::metadata(spool.path("fifo")).unwrap().file_type().is_fifo());
+    std::fs::write(spool.path("target"), "before").unwrap();
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(spool.path("target"), private).unwrap();
+    symlink("target", spool.path("link")).unwrap();
+    assert!(spool.run("batch", &["in/a", "-o", "link"]).status.success());
+    assert_eq!(spool.read("target"), "1\n");
+    assert!(std::fs::symlink_metadata(spool.path("link")).unwrap().is_symlink());
+    let mode = std::fs::metadata(spool.path("target")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let output = spool.run("batch", &["in/a", "-o", "state/.."]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn a_batch_ends_at_the_end_marker() {
     let spool = Spool::with_input("end_marker = \"EOF\"", "");
     spool.write_file("a", "1\nEOF\n2\n");
@@ -266,4 +291,42 @@ fn a_pipe_becomes_drop_files_becomes_one_output() {
             (0..1000).map(|n| format!("{}.0\n", if n < 10 { n * 100 } else { n })).collect();
         assert_eq!(spool.output(), expected, "{producer}");
     }
+}
+
+#[test]
+fn split_refuses_what_cannot_be_meant() {
+    for arguments in [
+        vec!["-l", "0"],
+        vec!["-C", "0B"],
+        vec!["-t", "0s"],
+        vec![],
+        vec!["-l", "1", "no-such-folder"],
+        vec!["-l", "1", "--prefix", "processed-"],
+        vec!["-l", "1", "--prefix", "a/b"],
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+        let output = command.arg("split").args(&arguments).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+/// On a terminal a batch shows how far it is; `script` gives it one.
+#[test]
+fn a_batch_shows_its_progress_on_a_terminal() {
+    if !crate::support::has("script") {
+        return crate::support::skipped("script is not installed");
+    }
+    let spool = Spool::new(NUMBERS);
+    spool.write_file("a", records(5, 300_000));
+    let program = env!("CARGO_BIN_EXE_spoolmill");
+    let batch = format!("{program} batch -c job.toml -o out.txt");
+    let mut command = std::process::Command::new("script");
+    command.args(["-qec", &batch, "/dev/null"]).current_dir(spool.path("")).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{shown}");
+    for part in ["records", "rejects", "/s", "left", "MiB"] {
+        assert!(shown.contains(part), "no {part} in {shown}");
+    }
+    assert!(spool.read("out.txt").len() > 1 << 20);
 }

@@ -69,3 +69,15 @@ fn files_behind_the_end_stay() {
     assert!(status.success(), "{log}");
     spool.assert_names(&["input_50", "processed-input_00", "processed-input_01"]);
 }
+
+/// The end waits for what has to settle before it, and no longer than that.
+#[test]
+fn the_end_waits_for_a_short_file_no_longer_than_it_must() {
+    let spool = dropped("1\n");
+    spool.drop_file("input_99", "EOF\n");
+    let begun = std::time::Instant::now();
+    let (status, log) = spool.start().wait();
+    assert!(status.success(), "{log}");
+    assert!(begun.elapsed().as_secs() < 10, "it waited for the next scan");
+    assert_eq!(spool.output(), "100.0\n");
+}

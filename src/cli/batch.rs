@@ -89,7 +89,8 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
-    let mut delivery = Plain { output, rejects, tolerance, name: Vec::new(), rejected: 0 };
+    let (name, shown) = (Vec::new(), Some(progress.clone()));
+    let mut delivery = Plain { output, rejects, tolerance, name, rejected: 0, progress: shown };
     for path in inputs {
         let name = path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes();
         delivery.name = name.to_vec();
@@ -129,6 +130,8 @@ fn transform_one<Output: Write + Send, Rejects: Write + Send>(
 /// A file that takes the place of another when it is finished, and leaves no trace before.
 struct Replaced {
     place: Option<Place>,
+    /// A device or a pipe, which nothing can take the place of.
+    through: Option<File>,
 }
 
 struct Place {
@@ -143,6 +146,16 @@ struct Place {
 
 impl Replaced {
     fn new(path: &Path) -> anyhow::Result<Self> {
+        // Behind a symbolic link it is the file that is replaced, not the link.
+        let resolved = path.canonicalize();
+        let path = resolved.as_deref().unwrap_or(path);
+        let before = path.metadata().ok();
+        anyhow::ensure!(!path.is_dir(), "the output {} is a folder", path.display());
+        if before.as_ref().is_some_and(|before| !before.is_file()) {
+            let file = File::options().write(true).open(path);
+            let through = file.with_context(|| format!("open the output {}", path.display()))?;
+            return Ok(Self { place: None, through: Some(through) });
+        }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let dir = Dir::open(parent.unwrap_or(Path::new(".")))?;
         let name = path.file_name().context("the output has no file name")?.to_owned();
@@ -151,13 +164,18 @@ impl Replaced {
         temporary.push(format!(".{}.tmp", std::process::id()));
         dir.unlink(&temporary)?;
         let file = dir.create_new(&temporary)?;
-        Ok(Self { place: Some(Place { dir, name, temporary, file, written: 0, appends: false }) })
+        let place = Place { dir, name, temporary, file, written: 0, appends: false };
+        let replaced = Self { place: Some(place), through: None };
+        if let (Some(before), Some(place)) = (before, &replaced.place) {
+            place.look_like(&before)?;
+        }
+        Ok(replaced)
     }
 
     /// Where the job says that rejects go. What the daemon has written there stays: the ledger
     /// counts on it.
     fn rejects(config: &Config) -> anyhow::Result<Self> {
-        let Some(path) = &config.rejects else { return Ok(Self { place: None }) };
+        let Some(path) = &config.rejects else { return Ok(Self { place: None, through: None }) };
         durable::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
         let mut replaced = Self::new(path)?;
         if let Some(place) = &mut replaced.place {
@@ -167,20 +185,30 @@ impl Replaced {
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
-        let Some(place) = self.place.take() else { return Ok(()) };
+        let Some(place) = &self.place else { return Ok(()) };
         let path = place.dir.path().join(&place.name);
         if place.appends {
-            let result = place.append(&path);
-            place.dir.unlink(&place.temporary)?;
-            return result;
+            // Dropped, it takes the temporary file with it.
+            return place.append(&path);
         }
         durable::sync_data(&place.file, &path, "batch output")?;
         place.dir.replace(&place.temporary, &place.name)?;
-        Ok(place.dir.sync("batch output directory")?)
+        place.dir.sync("batch output directory")?;
+        self.place = None;
+        Ok(())
     }
 }
 
 impl Place {
+    /// Takes over owner and mode of the file that is to be replaced.
+    fn look_like(&self, before: &std::fs::Metadata) -> anyhow::Result<()> {
+        use std::os::unix::fs::MetadataExt as _;
+        // Only root may give a file away; the mode is then the narrower protection.
+        let owner = (Some(before.uid()), Some(before.gid()));
+        let _ = std::os::unix::fs::fchown(&self.file, owner.0, owner.1);
+        self.file.set_permissions(before.permissions()).context("set the mode of the output")
+    }
+
     /// Appends to a file that a daemon may also append to, under its lock.
     fn append(&self, path: &Path) -> anyhow::Result<()> {
         if self.written == 0 {
@@ -202,6 +230,9 @@ impl Place {
 
 impl Write for Replaced {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(through) = &mut self.through {
+            return through.write(bytes);
+        }
         let Some(place) = &mut self.place else {
             // Without an output file the job has no place for rejects but standard error.
             return std::io::stderr().write(bytes);

@@ -1,9 +1,11 @@
 //! Delivery to plain writers, for the drivers that have no ledger.
 
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::progress::Progress;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
@@ -22,6 +24,8 @@ pub struct Plain<Output, Rejects> {
     pub name: Vec<u8>,
     /// Bad records of this input so far.
     pub rejected: u64,
+    /// What shows how far the input is, if anything does.
+    pub progress: Option<Arc<Progress>>,
 }
 
 impl<Output: Write + Send, Rejects: Write + Send> Plain<Output, Rejects> {
@@ -46,6 +50,12 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
 
     fn pause(&mut self) -> Result<()> {
         self.output.flush().map_err(|error| failed(error, "write the output"))
+    }
+
+    fn counted(&mut self, counts: &Counts) {
+        if let Some(progress) = &self.progress {
+            progress.show(counts.read, counts.rejected);
+        }
     }
 }
 

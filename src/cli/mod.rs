@@ -80,7 +80,12 @@ impl Cli {
     }
 }
 
+/// A command line that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(&'static str);
+
 /// The exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<config::Error>() { MISUSED } else { FAILED }
+    if error.is::<config::Error>() || error.is::<Misuse>() { MISUSED } else { FAILED }
 }

@@ -36,11 +36,19 @@ impl Progress {
         Arc::new(Self { bar, records: AtomicU64::new(0), rejects: AtomicU64::new(0) })
     }
 
+    /// Shows records and rejects of the input under way, on top of those that are done.
+    pub fn show(&self, records: u64, rejects: u64) {
+        if !self.bar.is_hidden() {
+            let records = self.records.load(Ordering::Relaxed) + records;
+            let rejects = self.rejects.load(Ordering::Relaxed) + rejects;
+            self.bar.set_message(format!("{records} records, {rejects} rejects"));
+        }
+    }
+
     /// Counts records and rejects of an input that is done.
     pub fn add(&self, records: u64, rejects: u64) {
-        let records = self.records.fetch_add(records, Ordering::Relaxed) + records;
-        let rejects = self.rejects.fetch_add(rejects, Ordering::Relaxed) + rejects;
-        self.bar.set_message(format!("{records} records, {rejects} rejects"));
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.rejects.fetch_add(rejects, Ordering::Relaxed);
     }
 
     /// Takes the bar away.

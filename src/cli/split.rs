@@ -15,8 +15,9 @@ use clap::Args;
 use memchr::memchr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::signals;
+use super::{Misuse, signals};
 use crate::durable::{self, Dir};
+use crate::source::rules::{FAILED, PROCESSED};
 use crate::telemetry::Pulse;
 use crate::units::{Size, Span};
 
@@ -52,13 +53,34 @@ pub struct Split {
 
 impl Split {
     pub fn run(self) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.prefix.contains('/'), "the prefix must not contain a slash");
+        self.check()?;
         let dir = Dir::open(&self.directory)?;
         let pulse = Pulse::default();
         let (wakes, _kept) = std::sync::mpsc::sync_channel(1);
         signals::forward(wakes, pulse.clone())?;
         let mut splitter = Splitter { options: &self, dir, current: None, last: 0 };
         splitter.run(&pulse)
+    }
+}
+
+impl Split {
+    fn check(&self) -> anyhow::Result<()> {
+        let ignored = [".", PROCESSED, FAILED];
+        let never_taken = ignored.iter().any(|prefix| self.prefix.starts_with(prefix));
+        let wrong = if self.prefix.contains('/') {
+            "--prefix must not contain a slash"
+        } else if never_taken {
+            "--prefix must not be one that a drop folder ignores"
+        } else if self.bytes == Some(Size(0)) {
+            "--line-bytes must be more than 0"
+        } else if self.time.is_some_and(|time| time.0.is_zero()) {
+            "--time must be more than 0"
+        } else if !self.directory.is_dir() {
+            "the drop folder does not exist"
+        } else {
+            return Ok(());
+        };
+        Err(Misuse(wrong).into())
     }
 }
 
@@ -159,9 +181,11 @@ impl Splitter<'_> {
     }
 
     fn begin(&mut self) -> anyhow::Result<Current> {
-        let temporary =
-            OsString::from(format!(".{}{}.tmp", self.options.prefix, std::process::id()));
-        self.dir.unlink(&temporary)?;
+        // Another one may have our process number, in a container of its own.
+        let mut name = self.next_name();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
         let file = self.dir.create_new(&temporary)?;
         let begun = Instant::now();
         let buffer = Vec::new();

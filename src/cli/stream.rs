@@ -35,6 +35,7 @@ impl Stream {
             tolerance: tolerance(&config),
             name: b"-".to_vec(),
             rejected: 0,
+            progress: None,
         };
         let result = flow(&config, Bounds::Stream, &pulse).run(framer, &mut delivery);
         let result = result.and_then(|counts| delivery.check(&counts));

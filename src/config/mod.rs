@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher};
 use regex::bytes::Regex;
 
-use crate::decode::frame::Framing;
+use crate::decode::frame::{self, Framing};
 use crate::source::archive::Action;
 use crate::source::rules::{Complete, Rules};
 use crate::transform::Transform;
@@ -105,6 +105,7 @@ impl Config {
         check_kinds(&written)?;
         check_limits(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
+        let workers = written.engine.workers.unwrap_or_else(cores);
         let output = written.output.path.as_ref().map(absolute);
         let beside = |output: &PathBuf| {
             let mut name = output.clone().into_os_string();
@@ -114,11 +115,11 @@ impl Config {
         let config = Self {
             directory: written.input.directory.as_ref().map(absolute),
             rules: rules(&written.input)?,
-            framing: framing(&written.input)?,
+            framing: framing(&written, workers)?,
             rejects: written.rejects.path.as_ref().map(absolute).or(output.as_ref().map(beside)),
             output,
             state: state_directory(&written, path, &base),
-            workers: written.engine.workers.unwrap_or_else(cores),
+            workers,
             file: path.to_owned(),
             base,
             written,
@@ -197,6 +198,11 @@ fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
 /// What comes out of one stage must go into the next.
 fn check_kinds(written: &file::File) -> Result<(), Problem> {
     let schema = written.input.format.schema();
+    if let Transform::Scale(scale) = &written.transform
+        && !(scale.below.is_finite() && scale.by.is_finite())
+    {
+        return Err(Problem::new("transform.scale", "expected finite numbers"));
+    }
     if let Some(reason) = written.transform.refuses(&schema) {
         return Err(Problem::new("transform", reason));
     }
@@ -204,6 +210,10 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
         if command.argv.is_empty() {
             let message = "found an empty list, expected a program and its arguments";
             return Err(Problem::new("transform.command.argv", message));
+        }
+        if command.timeout.0.is_zero() || command.idle_timeout.0.is_zero() {
+            let message = "found a time of 0, expected a longer `timeout` and `idle_timeout`";
+            return Err(Problem::new("transform.command", message));
         }
         if command.attempts == 0 {
             return Err(Problem::new("transform.command.attempts", "found 0, expected 1 or more"));
@@ -283,7 +293,8 @@ fn complete(rule: &file::Complete) -> Result<Complete, Problem> {
     })
 }
 
-fn framing(input: &file::Input) -> Result<Framing, Problem> {
+fn framing(written: &file::File, workers: usize) -> Result<Framing, Problem> {
+    let input = &written.input;
     if let Some(marker) = &input.end_marker
         && (marker.is_empty() || marker.contains(['\n', '\r']))
     {
@@ -296,6 +307,7 @@ fn framing(input: &file::Input) -> Result<Framing, Problem> {
         max_record,
         end_marker: input.end_marker.as_ref().map(|marker| marker.clone().into_bytes()),
         skip_byte_order_mark: input.format.skips_byte_order_mark(),
+        block_bytes: frame::block_bytes(written.engine.memory.0, workers),
     })
 }
 

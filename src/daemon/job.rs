@@ -103,8 +103,8 @@ impl Job {
             self.pipeline.sync(&self.source)?;
         }
         let (mut group, trouble) = self.gather(pulse);
+        let prepared = group.len();
         let ended = self.cut_at_end(&mut group);
-        let taken = group.len();
         let ran = self.pipeline.run(group, &mut self.source);
         if ran.is_err() || trouble.is_some() {
             // What was given back comes before it.
@@ -114,7 +114,7 @@ impl Job {
         match trouble {
             Some(failure) => Err(failure),
             None if ended => Ok(Round::Ended),
-            None if taken > 0 => Ok(Round::Worked),
+            None if prepared > 0 => Ok(Round::Worked),
             None if self.carried.is_some() => Ok(Round::Worked),
             None => Ok(Round::Idle),
         }
@@ -134,19 +134,23 @@ impl Job {
                 break;
             }
             let large = inputs.iter().any(is_large);
+            let mut trouble = None;
             for prepared in self.prepare(inputs, pulse) {
                 match prepared {
+                    // What comes behind a failure must not overtake it.
+                    Ok(prepared) if trouble.is_some() => self.source.give_back(prepared.input),
                     Ok(prepared) => {
                         bytes += staged_bytes(&prepared);
                         group.push(prepared);
                     }
                     Err(failed) => {
                         let (input, failure) = *failed;
-                        if let Some(failure) = self.not_prepared(input, failure) {
-                            return (group, Some(failure));
-                        }
+                        trouble = self.not_prepared(input, failure).or(trouble);
                     }
                 }
+            }
+            if trouble.is_some() {
+                return (group, trouble);
             }
             if large {
                 break;
@@ -318,7 +322,7 @@ pub fn tolerance(config: &Config) -> Tolerance {
     };
     Tolerance {
         records,
-        ratio: written.rejects.max_bad_ratio.unwrap_or(1.0),
+        ratio: written.rejects.max_bad_ratio,
         refuse_empty: written.input.empty == crate::source::rules::Empty::Quarantine,
     }
 }
@@ -333,8 +337,14 @@ fn staged_bytes(prepared: &Prepared) -> u64 {
 }
 
 /// How the rules of completeness look into a file.
-fn plain<'a>(name: &OsStr, file: &'a File) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>> {
-    Compression::of(name.as_encoded_bytes()).decompress(file)
+fn plain<'a>(
+    name: &OsStr,
+    file: &'a File,
+) -> std::io::Result<Option<Box<dyn std::io::Read + Send + 'a>>> {
+    match Compression::of(name.as_encoded_bytes()) {
+        Compression::None => Ok(None),
+        compression => compression.decompress(file).map(Some),
+    }
 }
 
 /// The lock of an output: a hidden file beside it, since the output itself may be taken away.

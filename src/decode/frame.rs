@@ -11,9 +11,16 @@ use memchr::{memchr, memchr_iter, memmem, memrchr};
 
 use crate::record::{REJECT_RAW_BYTES, Reject};
 
-/// Bytes in a block. Smaller ones cost more hand-overs between threads; larger ones leave a second
-/// core idle for longer at the end of a file, and cost memory for each worker.
-pub const BLOCK_BYTES: usize = 1024 * 1024;
+/// Bytes in a block where memory allows it. Smaller ones cost more hand-overs between threads; larger
+/// ones leave a second core idle for longer at the end of a file.
+const BLOCK_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes in a block at least.
+const BLOCK_BYTES_MIN: usize = 64 * 1024;
+
+/// Memory that a block may come to: a block of one-byte records that are all rejects takes about
+/// fifty times its size, and each worker has two in flight and one on either side.
+const MEMORY_PER_BLOCK_BYTE: u64 = 256;
 
 /// The reason of a reject for a record over `input.max_record`.
 pub const TOO_LONG: &str = "record longer than max_record";
@@ -27,6 +34,14 @@ pub struct Framing {
     pub end_marker: Option<Vec<u8>>,
     /// Skip a UTF-8 byte order mark at the beginning.
     pub skip_byte_order_mark: bool,
+    /// Bytes in a block of a large input.
+    pub block_bytes: usize,
+}
+
+/// The block size with which so many workers stay within `memory` bytes, whatever the input.
+pub fn block_bytes(memory: u64, workers: usize) -> usize {
+    let bytes = memory / MEMORY_PER_BLOCK_BYTE / workers.max(1) as u64;
+    usize::try_from(bytes).unwrap_or(usize::MAX).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
 }
 
 /// What a block is.
@@ -66,6 +81,8 @@ pub struct Framer<'a> {
     framing: &'a Framing,
     /// What was read and not given out yet.
     pending: Vec<u8>,
+    /// An empty buffer to go on with.
+    spare: Vec<u8>,
     block_bytes: usize,
     state: State,
     at_start: bool,
@@ -89,12 +106,12 @@ impl<'a> Framer<'a> {
     /// Frames a bounded input of about `size` bytes.
     pub fn bounded(reader: Reader<'a>, framing: &'a Framing, size: u64) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Self::new(reader, None, framing, BLOCK_BYTES.min(size.max(512)))
+        Self::new(reader, None, framing, framing.block_bytes.min(size.max(512)))
     }
 
     /// Frames a live stream: a block is given out as soon as `ready` says that a read would wait.
     pub fn live(reader: Reader<'a>, ready: Ready<'a>, framing: &'a Framing) -> Self {
-        Self::new(reader, Some(ready), framing, BLOCK_BYTES)
+        Self::new(reader, Some(ready), framing, framing.block_bytes)
     }
 
     fn new(
@@ -108,11 +125,18 @@ impl<'a> Framer<'a> {
             ready,
             framing,
             pending: Vec::new(),
+            spare: Vec::new(),
             block_bytes,
             at_start: true,
             at_end: false,
             state: State::Records,
         }
+    }
+
+    /// Takes back the buffer of a block that is done: a new one for each would cost page faults.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare = buffer;
     }
 
     /// True for a live stream.
@@ -205,8 +229,10 @@ impl<'a> Framer<'a> {
                 cut = from;
             }
         }
-        let rest = self.pending.split_off(cut);
-        let bytes = std::mem::replace(&mut self.pending, rest);
+        let mut rest = std::mem::take(&mut self.spare);
+        rest.extend_from_slice(self.pending.get(cut..).unwrap_or_default());
+        let mut bytes = std::mem::replace(&mut self.pending, rest);
+        bytes.truncate(cut);
         let more = memchr(b'\n', &self.pending).is_some();
         Block { kind, bytes, paused: paused && !more }
     }

@@ -18,22 +18,34 @@ pub const NOT_A_NUMBER: &str = "not a number";
 
 /// Decodes a block.
 pub fn decode(block: &[u8], max_record: usize) -> Decoded {
-    // Most numbers take more than eight bytes; fewer only costs a reallocation.
-    let mut numbers = Vec::with_capacity(block.len() / 8);
+    // Most numbers take more than sixteen bytes; fewer only cost a reallocation.
+    let mut numbers = Vec::with_capacity(block.len() / 16);
     let mut rejects = Vec::new();
-    let mut extra_lines = 0;
-    let mut lines = 0;
-    for (line_number, line) in frame::lines(block) {
-        lines = line_number;
-        match fast_float2::parse(line) {
-            Ok(number) if line.len() <= max_record => numbers.push(number),
-            _ => {
-                let first = line_number + extra_lines;
-                extra_lines += slow_line(first, line, max_record, &mut numbers, &mut rejects);
-            }
+    let (mut rest, mut lines) = (block, 0);
+    while !rest.is_empty() {
+        lines += 1;
+        if let Some((number, behind)) = fast_line(rest, max_record) {
+            numbers.push(number);
+            rest = behind;
+            continue;
         }
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest.get(..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        lines += slow_line(lines, line, max_record, &mut numbers, &mut rejects);
+        rest = rest.get(end + 1..).unwrap_or_default();
     }
-    Decoded { records: batch(numbers), rejects, lines: lines + extra_lines }
+    Decoded { records: batch(numbers), rejects, lines }
+}
+
+/// The number that the first line is, if it is one in plain ASCII, and what stands behind the line.
+fn fast_line(rest: &[u8], max_record: usize) -> Option<(f64, &[u8])> {
+    let (number, length) = fast_float2::parse_partial(rest).ok()?;
+    let (_, behind) = rest.split_at_checked(length).filter(|_| length <= max_record)?;
+    match behind {
+        [b'\n', behind @ ..] | [b'\r', b'\n', behind @ ..] => Some((number, behind)),
+        _ => None,
+    }
 }
 
 /// Decodes what the fast path refused; returns how many more lines it was than one.

@@ -216,7 +216,8 @@ impl Ledger {
     /// `Transient` when nothing was committed and the group may be tried again; `Fatal` when it is
     /// unknown whether it was committed.
     pub fn commit(&mut self, group: Vec<Microbatch>, settled: &Settled) -> Result<Vec<Committed>> {
-        let (mut positions, mut sequence) = (self.positions.clone(), self.last);
+        let before = self.positions.clone();
+        let (mut positions, mut sequence) = (before.clone(), self.last);
         let at_ms = now_ms();
         let mut committed = Vec::with_capacity(group.len());
         for batch in group {
@@ -235,7 +236,9 @@ impl Ledger {
             insert(connection, &committed)?;
             let mut update = connection
                 .prepare_cached("UPDATE target SET generation = ?, end = ? WHERE id = ?")?;
-            for (target, position) in &positions {
+            for (target, position) in
+                positions.iter().filter(|(target, at)| before.get(target) != Some(at))
+            {
                 update.execute(params![position.generation, position.end, target.0])?;
             }
             forget(connection, settled)

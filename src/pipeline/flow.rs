@@ -54,6 +54,9 @@ pub trait Delivery: Send {
 
     /// The input pauses: what was taken should leave.
     fn pause(&mut self) -> Result<()>;
+
+    /// So much of the input has been delivered by now.
+    fn counted(&mut self, counts: &Counts);
 }
 
 /// What a flow has counted.
@@ -71,9 +74,20 @@ pub struct Counts {
     pub ended: bool,
 }
 
+/// A block, and a buffer for what becomes of it.
+struct Task {
+    block: Block,
+    output: Vec<u8>,
+}
+
+/// What leads to a worker thread and back.
+type Lane = (SyncSender<Task>, Receiver<Worked>);
+
 /// A block after its work.
 struct Worked {
     kind: Kind,
+    /// The block's own buffer, to be used again.
+    input: Vec<u8>,
     output: Vec<u8>,
     rejects: Vec<Reject>,
     records: u64,
@@ -115,7 +129,7 @@ impl Flow<'_> {
         while let Some(block) = framer.next_block().map_err(unreadable)? {
             self.check_stop()?;
             if framer.is_live() || framer.is_at_end() || self.workers == 1 {
-                deliver(work.on(block), delivery, &mut counts)?;
+                deliver(&mut work.on(block, Vec::new()), delivery, &mut counts)?;
                 if counts.ended && framer.is_live() {
                     break;
                 }
@@ -139,11 +153,11 @@ impl Flow<'_> {
         std::thread::scope(|scope| {
             let lanes: Vec<_> = (0..self.workers)
                 .map(|_| {
-                    let (give, take) = sync_channel::<Block>(1);
+                    let (give, take) = sync_channel::<Task>(1);
                     let (done, collect) = sync_channel::<Worked>(1);
                     scope.spawn(move || {
-                        for block in take {
-                            if done.send(work.on(block)).is_err() {
+                        for Task { block, output } in take {
+                            if done.send(work.on(block, output)).is_err() {
                                 break;
                             }
                         }
@@ -157,7 +171,7 @@ impl Flow<'_> {
 
     fn pump(
         &self,
-        lanes: &[(SyncSender<Block>, Receiver<Worked>)],
+        lanes: &[Lane],
         first: Block,
         framer: &mut Framer<'_>,
         delivery: &mut dyn Delivery,
@@ -166,19 +180,24 @@ impl Flow<'_> {
         let dead = || Failure::fatal("a worker thread died");
         let (mut given, mut collected) = (0, 0);
         let mut next = Some(first);
+        let mut output = Vec::new();
         while next.is_some() || collected < given {
             self.check_stop()?;
             // Two in each lane: one at work, one waiting.
             let full = given - collected >= 2 * lanes.len();
             if full || next.is_none() {
                 let (_, collect) = lane(lanes, collected)?;
-                deliver(collect.recv().map_err(|_| dead())?, delivery, counts)?;
+                let mut worked = collect.recv().map_err(|_| dead())?;
+                deliver(&mut worked, delivery, counts)?;
+                framer.recycle(worked.input);
+                output = worked.output;
                 collected += 1;
                 continue;
             }
             if let Some(block) = next.take() {
                 let (give, _) = lane(lanes, given)?;
-                give.send(block).map_err(|_| dead())?;
+                let output = std::mem::take(&mut output);
+                give.send(Task { block, output }).map_err(|_| dead())?;
                 given += 1;
                 next = framer.next_block().map_err(unreadable)?;
             }
@@ -233,13 +252,13 @@ impl Flow<'_> {
         let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
         while let Some(block) = framer.next_block().map_err(unreadable)? {
             self.check_stop()?;
-            let mut worked = work.on(block);
+            let mut worked = work.on(block, Vec::new());
             let input = std::mem::take(&mut worked.output);
             pipe.write_all(&input).map_err(broken)?;
             if worked.paused {
                 pipe.flush().map_err(broken)?;
             }
-            deliver(worked, &mut **locked(delivery), counts)?;
+            deliver(&mut worked, &mut **locked(delivery), counts)?;
             if counts.ended && framer.is_live() {
                 break;
             }
@@ -257,17 +276,17 @@ impl Flow<'_> {
         counts: &mut Counts,
     ) -> Result<()> {
         let mut framer = match self.bounds {
-            Bounds::Microbatch => Framer::bounded(pipe, framing, frame::BLOCK_BYTES as u64),
+            Bounds::Microbatch => Framer::bounded(pipe, framing, u64::MAX),
             // Whatever a read gives should leave at once.
             Bounds::Stream => Framer::live(pipe, Box::new(|| false), framing),
         };
         while let Some(block) = framer.next_block().map_err(unreadable)? {
-            let mut worked = work.on(block);
+            let mut worked = work.on(block, Vec::new());
             for reject in &mut worked.rejects {
                 reject.reason = format!("output of the command: {}", reject.reason).into();
                 reject.line = None;
             }
-            deliver(worked, &mut **locked(delivery), counts)?;
+            deliver(&mut worked, &mut **locked(delivery), counts)?;
         }
         Ok(())
     }
@@ -279,10 +298,12 @@ impl Flow<'_> {
 }
 
 impl Work<'_> {
-    fn on(self, block: Block) -> Worked {
+    /// Works on a block; `output` is a buffer to use again.
+    fn on(self, block: Block, mut output: Vec<u8>) -> Worked {
         let Block { kind, bytes, paused } = block;
-        let mut worked =
-            Worked { kind, output: Vec::new(), rejects: Vec::new(), records: 0, lines: 1, paused };
+        output.clear();
+        let (input, rejects) = (Vec::new(), Vec::new());
+        let mut worked = Worked { kind, input, output, rejects, records: 0, lines: 1, paused };
         match kind {
             Kind::Records => {
                 let decoded = self.decode.decode(&bytes, self.max_record);
@@ -301,15 +322,16 @@ impl Work<'_> {
                 worked.lines = worked.rejects.len() as u64;
             }
         }
+        worked.input = bytes;
         worked
     }
 }
 
-fn deliver(worked: Worked, delivery: &mut dyn Delivery, counts: &mut Counts) -> Result<()> {
+fn deliver(worked: &mut Worked, delivery: &mut dyn Delivery, counts: &mut Counts) -> Result<()> {
     let rejected = worked.rejects.len() as u64;
-    for mut reject in worked.rejects {
+    for reject in &mut worked.rejects {
         reject.line = reject.line.map(|line| line + counts.lines);
-        delivery.reject(&reject)?;
+        delivery.reject(reject)?;
     }
     if !worked.output.is_empty() {
         delivery.records(&worked.output)?;
@@ -319,13 +341,11 @@ fn deliver(worked: Worked, delivery: &mut dyn Delivery, counts: &mut Counts) -> 
     counts.rejected += rejected;
     counts.lines += worked.lines;
     counts.ended |= worked.kind == Kind::EndMarker;
+    delivery.counted(counts);
     if worked.paused { delivery.pause() } else { Ok(()) }
 }
 
-fn lane(
-    lanes: &[(SyncSender<Block>, Receiver<Worked>)],
-    number: usize,
-) -> Result<&(SyncSender<Block>, Receiver<Worked>)> {
+fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {
     let lane = lanes.get(number % lanes.len().max(1));
     lane.ok_or_else(|| Failure::fatal("there are no worker threads"))
 }

@@ -24,7 +24,7 @@ pub struct Tolerance {
     /// More than this many send the file to quarantine.
     pub records: u64,
     /// A larger share than this sends the file to quarantine.
-    pub ratio: f64,
+    pub ratio: Option<f64>,
     /// An empty file is a bad one.
     pub refuse_empty: bool,
 }
@@ -213,16 +213,16 @@ impl Tolerance {
 
     /// Refuses the file when too large a share of its records is bad.
     pub fn check(&self, counts: &Counts) -> Result<()> {
+        let Some(allowed) = self.ratio else { return Ok(()) };
         #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
         let ratio = counts.rejected as f64 / counts.read.max(1) as f64;
-        if ratio > self.ratio {
-            let Counts { rejected, read, .. } = counts;
-            return Err(Failure::Bad(format!(
-                "{rejected} of {read} records are bad, more than the share of {} that is allowed",
-                self.ratio
-            )));
+        if ratio <= allowed {
+            return Ok(());
         }
-        Ok(())
+        let Counts { rejected, read, .. } = counts;
+        Err(Failure::Bad(format!(
+            "{rejected} of {read} records are bad, more than the share of {allowed} that is allowed"
+        )))
     }
 }
 
@@ -274,4 +274,6 @@ impl Delivery for Staged<'_> {
     fn pause(&mut self) -> Result<()> {
         Ok(())
     }
+
+    fn counted(&mut self, _counts: &Counts) {}
 }

@@ -226,7 +226,9 @@ impl Archiver {
         {
             return self.archive(folder, rules, debt, &file, touched);
         }
-        let remains = stamp.inode == identity.inode || stamp.modified_ns == identity.modified_ns;
+        // The inode of a file that was deleted is used again at once, so it says nothing then.
+        let same_inode = stamp.inode == identity.inode && self.action != Action::Delete;
+        let remains = same_inode || stamp.modified_ns == identity.modified_ns;
         Ok(if remains { Archived::Altered } else { Archived::Replaced })
     }
 
@@ -314,7 +316,10 @@ fn rename_free(
         match from.rename_no_replace(name, target, &archived) {
             Ok(true) => return Ok(Some(archived)),
             Ok(false) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            // It is the file that is gone only if it is: the folder it was to go to may be.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return if from.stat(name)?.is_none() { Ok(None) } else { Err(error.into()) };
+            }
             Err(error) => return Err(error.into()),
         }
     }

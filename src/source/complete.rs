@@ -1,5 +1,6 @@
 //! The rules that look into a file: has it its lines, does its last line end it?
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Result};
 use std::os::unix::fs::FileExt as _;
@@ -7,15 +8,37 @@ use std::os::unix::fs::FileExt as _;
 use memchr::{memchr_iter, memmem, memrchr};
 use regex::bytes::Regex;
 
+use super::rules::{Complete, Rules};
+
 /// Bytes at the end of a file in which its last line is looked for.
 const TRAILER_BYTES: u64 = 64 * 1024;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
 
+/// How a rule looks through a compression: the plain bytes of a file of this name, or `None` where
+/// they are plain already.
+pub type Plain = for<'a> fn(&OsStr, &'a File) -> Result<Option<Box<dyn Read + Send + 'a>>>;
+
+/// True when the file of `size` bytes meets the rule that looks into it, if there is one.
+pub fn is_met(rules: &Rules, name: &OsStr, file: &File, size: u64, plain: Plain) -> Result<bool> {
+    let marker = rules.end_marker.as_deref();
+    match &rules.complete {
+        Some(Complete::Lines(lines)) => match plain(name, file)? {
+            Some(reader) => has_lines(reader, *lines, marker),
+            None => has_lines(file, *lines, marker),
+        },
+        Some(Complete::Trailer(pattern)) => match plain(name, file)? {
+            Some(reader) => has_trailer_behind(reader, pattern),
+            None => has_trailer(file, size, pattern),
+        },
+        Some(Complete::Marker(_)) | None => Ok(true),
+    }
+}
+
 /// True when `reader` gives at least `lines` line ends, or a line that is the end marker. Reads no
 /// further than it has to.
-pub fn has_lines(mut reader: impl Read, lines: u64, end_marker: Option<&[u8]>) -> Result<bool> {
+fn has_lines(mut reader: impl Read, lines: u64, end_marker: Option<&[u8]>) -> Result<bool> {
     let mut buffer = vec![0; READ_BYTES];
     let mut count = 0;
     // What was read of the line that is not over yet, behind the line feed before it.
@@ -57,7 +80,7 @@ fn is_marker(line: &[u8], marker: Option<&[u8]>) -> bool {
 }
 
 /// True when the last line of a file of `size` bytes matches, with or without a line end.
-pub fn has_trailer(file: &File, size: u64, pattern: &Regex) -> Result<bool> {
+fn has_trailer(file: &File, size: u64, pattern: &Regex) -> Result<bool> {
     let from = size.saturating_sub(TRAILER_BYTES);
     let mut tail = vec![0; usize::try_from(size - from).unwrap_or_default()];
     match file.read_exact_at(&mut tail, from) {
@@ -65,10 +88,31 @@ pub fn has_trailer(file: &File, size: u64, pattern: &Regex) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
         result => result?,
     }
-    let tail = tail.strip_suffix(b"\n").unwrap_or(&tail);
+    Ok(size > 0 && pattern.is_match(last_line(&tail)))
+}
+
+/// The same for a file that only a reader can look into.
+fn has_trailer_behind(mut reader: impl Read, pattern: &Regex) -> Result<bool> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut tail = Vec::new();
+    loop {
+        let got = match reader.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            got => got?,
+        };
+        if got == 0 {
+            return Ok(!tail.is_empty() && pattern.is_match(last_line(&tail)));
+        }
+        tail.extend_from_slice(buffer.get(..got).unwrap_or_default());
+        let kept = usize::try_from(TRAILER_BYTES).unwrap_or_default();
+        tail.drain(..tail.len().saturating_sub(kept));
+    }
+}
+
+fn last_line(tail: &[u8]) -> &[u8] {
+    let tail = tail.strip_suffix(b"\n").unwrap_or(tail);
     let tail = tail.strip_suffix(b"\r").unwrap_or(tail);
-    let last = memrchr(b'\n', tail).map_or(tail, |at| tail.get(at + 1..).unwrap_or_default());
-    Ok(size > 0 && pattern.is_match(last))
+    memrchr(b'\n', tail).map_or(tail, |at| tail.get(at + 1..).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -129,7 +173,9 @@ mod tests {
         let trailer = |text: &[u8]| {
             let mut file = tempfile::tempfile().unwrap();
             std::io::Write::write_all(&mut file, text).unwrap();
-            has_trailer(&file, text.len() as u64, &pattern).unwrap()
+            let found = has_trailer(&file, text.len() as u64, &pattern).unwrap();
+            assert_eq!(has_trailer_behind(text, &pattern).unwrap(), found);
+            found
         };
         assert!(trailer(b"a\nEND,3\n"));
         assert!(trailer(b"a\nEND,3\r\n"));

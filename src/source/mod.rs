@@ -9,7 +9,7 @@
 //! What does not belong here: what is in a file, but for the rules of completeness.
 
 pub mod archive;
-mod complete;
+pub mod complete;
 pub mod input;
 pub mod queue;
 pub mod rules;
@@ -26,6 +26,7 @@ use rustix::fs::Stat;
 use walkdir::WalkDir;
 
 use crate::durable::{self, Dir};
+use complete::Plain;
 use input::{Found, Input, Stamp, Writers};
 use queue::{Key, Queue, Waiting, Why};
 use rules::{Complete, HardLinks, Rules};
@@ -39,10 +40,6 @@ const SCAN_SHARE: u32 = 100;
 
 /// How long a file that could not be read, or that somebody writes to, is left alone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// How a rule looks through a compression: given the name and the file, the plain bytes.
-pub type Plain =
-    for<'a> fn(&OsStr, &'a File) -> std::io::Result<Box<dyn std::io::Read + Send + 'a>>;
 
 /// The state of one drop folder.
 pub struct Source {
@@ -98,7 +95,7 @@ impl Source {
 
     /// The candidates in a folder by name, in order, whether complete or not: for a batch.
     pub fn list(directory: &Path, rules: Rules) -> anyhow::Result<Vec<Box<OsStr>>> {
-        let plain: Plain = |_, file| Ok(Box::new(file));
+        let plain: Plain = |_, _| Ok(None);
         let mut source = Self::open(directory, rules, true, true, plain)?;
         source.scan()?;
         let due = std::iter::from_fn(|| source.queue.pop(Bound::Unbounded));
@@ -339,15 +336,7 @@ impl Source {
         if input::writers(file) == Writers::Some {
             return Some((Why::WriterOpen, Some(LOOK_AGAIN)));
         }
-        let met = match &self.rules.complete {
-            Some(Complete::Lines(lines)) => {
-                let marker = self.rules.end_marker.as_deref();
-                (self.plain)(name, file)
-                    .and_then(|reader| complete::has_lines(reader, *lines, marker))
-            }
-            Some(Complete::Trailer(pattern)) => complete::has_trailer(file, stamp.size, pattern),
-            Some(Complete::Marker(_)) | None => Ok(true),
-        };
+        let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);
         match (met, &self.rules.complete) {
             (Ok(true), _) => None,
             (Ok(false), Some(Complete::Lines(_))) => self.too_few_lines(stamp, before),

@@ -10,14 +10,17 @@
 //! What does not belong here: what the bytes in its pipes mean.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
@@ -141,18 +144,19 @@ where
 {
     let mut child = command.spawn(directory).map_err(Failure::Transient)?;
     let group = Pid::from_child(&child);
-    let moved = AtomicU64::new(0);
-    let watch = Watch::new(command, bounds, group, &moved);
+    let flow = Flow::default();
+    let watch = Watch::new(command, bounds, group, &flow);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (collected, feeding, complained) = std::thread::scope(|scope| {
         scope.spawn(|| watch.until_done(pulse));
         let feed = scope.spawn(|| {
-            let mut pipe = Moving { pipe: stdin, moved: &moved };
+            let mut pipe = Moving { pipe: stdin, flow: &flow };
+            pipe.never_wait_in_a_write();
             (ends.feed)(&mut pipe)
         });
         let complain =
-            scope.spawn(|| complaints(Moving { pipe: stderr, moved: &moved }, ends.complain));
-        let collected = (ends.collect)(Box::new(Moving { pipe: stdout, moved: &moved }));
+            scope.spawn(|| complaints(Moving { pipe: stderr, flow: &flow }, ends.complain));
+        let collected = (ends.collect)(Box::new(Moving { pipe: stdout, flow: &flow }));
         if collected.is_err() {
             watch.kill_now();
         }
@@ -219,32 +223,76 @@ fn complaints(
     outcome.map(|()| tail)
 }
 
-/// A pipe that counts what moves through it, for the idle limit.
-struct Moving<'a, P> {
-    pipe: Option<P>,
-    moved: &'a AtomicU64,
+/// What goes through the pipes of a command, and whether they are given up.
+#[derive(Default)]
+struct Flow {
+    /// Bytes moved, in either direction.
+    moved: AtomicU64,
+    /// What still holds the other ends has left the group, and nothing more is expected of it.
+    given_up: AtomicBool,
 }
 
-impl<P: Read> Read for Moving<'_, P> {
+/// A pipe that counts what moves through it, for the idle limit, and can be given up.
+struct Moving<'a, P> {
+    pipe: Option<P>,
+    flow: &'a Flow,
+}
+
+impl<P: AsFd> Moving<'_, P> {
+    /// Waits until the pipe is ready; false when it is given up.
+    fn wait(&self, flags: PollFlags) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        loop {
+            let mut fds = [PollFd::new(pipe, flags)];
+            match poll(&mut fds, Some(&pause)) {
+                Ok(0) | Err(Errno::INTR) if self.flow.given_up.load(Ordering::Relaxed) => {
+                    return false;
+                }
+                Ok(0) | Err(Errno::INTR) => {}
+                // Should the question fail, the read or write will say why.
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    fn never_wait_in_a_write(&self) {
+        if let Some(pipe) = &self.pipe {
+            // If that fails, a write may wait for as long as the command lives.
+            let _ = rustix::io::ioctl_fionbio(pipe, true);
+        }
+    }
+}
+
+impl<P: Read + AsFd> Read for Moving<'_, P> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.wait(PollFlags::IN) {
+            return Ok(0);
+        }
         let got = self.pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(buffer))?;
-        self.moved.fetch_add(got as u64, Ordering::Relaxed);
+        self.flow.moved.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
 }
 
-impl<P: Write> Write for Moving<'_, P> {
+impl<P: Write + AsFd> Write for Moving<'_, P> {
     /// A command may stop reading early, as `head` does: the rest is then swallowed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.wait(PollFlags::OUT) {
+            self.pipe = None;
+        }
         let Some(pipe) = self.pipe.as_mut() else { return Ok(bytes.len()) };
         match pipe.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::Interrupted.into())
+            }
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.pipe = None;
                 Ok(bytes.len())
             }
             result => {
                 let wrote = result?;
-                self.moved.fetch_add(wrote as u64, Ordering::Relaxed);
+                self.flow.moved.fetch_add(wrote as u64, Ordering::Relaxed);
                 Ok(wrote)
             }
         }
@@ -260,7 +308,7 @@ struct Watch<'a> {
     command: &'a Command,
     bounds: Bounds,
     group: Pid,
-    moved: &'a AtomicU64,
+    flow: &'a Flow,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -273,9 +321,9 @@ struct State {
 }
 
 impl<'a> Watch<'a> {
-    fn new(command: &'a Command, bounds: Bounds, group: Pid, moved: &'a AtomicU64) -> Self {
+    fn new(command: &'a Command, bounds: Bounds, group: Pid, flow: &'a Flow) -> Self {
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { command, bounds, group, moved, state, changed }
+        Self { command, bounds, group, flow, state, changed }
     }
 
     fn done(&self) {
@@ -297,13 +345,17 @@ impl<'a> Watch<'a> {
         while !state.done {
             (state, _) =
                 self.changed.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
-            let moved = self.moved.load(Ordering::Relaxed);
+            let moved = self.flow.moved.load(Ordering::Relaxed);
             if moved != active.1 {
                 active = (Instant::now(), moved);
             }
             pulse.beat();
             match killing {
-                Some(since) if since.elapsed() > GRACE => self.signal(Signal::KILL),
+                Some(since) if since.elapsed() > self.grace() => {
+                    self.signal(Signal::KILL);
+                    // What has left the group may hold the pipes for ever.
+                    self.flow.given_up.store(true, Ordering::Relaxed);
+                }
                 Some(_) => {}
                 None => {
                     state.overrun = self.overrun(started, active.0);
@@ -331,6 +383,11 @@ impl<'a> Watch<'a> {
         }
         // The command is not reaped yet, so that no other group can have its number.
         self.signal(Signal::KILL);
+    }
+
+    /// How long after TERM the KILL comes; there is nobody to wait for when the command has ended.
+    fn grace(&self) -> Duration {
+        if self.has_exited() { GRACE / 20 } else { GRACE }
     }
 
     fn overrun(&self, started: Instant, active: Instant) -> Option<String> {

@@ -1,7 +1,12 @@
 use super::*;
 
 fn framing(max_record: usize) -> Framing {
-    Framing { max_record, end_marker: Some(b"EOF".to_vec()), skip_byte_order_mark: true }
+    Framing {
+        max_record,
+        end_marker: Some(b"EOF".to_vec()),
+        skip_byte_order_mark: true,
+        block_bytes: 1 << 20,
+    }
 }
 
 /// The kinds and texts of all blocks when blocks are of `block_bytes`.

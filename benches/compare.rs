@@ -1,0 +1,349 @@
+//! Measurements of the whole program, each beside a peer or a floor measured in the same run.
+//!
+//! `cargo bench --bench compare -- [throughput] [small] [latency] [scale] [large] [idle]`; without a
+//! word, all but `scale` and `large`, which take minutes and gigabytes. Peers that are not
+//! installed (`duckdb`, or the program that `DUCKDB` names; `python3`) are left out, and said so.
+
+#![allow(missing_docs, clippy::pedantic, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout)]
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_spoolmill");
+
+const JOB: &str = "[input]\ndirectory = \"in\"\nsettle = \"0s\"\n[input.format.numbers]\n\
+    [transform.scale]\nbelow = 10.0\nby = 100.0\n[output]\npath = \"output.txt\"\n\
+    [output.format.numbers]\n[state]\ndirectory = \"state\"\n";
+
+fn main() {
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let all: [(&str, bool, fn()); 6] = [
+        ("throughput", true, throughput),
+        ("small", true, small),
+        ("latency", true, latency),
+        ("idle", true, idle),
+        ("scale", false, scale),
+        ("large", false, large),
+    ];
+    for (name, by_default, measure) in all {
+        if wanted.iter().any(|word| word == name) || wanted.is_empty() && by_default {
+            println!("\n# {name}");
+            measure();
+        }
+    }
+}
+
+struct Job {
+    folder: tempfile::TempDir,
+}
+
+impl Job {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("in")).unwrap();
+        fs::write(folder.path().join("job.toml"), JOB).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "-c"]).arg(self.path("job.toml")).stderr(Stdio::null());
+        command
+    }
+
+    fn drop_file(&self, name: &str, content: &[u8]) {
+        fs::write(self.path("upload"), content).unwrap();
+        fs::rename(self.path("upload"), self.path("in").join(name)).unwrap();
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Runs to its end; the wall time in seconds and the peak of the memory in MiB.
+fn timed(command: &mut Command) -> (f64, f64) {
+    let begun = Instant::now();
+    let mut child = command.spawn().unwrap();
+    let mut peak: f64 = 0.0;
+    loop {
+        peak = peak.max(memory(&child, "VmHWM:"));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{command:?}: {status}");
+            return (begun.elapsed().as_secs_f64(), peak);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn memory(child: &Child, field: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
+/// Numbers from 0 to 20 with all their digits, the same each time.
+fn write_numbers(path: &Path, count: u64) {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
+    let mut state = 1u64;
+    for _ in 0..count {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        writeln!(out, "{}", (state >> 11) as f64 / (1u64 << 53) as f64 * 20.0).unwrap();
+    }
+    out.into_inner().unwrap().sync_all().unwrap();
+}
+
+fn has(program: &str) -> bool {
+    let version =
+        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+/// Ten million numbers in one file, everything durable, against DuckDB and the script.
+fn throughput() {
+    let job = Job::new();
+    let numbers = job.path("numbers");
+    write_numbers(&numbers, 10_000_000);
+    let bytes = fs::metadata(&numbers).unwrap().len() as f64 / 1e6;
+    let mut ours = Vec::new();
+    let mut duck = Vec::new();
+    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
+    let sql = format!(
+        "copy (select case when n < 10 then n * 100 else n end from read_csv('{}', header = false, \
+         columns = {{'n': 'double'}})) to '{}' (header false)",
+        numbers.display(),
+        job.path("duck.txt").display()
+    );
+    let with_duckdb = has(&duckdb);
+    for _ in 0..7 {
+        let _ = fs::remove_file(job.path("output.txt"));
+        let _ = fs::remove_dir_all(job.path("state"));
+        fs::copy(&numbers, job.path("in/numbers")).unwrap();
+        rustix_sync();
+        ours.push(timed(job.command().arg("--once")));
+        fs::remove_file(job.path("in/processed-numbers")).unwrap();
+        if with_duckdb {
+            let _ = fs::remove_file(job.path("duck.txt"));
+            rustix_sync();
+            duck.push(timed(Command::new(&duckdb).args(["-c", &sql]).stdout(Stdio::null())).0);
+        }
+    }
+    let peak = ours.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
+    let ours = median(ours.into_iter().map(|(time, _)| time).collect());
+    println!("run --once: {ours:.2} s, {:.0} MB/s, {peak:.0} MiB at most", bytes / ours);
+    if with_duckdb {
+        let duck = median(duck);
+        println!("DuckDB:     {duck:.2} s; {:.1} times as long", duck / ours);
+    } else {
+        println!("DuckDB is not installed; set DUCKDB to its program");
+    }
+    if has("python3") {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/config/simple.py");
+        let mut python = Command::new("python3");
+        python.arg(script).stdin(File::open(&numbers).unwrap());
+        let (python, _) = timed(python.stdout(File::create(job.path("python.txt")).unwrap()));
+        println!("simple.py:  {python:.1} s; {:.0} times as long", python / ours);
+        let same =
+            fs::read(job.path("python.txt")).unwrap() == fs::read(job.path("output.txt")).unwrap();
+        println!("same bytes as simple.py: {same}");
+    }
+}
+
+fn rustix_sync() {
+    let _ = Command::new("sync").status();
+}
+
+fn ledger(path: &Path) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.query_row("PRAGMA journal_mode = wal", (), |_| Ok(())).unwrap();
+    connection.pragma_update(None, "synchronous", "FULL").unwrap();
+    connection.execute("CREATE TABLE t (name TEXT, bytes BLOB)", ()).unwrap();
+    connection
+}
+
+/// Two-line files against the bare system calls: open, read, rename, and for each 64 files one
+/// commit and one fsync.
+fn small() {
+    const FILES: usize = 30_000;
+    let content = b"1.5\n12.25\n";
+    let (mut ours, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let job = Job::new();
+        for number in 0..FILES {
+            fs::write(job.path("in").join(format!("{number:06}")), content).unwrap();
+        }
+        rustix_sync();
+        ours.push(timed(job.command().arg("--once")).0);
+        assert_eq!(fs::read_to_string(job.path("output.txt")).unwrap().lines().count(), FILES * 2);
+        let bare = Job::new();
+        for number in 0..FILES {
+            fs::write(bare.path("in").join(format!("{number:06}")), content).unwrap();
+        }
+        rustix_sync();
+        floor.push(bare_system_calls(&bare, FILES));
+    }
+    let (ours, floor) = (FILES as f64 / median(ours), FILES as f64 / median(floor));
+    println!("run --once:        {ours:.0} files/s");
+    println!("bare system calls: {floor:.0} files/s; ratio {:.2}", ours / floor);
+}
+
+fn bare_system_calls(job: &Job, files: usize) -> f64 {
+    let begun = Instant::now();
+    let connection = ledger(&job.path("floor.db"));
+    let output = File::create(job.path("output.txt")).unwrap();
+    let mut end = 0;
+    let names: Vec<String> = (0..files).map(|number| format!("{number:06}")).collect();
+    for group in names.chunks(64) {
+        let mut bytes = Vec::new();
+        for name in group {
+            let path = job.path("in").join(name);
+            std::io::Read::read_to_end(&mut File::open(path).unwrap(), &mut bytes).unwrap();
+        }
+        connection.execute("INSERT INTO t VALUES (?, ?)", (&group[0], &bytes)).unwrap();
+        output.write_all_at(&bytes, end).unwrap();
+        output.sync_data().unwrap();
+        end += bytes.len() as u64;
+        for name in group {
+            let folder = job.path("in");
+            fs::rename(folder.join(name), folder.join(format!("processed-{name}"))).unwrap();
+        }
+    }
+    begun.elapsed().as_secs_f64()
+}
+
+/// From the rename into the folder to `processed-*`, against one commit and one rename.
+fn latency() {
+    let job = Job::new();
+    let times = latencies(&job, 300);
+    let floor = commit_and_rename(&job, 300);
+    println!("rename-in to processed-*: median {:.0} us", times * 1e6);
+    println!("one commit and one rename: median {:.0} us; ratio {:.2}", floor * 1e6, times / floor);
+}
+
+fn latencies(job: &Job, files: usize) -> f64 {
+    let mut child = job.command().spawn().unwrap();
+    job.drop_file("first", b"1\n");
+    let begun = Instant::now();
+    while !job.path("in/processed-first").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut times = Vec::new();
+    for number in 0..files {
+        fs::write(job.path("upload"), "1\n").unwrap();
+        let (from, to) = (job.path("upload"), job.path(&format!("in/f{number}")));
+        let done = job.path(&format!("in/processed-f{number}"));
+        std::thread::sleep(Duration::from_millis(5));
+        let begun = Instant::now();
+        fs::rename(from, to).unwrap();
+        while !done.exists() {
+            // Spinning would take one of the cores that the daemon needs.
+            std::thread::sleep(Duration::from_micros(10));
+        }
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    median(times)
+}
+
+fn commit_and_rename(job: &Job, rounds: usize) -> f64 {
+    let connection = ledger(&job.path("floor.db"));
+    let mut times = Vec::new();
+    for number in 0..rounds {
+        let (from, to) = (job.path("upload"), job.path(&format!("floor{number}")));
+        fs::write(&from, "1\n").unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        let begun = Instant::now();
+        connection.execute("INSERT INTO t VALUES ('name', x'310a')", ()).unwrap();
+        fs::rename(from, to).unwrap();
+        times.push(begun.elapsed().as_secs_f64());
+    }
+    median(times)
+}
+
+/// What a daemon with nothing to do costs.
+fn idle() {
+    let job = Job::new();
+    let mut child = job.command().spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let ticks = |child: &Child| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks(&child);
+    std::thread::sleep(Duration::from_secs(20));
+    println!(
+        "{} ticks of 10 ms in 20 s, {:.1} MiB",
+        ticks(&child) - before,
+        memory(&child, "VmRSS:")
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// A million waiting files; then the latency with a million done ones beside.
+fn scale() {
+    let job = Job::new();
+    for number in 0..1_000_000 {
+        fs::write(job.path("in").join(format!("input_{number:07}")), "1\n").unwrap();
+    }
+    rustix_sync();
+    let begun = Instant::now();
+    let mut child = job.command().arg("--once").spawn().unwrap();
+    let (mut peak, mut first, mut half): (f64, _, _) = (0.0, None, None);
+    while child.try_wait().unwrap().is_none() {
+        let length = fs::metadata(job.path("output.txt")).map_or(0, |metadata| metadata.len());
+        let now = begun.elapsed().as_secs_f64();
+        first = first.or((length > 0).then_some(now));
+        half = half.or((length > 3_000_000).then_some(now));
+        peak = peak.max(memory(&child, "VmHWM:"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let total = begun.elapsed().as_secs_f64();
+    let (first, half) = (first.unwrap_or_default(), half.unwrap_or_default());
+    println!("first commit after {first:.2} s, half after {half:.1} s, all after {total:.1} s");
+    println!("{:.0} files/s, {peak:.0} MiB at most", 1e6 / total);
+    let with = latencies(&job, 200);
+    let without = latencies(&Job::new(), 200);
+    println!(
+        "latency with a million done files beside: {:.0} us, without: {:.0} us; ratio {:.2}",
+        with * 1e6,
+        without * 1e6,
+        with / without
+    );
+}
+
+/// One file of five gigabytes.
+fn large() {
+    let job = Job::new();
+    write_numbers(&job.path("part"), 10_000_000);
+    let part = fs::read(job.path("part")).unwrap();
+    let mut file = File::create(job.path("in/large")).unwrap();
+    let parts = 5_000_000_000 / part.len() + 1;
+    for _ in 0..parts {
+        file.write_all(&part).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    let (time, peak) = timed(job.command().arg("--once"));
+    let megabytes = (parts * part.len()) as f64 / 1e6;
+    println!(
+        "{megabytes:.0} MB in {time:.1} s, {:.0} MB/s, {peak:.0} MiB at most",
+        megabytes / time
+    );
+}
