@@ -83,7 +83,7 @@ fn timed(command: &mut Command) -> (f64, f64) {
             assert!(status.success(), "{command:?}: {status}");
             return (begun.elapsed().as_secs_f64(), peak);
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -142,9 +142,14 @@ fn throughput() {
         }
     }
     let peak = ours.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
-    let ours = median(ours.into_iter().map(|(time, _)| time).collect());
+    let mut times: Vec<f64> = ours.into_iter().map(|(time, _)| time).collect();
+    times.sort_by(f64::total_cmp);
+    println!("run --once, all runs: {times:.2?} s");
+    let ours = median(times);
     println!("run --once: {ours:.2} s, {:.0} MB/s, {peak:.0} MiB at most", bytes / ours);
     if with_duckdb {
+        duck.sort_by(f64::total_cmp);
+        println!("DuckDB, all runs: {duck:.2?} s");
         let duck = median(duck);
         println!("DuckDB:     {duck:.2} s; {:.1} times as long", duck / ours);
     } else {
