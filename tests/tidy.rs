@@ -180,7 +180,7 @@ fn each_dependency_has_one_door() {
 #[test]
 fn every_file_opens_with_what_it_is_for() {
     for (name, text) in sources() {
-        assert!(text.starts_with("//!") || name.ends_with("tests.rs"), "{name}");
+        assert!(text.starts_with("//!"), "{name}");
         assert!(text.ends_with('\n') && !text.contains('\t'), "{name}");
         for (number, line) in text.lines().enumerate() {
             assert!(line.trim_end() == line, "{name}:{} ends in a space", number + 1);

@@ -1,3 +1,5 @@
+//! What a job file may say, and how an error tells what it may not.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, Error> {

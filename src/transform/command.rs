@@ -428,6 +428,3 @@ impl<'a> Watch<'a> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
