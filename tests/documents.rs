@@ -119,3 +119,19 @@ fn the_commands_of_the_readme_exist() {
     assert!(readme.contains("cargo test") && gate.contains("cargo test"));
     assert!(readme.contains("demo/run.sh") || readme.contains("./demo.sh"));
 }
+
+/// Cargo takes one filter of its own; more of them have to stand behind `--`.
+#[test]
+fn the_test_commands_of_the_readme_can_be_typed() {
+    let readme = read("README.md");
+    let commands: Vec<&str> =
+        readme.split('`').filter(|word| word.starts_with("cargo test ")).collect();
+    assert!(!commands.is_empty());
+    for command in commands {
+        let own: Vec<&str> = command.split(" -- ").next().unwrap().split_whitespace().collect();
+        assert!(own.len() <= 3, "{command}");
+    }
+    for test in ["crashes", "kills"] {
+        assert!(std::path::Path::new(ROOT).join(format!("tests/{test}.rs")).is_file());
+    }
+}
