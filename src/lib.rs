@@ -32,7 +32,7 @@
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `ledger`, `publish` |
-//! | [`config`] | the job file as written, and as used | the stages' own configuration types |
+//! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!

@@ -128,11 +128,6 @@ impl Publisher {
         Ok(owed)
     }
 
-    /// True when something published is not durable yet.
-    pub fn is_unsynced(&self) -> bool {
-        self.outputs.iter().any(|output| output.unsynced || output.dir_unsynced)
-    }
-
     /// Makes everything published durable.
     pub fn sync(&mut self) -> Result<()> {
         for output in &mut self.outputs {

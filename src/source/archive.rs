@@ -83,11 +83,6 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// True when there is something to make durable.
-    pub fn any(&self) -> bool {
-        self.folder || self.archive || !self.dirs.is_empty()
-    }
-
     /// Makes all renames durable.
     pub fn sync(&mut self, folder: &Dir, archiver: &Archiver) -> durable::Result<()> {
         // The target first: a name may be in both for a moment, but never in neither.

@@ -51,13 +51,6 @@ impl Stamp {
         Ok(Self::of(&rustix::fs::fstat(file)?))
     }
 
-    /// True for the same file with the same content, as far as a stat can tell. A rename changes
-    /// the status time, so that is left out.
-    pub fn same_content(&self, other: &Self) -> bool {
-        (self.device, self.inode, self.size, self.modified_ns)
-            == (other.device, other.inode, other.size, other.modified_ns)
-    }
-
     /// How long ago the status changed by the clock of this machine; zero for the future.
     pub fn age(&self) -> Duration {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -464,11 +464,6 @@ impl Source {
         self.queue.next_due().map_or(self.scan_due, |due| due.min(self.scan_due))
     }
 
-    /// True when names are due now.
-    pub fn has_due(&self) -> bool {
-        self.queue.has_due(None)
-    }
-
     /// Files that are known and not done, and how long the longest-waiting one has been unchanged.
     pub fn pending(&self) -> (usize, Option<Duration>) {
         let (due, waiting, taken) = self.queue.counts();
