@@ -30,6 +30,13 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 
+/// Failures in a row after which `--once` gives up, with a few seconds of pauses between them: whoever
+/// started it will start it again.
+const ONCE_TRIES: u32 = 4;
+
+/// What `--once` says then.
+const GAVE_UP: &str = "gave up after several tries; nothing is lost, run it again";
+
 /// How often systemd is told what goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
@@ -134,7 +141,7 @@ impl<'a> Daemon<'a> {
 
     /// The loop.
     fn run(&mut self) -> anyhow::Result<Ending> {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
             self.setting.pulse.beat();
             self.hear_all();
@@ -147,11 +154,11 @@ impl<'a> Daemon<'a> {
                 return Ok(Ending::Reload(Box::new(new)));
             }
             match self.round() {
-                Ok(Round::Worked) => pause = PAUSE_MIN,
+                Ok(Round::Worked) => (pause, failures) = (PAUSE_MIN, 0),
                 Ok(Round::Ended) => return Ok(Ending::Done("ended by its end marker")),
                 Ok(Round::Idle) => {
-                    pause = PAUSE_MIN;
-                    if self.setting.until == Until::Drained && self.is_drained() {
+                    (pause, failures) = (PAUSE_MIN, 0);
+                    if self.setting.until == Until::Drained && self.is_drained()? {
                         return Ok(Ending::Done("drained"));
                     }
                     self.watch_again();
@@ -159,7 +166,13 @@ impl<'a> Daemon<'a> {
                 }
                 Err(Failure::Stopped) => {}
                 Err(Failure::Fatal(error)) => return Err(error),
-                Err(failure) => pause = self.pause(failure, pause),
+                Err(failure) => {
+                    failures += 1;
+                    if self.setting.until == Until::Drained && failures >= ONCE_TRIES {
+                        return Err(failure.into_error().context(GAVE_UP));
+                    }
+                    pause = self.pause(failure, pause);
+                }
             }
             self.tell_status();
         }
@@ -174,9 +187,18 @@ impl<'a> Daemon<'a> {
     }
 
     /// Everything that only needed to be left alone has been taken.
-    fn is_drained(&mut self) -> bool {
+    fn is_drained(&mut self) -> anyhow::Result<bool> {
         self.job.source.close(None);
-        self.job.source.is_drained() && self.job.pipeline.stuck_due().is_none()
+        if !self.job.source.is_drained() {
+            return Ok(false);
+        }
+        match self.job.pipeline.stuck() {
+            Some((name, tries)) if tries >= ONCE_TRIES => {
+                let name = telemetry::text(name);
+                anyhow::bail!("{name} is committed but could not be archived; {GAVE_UP}")
+            }
+            stuck => Ok(stuck.is_none()),
+        }
     }
 
     /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop

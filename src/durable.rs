@@ -198,7 +198,12 @@ impl Dir {
         if fault::before(Operation::Rename, "rename", act).map_err(failed)? == Verdict::Skip {
             return Ok(true);
         }
-        match rustix::fs::renameat_with(&self.fd, from, &target.fd, to, RenameFlags::NOREPLACE) {
+        let renamed = if fault::mutant("no-renameat2") {
+            Err(Errno::NOSYS)
+        } else {
+            rustix::fs::renameat_with(&self.fd, from, &target.fd, to, RenameFlags::NOREPLACE)
+        };
+        match renamed {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => Ok(false),
             Err(Errno::INVAL | Errno::NOSYS) => self.link_and_unlink(from, target, to),

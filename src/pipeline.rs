@@ -6,6 +6,7 @@
 
 pub mod flow;
 pub mod prepare;
+mod vanished;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -20,6 +21,7 @@ use crate::source::archive::{Archived, Archiver, Debt, Fate, Touched};
 use crate::source::input::Input;
 use crate::source::queue::Key;
 use prepare::Prepared;
+use vanished::Vanished;
 
 /// Files that may be committed and stubbornly not archived before the daemon pauses.
 const STUCK_MAX: usize = 16;
@@ -54,12 +56,13 @@ pub struct Pipeline {
     /// Names whose committed file turned out altered, and that microbatch: it is settled by the one
     /// that sets the altered file aside.
     superseded: HashMap<OsString, u64>,
+    vanished: Vanished,
 }
 
 /// A committed input that cannot be archived just now.
 struct Stuck {
     committed: Committed,
-    pause: Duration,
+    tries: u32,
     due: Instant,
 }
 
@@ -81,6 +84,7 @@ impl Pipeline {
             settled: Settled::default(),
             settled_files: Vec::new(),
             superseded: HashMap::new(),
+            vanished: Vanished::default(),
         }
     }
 
@@ -164,8 +168,22 @@ impl Pipeline {
                 Ok(())
             }
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => Err(failure),
-            Err(failure) => self.stick(committed, failure, STUCK_PAUSE),
+            Err(failure) => self.stick(committed, failure, 1),
         }
+    }
+
+    /// Archives `input` if it is a committed one that was renamed before it could be; gives it back
+    /// if not.
+    pub fn archive_if_committed(
+        &mut self,
+        input: Input,
+        source: &mut Source,
+    ) -> Result<Option<Input>> {
+        let input = self.vanished.archive(input, source, &self.archiver, &mut self.touched)?;
+        if input.is_none() {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        Ok(input)
     }
 
     /// What archiving one input found out.
@@ -187,6 +205,9 @@ impl Pipeline {
             source.condemn(name, reason);
             return;
         }
+        if *archived == Archived::Gone {
+            self.vanished.note(committed);
+        }
         self.archived.push(sequence);
         match key {
             Some(key) if matches!(archived, Archived::As(_)) => source.release(key),
@@ -195,10 +216,11 @@ impl Pipeline {
         }
     }
 
-    fn stick(&mut self, committed: Committed, failure: Failure, pause: Duration) -> Result<()> {
+    fn stick(&mut self, committed: Committed, failure: Failure, tries: u32) -> Result<()> {
         let file = crate::telemetry::text(&committed.batch().name);
         let full = self.stuck.len() >= STUCK_MAX;
-        self.stuck.push(Stuck { committed, pause, due: Instant::now() + pause });
+        let pause = STUCK_PAUSE * 1_u32.checked_shl(tries - 1).unwrap_or(u32::MAX).min(60);
+        self.stuck.push(Stuck { committed, tries, due: Instant::now() + pause });
         if full {
             return Err(failure.context("archive the inputs"));
         }
@@ -217,11 +239,12 @@ impl Pipeline {
                 self.stuck.push(stuck);
                 continue;
             }
-            let pause = (stuck.pause * 2).min(STUCK_PAUSE * 60);
             match self.recover_one(&stuck.committed, source) {
                 Ok(()) => {}
                 Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
-                Err(failure) => self.stick(stuck.committed, failure, pause)?,
+                Err(failure) => {
+                    self.stick(stuck.committed, failure, stuck.tries.saturating_add(1))?;
+                }
             }
         }
         Ok(())
@@ -249,7 +272,7 @@ impl Pipeline {
             self.note_published(&committed);
             if unarchived.contains(&committed.sequence()) {
                 source.hold(&committed.batch().name);
-                self.stuck.push(Stuck { committed, pause: STUCK_PAUSE, due: Instant::now() });
+                self.stuck.push(Stuck { committed, tries: 0, due: Instant::now() });
             }
         }
         self.retry_stuck(source)?;
@@ -260,6 +283,12 @@ impl Pipeline {
     /// True when something has waited to become durable for long enough.
     pub fn sync_due(&self) -> Option<Instant> {
         self.unsynced_since.map(|since| since + SYNC_AFTER)
+    }
+
+    /// The file that could not be archived most often, and how often that was tried.
+    pub fn stuck(&self) -> Option<(&OsStr, u32)> {
+        let tries = self.stuck.iter().map(|stuck| (&*stuck.committed.batch().name, stuck.tries));
+        tries.max_by_key(|(_, tries)| *tries)
     }
 
     /// When the next file that could not be archived is due.

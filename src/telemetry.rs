@@ -101,6 +101,7 @@ pub struct Pulse {
 #[derive(Debug)]
 struct Inner {
     stop: AtomicBool,
+    enough: AtomicBool,
     started: Instant,
     beaten_ms: AtomicU64,
     every: Option<Duration>,
@@ -108,8 +109,9 @@ struct Inner {
 
 impl Default for Inner {
     fn default() -> Self {
-        let (stop, beaten_ms) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { stop, started: Instant::now(), beaten_ms, every: None }
+        let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
+        let beaten_ms = AtomicU64::new(0);
+        Self { stop, enough, started: Instant::now(), beaten_ms, every: None }
     }
 }
 
@@ -140,6 +142,16 @@ impl Pulse {
     /// Asks all work to come to an end.
     pub fn stop(&self) {
         self.inner.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that nothing needs more input: a command that reads a live stream has ended.
+    pub fn has_enough(&self) {
+        self.inner.enough.store(true, Ordering::Relaxed);
+    }
+
+    /// True when more input is wanted.
+    pub fn wants_more(&self) -> bool {
+        !self.inner.enough.load(Ordering::Relaxed)
     }
 
     /// True once [`Pulse::stop`] was called.

@@ -47,6 +47,46 @@ fn a_committed_file_is_renamed_not_read_again() {
     spool.assert_names(&["processed-a"]);
 }
 
+/// Identity, not name: somebody tidies the folder while the file waits for its archive.
+#[test]
+fn a_committed_file_that_was_renamed_is_not_read_again() {
+    let spool = Spool::new("");
+    lost_rename(&spool);
+    fs::rename(spool.input("a"), spool.input("b")).unwrap();
+    spool.drop_file("c", "2\n");
+    let log = spool.run_once();
+    assert_eq!(spool.output(), "1\n2\n", "{log}");
+    spool.assert_names(&["processed-b", "processed-c"]);
+}
+
+/// Before Linux 3.15, and on file systems that cannot do it, there is no rename that refuses to
+/// overwrite; before 5.6 no `openat2`.
+#[test]
+fn an_old_kernel_or_a_simple_file_system_will_do() {
+    for missing in ["no-renameat2", "no-openat2"] {
+        let mut spool = Spool::new("");
+        spool.environment("SPOOLMILL_MUTANT", missing);
+        spool.drop_file("a", "1\n");
+        std::os::unix::fs::symlink(spool.path("job.toml"), spool.input("link")).unwrap();
+        spool.run_once();
+        spool.drop_file("a", "2\n");
+        spool.run_once();
+        assert_eq!(spool.output(), "1\n2\n", "{missing}");
+        spool.assert_names(&["link", "processed-a", "processed-a.2"]);
+    }
+}
+
+#[test]
+fn a_rename_by_link_that_was_cut_short_is_finished() {
+    let mut spool = Spool::new("");
+    spool.environment("SPOOLMILL_MUTANT", "no-renameat2");
+    spool.environment("SPOOLMILL_FAULT", "fail:remove:5:1");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n");
+    spool.assert_names(&["processed-a"]);
+}
+
 /// The inode alone never decides: a restore from a backup changes it.
 #[test]
 fn a_restored_copy_of_a_committed_file_is_that_file() {

@@ -195,6 +195,21 @@ fn a_stream_ends_quietly_when_its_reader_goes_away() {
     assert!(ended.unwrap().success() && said.is_empty(), "{said}");
 }
 
+/// As `head` in a shell's pipe: the producer need not write once more for the end to be seen.
+#[test]
+fn a_stream_ends_when_its_command_has_seen_enough() {
+    let spool = Spool::new("[transform.command]\nargv = [\"head\", \"-n\", \"1\"]\n");
+    let mut command = spool.command("stream");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").unwrap();
+    let mut got = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut got).unwrap();
+    assert_eq!(got, "1\n");
+    assert!(child.wait().unwrap().success());
+    drop(stdin);
+}
+
 #[test]
 fn a_stream_ends_at_the_end_marker_though_its_input_goes_on() {
     let spool = Spool::with_input("end_marker = \"EOF\"", "");

@@ -1,6 +1,9 @@
 //! Promise 11, and life under systemd: locks, signals, reload, notifications, the unit.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -25,6 +28,51 @@ fn a_second_instance_is_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(".output.txt.spoolmill-lock"));
     daemon.stop();
+}
+
+/// Whoever started it (cron, a timer) starts it again; a daemon would wait as long as it takes.
+fn once_gives_up(fault: &str, said: &str) {
+    let mut spool = Spool::new("");
+    spool.drop_file("a", "1\n");
+    spool.environment("SPOOLMILL_FAULT", fault);
+    let output = spool.run("run", &["--once"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains(said) && log.contains("gave up after several tries"), "{log}");
+    spool.no_environment().run_once();
+    assert_eq!(spool.output(), "1\n");
+    spool.assert_names(&["processed-a"]);
+}
+
+#[test]
+fn once_gives_up_on_a_disk_that_stays_full() {
+    once_gives_up("fail:write:28:1+", "No space left on device");
+}
+
+#[test]
+fn once_gives_up_on_a_file_that_cannot_be_archived() {
+    once_gives_up("fail:rename:13:1+", "is committed but could not be archived");
+}
+
+/// In such a folder only its owner may rename what others dropped.
+#[test]
+fn a_sticky_folder_of_somebody_else_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        skipped("only root can run it as another user");
+        return;
+    }
+    let spool = Spool::new("");
+    let mode = |path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(spool.path("in"), 0o1777);
+    mode(spool.path(""), 0o777);
+    let program = spool.path("spoolmill");
+    fs::copy(env!("CARGO_BIN_EXE_spoolmill"), &program).unwrap();
+    let mut command = Command::new(program);
+    let job = spool.path("job.toml");
+    let output = command.args(["check", "-c"]).arg(job).uid(65534).gid(65534).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("input.directory") && said.contains("sticky"), "{said}");
 }
 
 #[test]

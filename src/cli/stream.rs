@@ -1,6 +1,7 @@
 //! `spoolmill stream`: standard input to standard output, as long as the input lasts.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use clap::Args;
@@ -12,7 +13,14 @@ use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::failure::Failure;
 use crate::telemetry::Pulse;
+use crate::transform::Transform;
 use crate::transform::command::Bounds;
+
+/// No waiting.
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// How often a waiting stream looks whether its command still lives.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 #[derive(Debug, Args)]
 pub struct Stream {
@@ -27,7 +35,10 @@ impl Stream {
         let pulse = Pulse::default();
         let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let polled = stdin.try_clone()?;
-        let ready = Box::new(move || is_readable(polled.as_fd()));
+        let ready = Box::new(move || is_readable(polled.as_fd(), NO_TIME));
+        // Only a command can have enough before the input ends.
+        let patience = matches!(config.written.transform, Transform::Command(_)).then_some(LOOK);
+        let stdin = Input { stdin, patience, pulse: pulse.clone() };
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
         let mut delivery = Plain {
             output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
@@ -43,10 +54,29 @@ impl Stream {
     }
 }
 
-/// True when a read would not wait: there are bytes, or the end.
-fn is_readable(fd: BorrowedFd<'_>) -> bool {
+/// Standard input, which ends when nothing wants more of it.
+struct Input {
+    stdin: File,
+    /// How long to wait before asking whether more is wanted; for ever, if nothing asks.
+    patience: Option<Timespec>,
+    pulse: Pulse,
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(patience) = self.patience else { return self.stdin.read(buffer) };
+        while self.pulse.wants_more() {
+            if is_readable(self.stdin.as_fd(), patience) {
+                return self.stdin.read(buffer);
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// True when a read would not wait, or would not after this time: there are bytes, or the end.
+fn is_readable(fd: BorrowedFd<'_>, patience: Timespec) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     // Should the question fail, the read will say why.
-    poll(&mut fds, Some(&now)).map_or(true, |ready| ready > 0)
+    poll(&mut fds, Some(&patience)).map_or(true, |ready| ready > 0)
 }

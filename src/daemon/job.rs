@@ -129,12 +129,11 @@ impl Job {
             && bytes < GROUP_BYTES
             && (group.is_empty() || started.elapsed() < GROUP_TIME)
         {
-            let inputs = self.take(group.len());
+            let (inputs, mut trouble) = self.take(group.len());
             if inputs.is_empty() {
-                break;
+                return (group, trouble);
             }
             let large = inputs.iter().any(is_large);
-            let mut trouble = None;
             for prepared in self.prepare(inputs, pulse) {
                 match prepared {
                     // What comes behind a failure must not overtake it.
@@ -160,14 +159,18 @@ impl Job {
     }
 
     /// The next inputs in order: as many as are worth spreading over the workers, or a large one
-    /// alone.
-    fn take(&mut self, already: usize) -> Vec<Input> {
+    /// alone. A failure ends them.
+    fn take(&mut self, already: usize) -> (Vec<Input>, Option<Failure>) {
         let left = self.config.written.engine.files_per_commit.saturating_sub(already);
         let share =
             if matches!(self.config.written.transform, Transform::Command(_)) { 1 } else { SHARE };
         let mut inputs = Vec::new();
         while inputs.len() < left.min(share * self.config.workers) {
-            let Some(input) = self.carried.take().or_else(|| self.source.take()) else { break };
+            let input = match self.next_input() {
+                Ok(Some(input)) => input,
+                Ok(None) => break,
+                Err(failure) => return (inputs, Some(failure)),
+            };
             if !is_large(&input) {
                 inputs.push(input);
             } else if inputs.is_empty() && already == 0 {
@@ -178,7 +181,21 @@ impl Job {
                 break;
             }
         }
-        inputs
+        (inputs, None)
+    }
+
+    /// The next complete input that is not committed yet.
+    fn next_input(&mut self) -> Result<Option<Input>> {
+        if let Some(input) = self.carried.take() {
+            return Ok(Some(input));
+        }
+        while let Some(input) = self.source.take() {
+            let input = self.pipeline.archive_if_committed(input, &mut self.source)?;
+            if input.is_some() {
+                return Ok(input);
+            }
+        }
+        Ok(None)
     }
 
     /// Prepares inputs, on all workers where there are several.

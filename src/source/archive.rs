@@ -209,13 +209,23 @@ impl Archiver {
         }
         let (file, stamp) = match input::open(folder, debt.name) {
             input::Found::File(file, stamp) => (file, stamp),
-            input::Found::Gone | input::Found::NoInput => return Ok(Archived::Gone),
+            input::Found::Gone | input::Found::NoInput => {
+                let there = archived.map(|(dir, name)| dir.path().join(name));
+                return Ok(there.map_or(Archived::Gone, Archived::As));
+            }
             input::Found::Unreadable(error) => return Err(Failure::Transient(error.into())),
         };
-        if archived.is_some() && stamp.inode != debt.identity.inode {
-            return Ok(Archived::Replaced);
-        }
         let identity = debt.identity;
+        match archived {
+            Some(_) if stamp.inode != identity.inode => return Ok(Archived::Replaced),
+            Some((dir, name)) if is_second_name(&dir, &name, &stamp) => {
+                // The fallback for a rename got as far as the link.
+                let place = Place::of(folder, debt.name);
+                place.map_err(|error| Failure::Transient(error.into()))?.remove()?;
+                return Ok(Archived::As(dir.path().join(name)));
+            }
+            _ => {}
+        }
         if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
             && hash(&file).map_err(|error| Failure::Transient(error.into()))? == identity.hash
         {
@@ -278,6 +288,10 @@ impl<'a> Place<'a> {
         self.subdirectory.as_ref().unwrap_or(self.folder)
     }
 
+    fn remove(&self) -> durable::Result<()> {
+        self.dir().unlink(self.name)
+    }
+
     fn touch(self, touched: &mut Touched) {
         match self.subdirectory {
             Some(dir) => {
@@ -286,6 +300,12 @@ impl<'a> Place<'a> {
             None => touched.folder = true,
         }
     }
+}
+
+/// True when `name` leads to the very file of this stamp.
+fn is_second_name(dir: &Dir, name: &OsStr, stamp: &Stamp) -> bool {
+    let there = dir.stat(name).ok().flatten().map(|stat| Stamp::of(&stat));
+    there.is_some_and(|there| (there.device, there.inode) == (stamp.device, stamp.inode))
 }
 
 /// The folder in `target` that corresponds to the one `name` is in, created when missing.

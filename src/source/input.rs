@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::queue::Key;
-use crate::durable::Dir;
+use crate::durable::{Dir, fault};
 
 /// What tells one state of one file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,12 @@ pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
 
 fn open_beneath(folder: &Dir, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve) {
+    let opened = if fault::mutant("no-openat2") {
+        Err(Errno::NOSYS)
+    } else {
+        rustix::fs::openat2(folder, name, flags, Mode::empty(), resolve)
+    };
+    match opened {
         // Before Linux 5.6, or where a filter forbids it; then only a plain name is safe.
         Err(Errno::NOSYS | Errno::PERM) if !name.as_encoded_bytes().contains(&b'/') => {
             rustix::fs::openat(folder, name, flags, Mode::empty())

@@ -160,6 +160,9 @@ where
         if collected.is_err() {
             watch.kill_now();
         }
+        if bounds == Bounds::Stream {
+            pulse.has_enough();
+        }
         let feeding =
             feed.join().unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died")));
         let complained = complain.join();
