@@ -1,0 +1,141 @@
+#!/bin/bash
+# Runs the shipped unit under a real systemd: start, drop, reload, watchdog, crash, restart, stop.
+#
+# Usage, as root on a machine with systemd's own package installed (it need not be running):
+#     cargo build --release && tests/systemd.sh target/release/spoolmill
+#
+# systemd becomes process 1 of new namespaces. What it would change outside is covered by overlays
+# and empty file systems first: /etc, /usr, /var, /srv, /run and above all /tmp, which it empties.
+set -euo pipefail
+
+program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM}")
+unit=$(realpath "$(dirname "$0")/../systemd/spoolmill@.service")
+work=${work:-$(mktemp -d /dev/shm/spoolmill-systemd.XXXXXX)}
+group=/sys/fs/cgroup/systemd/spoolmill-test
+export program unit work
+
+# Inside the namespaces, before systemd.
+boot() {
+    mount --make-rprivate /
+    # systemd measures its place from the root of its own cgroup namespace.
+    mount -t tmpfs tmpfs "$work"
+    install -D -m 755 "$program" "$work/spoolmill"
+    install -D -m 644 "$unit" "$work/unit"
+    for folder in etc usr var; do
+        mkdir -p "$work/$folder/upper" "$work/$folder/work"
+        mount -t overlay overlay \
+            -o "lowerdir=/$folder,upperdir=$work/$folder/upper,workdir=$work/$folder/work" "/$folder"
+    done
+    for folder in tmp run srv; do mount -t tmpfs tmpfs "/$folder"; done
+    mount -t proc proc /proc
+    mkdir -p /run/lock /etc/spoolmill /srv/spoolmill/in
+    install -m 755 "$work/spoolmill" /usr/bin/spoolmill
+    install -m 644 "$work/unit" "/etc/systemd/system/spoolmill@.service"
+    useradd --system --no-create-home spoolmill
+    chown -R spoolmill: /srv/spoolmill
+    # Only the machine's own chores would run; none is wanted.
+    for chore in systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-sysctl systemd-udevd \
+        systemd-udev-trigger systemd-modules-load systemd-random-seed systemd-timesyncd \
+        systemd-binfmt systemd-hwdb-update systemd-sysusers; do
+        ln -sf /dev/null "/etc/systemd/system/$chore.service"
+    done
+    export container=spoolmill-test
+    exec /lib/systemd/systemd --system --unit=sysinit.target --show-status=0 --log-target=journal
+}
+if [ "${2:-}" = boot ]; then boot; fi
+
+mkdir -p "$group" && echo $$ > "$group/cgroup.procs"
+unshare --fork --kill-child --pid --mount --uts --ipc --net --cgroup \
+    bash "$0" "$program" boot > "$work.log" 2>&1 &
+holder=$!
+trap 'set +e; kill -9 "$holder" 2>/dev/null; wait "$holder" 2>/dev/null;
+      echo $$ > /sys/fs/cgroup/systemd/cgroup.procs;
+      find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null; rm -rf "$work" "$work.log"' EXIT
+
+init=
+until init=$(pgrep -P "$holder" -x systemd); do
+    kill -0 "$holder" || { cat "$work.log"; exit 1; }
+    read -rt 0.1 <> <(:) || true
+done
+inside() { nsenter -t "$init" -a "$@"; }
+step() { printf '\n== %s\n' "$*"; }
+until_true() {
+    local tries=0
+    until inside bash -c "$1" > /dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ "$tries" -gt 300 ]; then
+            echo "FAILED: never true: $1"
+            inside journalctl --no-pager -n 30 || true
+            exit 1
+        fi
+        read -rt 0.2 <> <(:) || true
+    done
+}
+main_pid() { inside systemctl show -p MainPID --value spoolmill@orders; }
+drop() { inside bash -c "echo $2 > /srv/spoolmill/in/.$1 && mv /srv/spoolmill/in/.$1 /srv/spoolmill/in/$1"; }
+
+until_true 'systemctl is-active sysinit.target'
+inside systemctl --version | head -1
+
+step 'start'
+inside bash -c 'cat > /etc/spoolmill/orders.toml' <<'TOML'
+[input]
+directory = "/srv/spoolmill/in"
+[output]
+path = "/srv/spoolmill/output.txt"
+TOML
+inside bash -c 'mkdir -p /etc/systemd/system/spoolmill@.service.d
+    printf "[Service]\nWatchdogSec=3s\nRestartSec=1s\n" > /etc/systemd/system/spoolmill@.service.d/test.conf
+    systemctl daemon-reload'
+inside systemctl start spoolmill@orders
+inside systemctl is-active spoolmill@orders
+drop a 1
+until_true 'test -e /srv/spoolmill/in/processed-a'
+until_true 'systemctl show -p StatusText --value spoolmill@orders | grep "1 committed"'
+inside systemctl status --no-pager spoolmill@orders
+inside ls -la /var/lib/spoolmill/orders /srv/spoolmill
+inside grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp)' "/proc/$(main_pid)/status"
+
+step 'reload: a wrong configuration keeps the old one, a right one takes its place'
+inside bash -c 'cp /etc/spoolmill/orders.toml /etc/spoolmill/good
+    sed -i "1a settle = \"soon\"" /etc/spoolmill/orders.toml'
+inside systemctl reload spoolmill@orders
+until_true 'journalctl -u spoolmill@orders | grep "was not reloaded"'
+inside bash -c 'sed "1a pattern = \"b*\"" /etc/spoolmill/good > /etc/spoolmill/orders.toml'
+inside systemctl reload spoolmill@orders
+until_true 'journalctl -u spoolmill@orders | grep "configuration was reloaded"'
+drop b 2
+until_true 'test -e /srv/spoolmill/in/processed-b'
+
+step 'crash: killed, started again by systemd, nothing twice'
+before=$(main_pid)
+inside systemctl kill -s KILL spoolmill@orders
+until_true "test \$(systemctl show -p MainPID --value spoolmill@orders) -gt 0 &&
+    test \$(systemctl show -p MainPID --value spoolmill@orders) != $before"
+drop b2 3
+until_true 'test -e /srv/spoolmill/in/processed-b2'
+
+step 'watchdog: a daemon that hangs is killed and started again'
+before=$(main_pid)
+inside kill -STOP "$before"
+until_true 'journalctl -u spoolmill@orders | grep -i "watchdog timeout"'
+until_true "test \$(systemctl show -p MainPID --value spoolmill@orders) -gt 0 &&
+    test \$(systemctl show -p MainPID --value spoolmill@orders) != $before"
+drop b3 4
+until_true 'test -e /srv/spoolmill/in/processed-b3'
+
+step 'stop'
+inside systemctl stop spoolmill@orders
+inside systemctl show -p ActiveState -p Result -p ExecMainStatus -p NRestarts spoolmill@orders
+
+step 'a wrong configuration is tried a few times, then it rests'
+inside bash -c 'echo nonsense > /etc/spoolmill/orders.toml'
+inside systemctl start spoolmill@orders || true
+until_true 'test $(systemctl show -p ActiveState --value spoolmill@orders) = failed'
+inside systemctl show -p ActiveState -p Result -p NRestarts spoolmill@orders
+
+step 'result'
+inside journalctl --no-pager -o cat -u spoolmill@orders
+output=$(inside cat /srv/spoolmill/output.txt | tr '\n' ' ')
+echo "output: $output"
+[ "$output" = '1 2 3 4 ' ] && echo 'PASSED'
