@@ -1,7 +1,8 @@
 //! Measurements of the whole program, each beside a peer or a floor measured in the same run.
 //!
 //! `cargo bench --bench compare -- [throughput] [small] [latency] [scale] [large] [idle]`; without a
-//! word, all but `scale` and `large`, which take minutes and gigabytes. Peers that are not
+//! word, all but `scale` and `large`, which take minutes and gigabytes. With `--features sql` also
+//! `sql` and `sort`. Peers that are not
 //! installed (`duckdb`, or the program that `DUCKDB` names; `python3`) are left out, and said so.
 
 #![allow(missing_docs, clippy::pedantic, clippy::disallowed_methods)]
@@ -23,12 +24,14 @@ const JOB: &str = "[input]\ndirectory = \"in\"\nsettle = \"0s\"\n[input.format.n
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let all: [(&str, bool, fn()); 6] = [
+    let all: [(&str, bool, fn()); 8] = [
         ("throughput", true, throughput),
         ("small", true, small),
         ("latency", true, latency),
         ("idle", true, idle),
         ("scale", false, scale),
+        ("sql", false, sql),
+        ("sort", false, sort),
         ("large", false, large),
     ];
     for (name, by_default, measure) in all {
@@ -351,4 +354,131 @@ fn large() {
         "{megabytes:.0} MB in {time:.1} s, {:.0} MB/s, {peak:.0} MiB at most",
         megabytes / time
     );
+}
+
+const ORDERS: &str = "[input]\ndirectory = \"in\"\nsettle = \"0s\"\n[input.format.csv]\n\
+    [input.format.csv.columns]\nid = \"bigint\"\nproduct = \"varchar\"\nclass = \"varchar\"\n\
+    price = \"double\"\nquantity = \"int\"\nts = \"timestamp\"\n\
+    [transform.sql]\nquery = \"QUERY\"\n\
+    [output]\npath = \"output.csv\"\n[output.format.csv]\n[state]\ndirectory = \"state\"\n";
+
+const ORDERS_QUERY: &str = "select id, upper(product) as product, price * quantity * 1.19 as gross, ts \
+    from input where class <> 'B' and price > 100";
+
+fn write_orders(path: &Path, from: u64, rows: u64) {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
+    writeln!(out, "id,product,class,price,quantity,ts").unwrap();
+    for id in from..from + rows {
+        let h = id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
+        writeln!(
+            out,
+            "{id},product number {},{},{}.{:02},{},2024-{:02}-{:02} {:02}:{:02}:{:02}",
+            h % 5000,
+            ["A", "B", "C", "D"][(h % 4) as usize],
+            h % 1000,
+            h % 100,
+            h % 20,
+            h % 12 + 1,
+            h % 28 + 1,
+            h % 24,
+            h % 60,
+            h / 7 % 60
+        )
+        .unwrap();
+    }
+    out.into_inner().unwrap().sync_all().unwrap();
+}
+
+/// CSV with six columns, filter and expressions, file to file: one of 500 MB, then a thousand of
+/// ten lines.
+fn sql() {
+    let job = Job::new();
+    fs::write(job.path("job.toml"), ORDERS.replace("QUERY", ORDERS_QUERY)).unwrap();
+    let orders = job.path("orders.csv");
+    write_orders(&orders, 0, 7_800_000);
+    let megabytes = fs::metadata(&orders).unwrap().len() as f64 / 1e6;
+    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
+    let types = "{'id':'bigint','product':'varchar','class':'varchar','price':'double','quantity':'int','ts':'timestamp'}";
+    let statement = |from: &Path, to: &Path| {
+        let input = format!("read_csv('{}', header = true, columns = {types})", from.display());
+        let query = ORDERS_QUERY.replace("from input", &format!("from {input}"));
+        format!("copy ({query}) to '{}' (header true)", to.display())
+    };
+    let (mut ours, mut duck) = (Vec::new(), Vec::new());
+    let with_duckdb = has(&duckdb);
+    for _ in 0..5 {
+        let _ = fs::remove_file(job.path("output.csv"));
+        let _ = fs::remove_dir_all(job.path("state"));
+        fs::copy(&orders, job.path("in/orders.csv")).unwrap();
+        rustix_sync();
+        ours.push(timed(job.command().arg("--once")));
+        fs::remove_file(job.path("in/processed-orders.csv")).unwrap();
+        if with_duckdb {
+            let _ = fs::remove_file(job.path("duck.csv"));
+            rustix_sync();
+            let sql = statement(&orders, &job.path("duck.csv"));
+            duck.push(timed(Command::new(&duckdb).args(["-c", &sql]).stdout(Stdio::null())).0);
+        }
+    }
+    let peak = ours.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
+    let ours = median(ours.into_iter().map(|(time, _)| time).collect());
+    println!("run --once: {ours:.2} s, {:.0} MB/s, {peak:.0} MiB at most", megabytes / ours);
+    if with_duckdb {
+        let duck = median(duck);
+        println!("DuckDB:     {duck:.2} s; {:.1} times as long", duck / ours);
+        let lines = |name: &str| {
+            let text = fs::read_to_string(job.path(name)).unwrap();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        println!("same records: {}", lines("output.csv") == lines("duck.csv"));
+    }
+    let job = Job::new();
+    fs::write(job.path("job.toml"), ORDERS.replace("QUERY", ORDERS_QUERY)).unwrap();
+    for number in 0..1000 {
+        write_orders(&job.path(&format!("in/{number:04}")), number * 10, 10);
+    }
+    rustix_sync();
+    let (time, _) = timed(job.command().arg("--once"));
+    println!("a thousand files of ten lines: {:.0} a second", 1000.0 / time);
+    if with_duckdb {
+        let begun = Instant::now();
+        for number in 0..20 {
+            let sql =
+                statement(&job.path(&format!("in/processed-{number:04}")), &job.path("duck.csv"));
+            timed(Command::new(&duckdb).args(["-c", &sql]).stdout(Stdio::null()));
+        }
+        println!(
+            "DuckDB, a process for each: {:.0} a second",
+            20.0 / begun.elapsed().as_secs_f64()
+        );
+    }
+}
+
+/// A final sort of twenty million rows under 64 MiB.
+fn sort() {
+    let job = Job::new();
+    let text = "[input]\ndirectory = \"in\"\nsettle = \"0s\"\nend_marker = \"EOF\"\nmax_record = \"1MiB\"\n\
+        [input.format.numbers]\n[output]\npath = \"output.txt\"\n[output.format.numbers]\n\
+        [state]\ndirectory = \"state\"\n[engine]\nmemory = \"64MiB\"\n\
+        [[final]]\nquery = \"select * from output order by num\"\npath = \"sorted.txt\"\n";
+    fs::write(job.path("job.toml"), text).unwrap();
+    write_numbers(&job.path("in/a"), 20_000_000);
+    fs::write(job.path("in/b"), "EOF\n").unwrap();
+    let (time, peak) = timed(job.command().arg("--once"));
+    println!("20 million numbers taken and sorted: {time:.1} s, {peak:.0} MiB at most");
+    let begun = Instant::now();
+    let mut sorted = Command::new("sort");
+    sorted.args(["-g", "-S", "64M"]).arg(job.path("output.txt"));
+    let theirs = sorted_to(&mut sorted, &job.path("theirs.txt"));
+    println!("sort -g alone: {:.1} s", begun.elapsed().as_secs_f64());
+    assert!(theirs);
+    let same =
+        fs::read(job.path("theirs.txt")).unwrap() == fs::read(job.path("sorted.txt")).unwrap();
+    println!("same bytes: {same}");
+}
+
+fn sorted_to(command: &mut Command, path: &Path) -> bool {
+    command.stdout(File::create(path).unwrap()).env("LC_ALL", "C").status().unwrap().success()
 }

@@ -124,7 +124,8 @@ impl<'a> Daemon<'a> {
         let network = config.network_file_system();
         let watch = open_watch(&config, setting, &hints_lost, network)?;
         let polls = watch.is_none();
-        let job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
+        let mut job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
+        job.make_finals(&setting.pulse)?;
         let folder = job.source.folder().path().display().to_string();
         tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
         Ok(Self {
@@ -208,7 +209,10 @@ impl<'a> Daemon<'a> {
         let mut pause = PAUSE_MIN;
         loop {
             match self.job.finish() {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.job.make_finals(&self.setting.pulse)?;
+                    break;
+                }
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(failure) if self.setting.pulse.must_stop() => {
                     let error = failure.into_error();

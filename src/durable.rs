@@ -97,6 +97,14 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     }
 }
 
+/// The lock of an output: a hidden file beside it, since the output itself may be taken away.
+pub fn lock_of(output: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(output.file_name().unwrap_or_default());
+    name.push(".spoolmill-lock");
+    output.with_file_name(name)
+}
+
 /// Takes an exclusive lock on the file `path`, created when missing; held until it is dropped.
 ///
 /// `None` when another process holds it.

@@ -31,14 +31,16 @@
 //! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
-//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `ledger`, `publish` |
+//! | [`engine`] | SQL: plans and runs queries over records | `record` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
+//! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, the stages |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!
 //! Stages never import each other, the ledger or `config`; `tests/tidy.rs` holds this table against
-//! the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `notify` in
-//! [`source::watch`], `toml` in [`config`], fsync and rename in [`durable`].
+//! the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `datafusion` in [`engine`],
+//! `notify` in [`source::watch`], `toml` in [`config`], fsync and rename in [`durable`].
 //!
 //! # The promises
 //!
@@ -87,10 +89,20 @@ pub mod config;
 pub mod daemon;
 pub mod decode;
 pub mod durable;
+#[cfg(feature = "sql")]
+pub mod engine;
+#[cfg(not(feature = "sql"))]
+#[path = "engine/none.rs"]
+pub mod engine;
 pub mod failure;
 pub mod ledger;
 pub mod pipeline;
 pub mod publish;
+#[cfg(feature = "sql")]
+pub mod queries;
+#[cfg(not(feature = "sql"))]
+#[path = "queries/none.rs"]
+pub mod queries;
 pub mod record;
 pub mod sink;
 pub mod source;

@@ -7,6 +7,9 @@
 pub mod flow;
 pub mod prepare;
 mod vanished;
+#[cfg(feature = "sql")]
+mod whole;
+mod work;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -9,7 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -262,11 +262,16 @@ impl Output {
         if staging.stat(name)?.is_none() {
             return self.already_published(span);
         }
-        if self.file.is_none() && span.at.end == 0 && self.rename_into_place(staging, name)? {
+        let skip = span.addition.skip;
+        if self.file.is_none()
+            && (span.at.end, skip) == (0, 0)
+            && self.rename_into_place(staging, name)?
+        {
             return Ok(());
         }
         self.create_if_missing()?;
         let mut staged = staging.open_existing(name)?;
+        staged.seek(SeekFrom::Start(skip)).map_err(|error| self.transient(error))?;
         let mut checksum = crc32fast::Hasher::new();
         let mut buffer = vec![0; COPY_BYTES];
         let mut done = 0;

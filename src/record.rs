@@ -2,6 +2,8 @@
 //!
 //! Every stage may import this; it imports none.
 
+pub mod columns;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -47,11 +49,30 @@ pub struct Decoded {
     pub rejects: Vec<Reject>,
     /// Physical lines in the block.
     pub lines: u64,
+    /// On which of them each good record begins, from 1; `None` where every line that is no reject
+    /// is a good record.
+    pub positions: Option<Vec<u64>>,
+}
+
+impl Decoded {
+    /// On which line of the block each good record begins, from 1.
+    pub fn line_numbers(&self) -> Vec<u64> {
+        if let Some(positions) = &self.positions {
+            return positions.clone();
+        }
+        let mut bad = self.rejects.iter().filter_map(|reject| reject.line).peekable();
+        (1..=self.lines).filter(|line| bad.next_if_eq(line).is_none()).collect()
+    }
 }
 
 /// The schema of `numbers`: one column `num` of double precision.
 pub fn numbers_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("num", DataType::Float64, false)]))
+}
+
+/// The schema of `lines` for a query: the column is UTF-8.
+pub fn text_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8, false)]))
 }
 
 /// The schema of `lines`: one column `line` of bytes, without the line end.

@@ -35,6 +35,27 @@ fn the_filters_that_people_have_work_as_they_are() {
     }
 }
 
+/// As `config/duckdb.toml` has it.
+#[test]
+fn duckdb_is_a_filter_too() {
+    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
+    if !has(&duckdb) {
+        skipped("duckdb is not installed");
+        return;
+    }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/duckdb.toml");
+    let example: toml::Table = std::fs::read_to_string(example).unwrap().parse().unwrap();
+    let mut transform = example["transform"].as_table().unwrap().clone();
+    transform["command"]["argv"][0] = toml::Value::String(duckdb);
+    let mut table = toml::Table::new();
+    table.insert("transform".to_owned(), toml::Value::Table(transform));
+    let spool = Spool::new(&table.to_string());
+    spool.drop_file("orders_1", "product,price\nx,100\ny,-1\n\"z, z\",200\n");
+    spool.drop_file("orders_2", "product,price\nw,10\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "x,119.00\n\"z, z\",238.00\nw,11.90\n");
+}
+
 #[test]
 fn standard_error_becomes_rejects() {
     let spool = shell("cat; echo one >&2; printf two >&2");

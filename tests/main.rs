@@ -32,6 +32,10 @@ mod command;
 /// The three drivers agree; `split` feeds them.
 mod drivers;
 
+/// SQL, csv and json.
+#[cfg(feature = "sql")]
+mod sql;
+
 /// The grammar of numbers against Python's.
 mod numbers;
 

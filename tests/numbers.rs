@@ -11,9 +11,19 @@ use spoolmill::sink::Format;
 
 fn printed(number: f64) -> String {
     let block = format!("{number:?}");
-    let mut decoded = spoolmill::decode::Format::Numbers {}.decode(block.as_bytes(), 1000).records;
+    let mut decoded = spoolmill::decode::Format::Numbers {}
+        .decoder(b"", 1000)
+        .unwrap()
+        .0
+        .decode(block.as_bytes(), 1000)
+        .records;
     if number.is_nan() {
-        decoded = spoolmill::decode::Format::Numbers {}.decode(b"nan", 1000).records;
+        decoded = spoolmill::decode::Format::Numbers {}
+            .decoder(b"", 1000)
+            .unwrap()
+            .0
+            .decode(b"nan", 1000)
+            .records;
     }
     let mut text = Vec::new();
     Format::Numbers {}.encode(&decoded, &mut text);

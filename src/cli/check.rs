@@ -1,22 +1,45 @@
 //! `spoolmill check`: would a start succeed, and what is the job?
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::JobFile;
+use crate::config::Config;
+use crate::queries::Queries;
 
 #[derive(Debug, Args)]
 pub struct Check {
-    #[command(flatten)]
-    job: JobFile,
+    /// The job file
+    #[arg(short, long = "config", value_name = "FILE", required_unless_present = "infer")]
+    config: Option<PathBuf>,
+    /// Print the columns that this file seems to have, for a job file
+    #[arg(long, value_name = "SAMPLE", conflicts_with = "config")]
+    infer: Option<PathBuf>,
 }
 
 impl Check {
     pub fn run(self) -> anyhow::Result<()> {
-        let config = self.job.read()?;
+        if let Some(sample) = &self.infer {
+            return infer(sample);
+        }
+        let config = Config::read(&self.config.unwrap_or_default())?;
         config.check_surroundings()?;
+        Queries::open(&config, &std::env::temp_dir())?;
         std::io::stdout().write_all(config.as_understood().as_bytes())?;
         Ok(())
     }
+}
+
+#[cfg(feature = "sql")]
+fn infer(sample: &Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    let inferred = crate::decode::infer::infer(sample);
+    let inferred = inferred.with_context(|| format!("look into {}", sample.display()))?;
+    Ok(std::io::stdout().write_all(inferred.stanza().as_bytes())?)
+}
+
+#[cfg(not(feature = "sql"))]
+fn infer(_sample: &Path) -> anyhow::Result<()> {
+    anyhow::bail!("--infer needs a build with `--features sql`")
 }

@@ -1,9 +1,10 @@
 //! `spoolmill stream`: standard input to standard output, as long as the input lasts.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use anyhow::Context as _;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -12,6 +13,9 @@ use super::delivery::{Plain, quiet_if_reader_left};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::failure::Failure;
+use crate::ledger::now_ms;
+use crate::pipeline::flow::Origin;
+use crate::queries::Queries;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
@@ -26,12 +30,23 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 pub struct Stream {
     #[command(flatten)]
     job: JobFile,
+    /// The input ends: a query may wait for that
+    #[arg(long)]
+    until_eof: bool,
 }
 
 impl Stream {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         config.check_program()?;
+        let queries = Queries::open(&config, &std::env::temp_dir())?;
+        #[cfg(feature = "sql")]
+        if let Some(operator) = queries.blocking().filter(|_| !self.until_eof) {
+            anyhow::bail!(
+                "the query must see the end of its input (it has the operator {operator}), and a \
+                 stream has none: add --until-eof if this one has"
+            );
+        }
         let pulse = Pulse::default();
         let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let polled = stdin.try_clone()?;
@@ -48,7 +63,10 @@ impl Stream {
             rejected: 0,
             progress: None,
         };
-        let result = flow(&config, Bounds::Stream, &pulse).run(framer, &mut delivery);
+        delivery.output.write_all(queries.header()).context("write the output")?;
+        let origin = Origin { file: "-", now_ms: now_ms() };
+        let flow = flow(&config, &queries, Bounds::Stream, &pulse);
+        let result = flow.run(framer, origin, &mut delivery);
         let result = result.and_then(|counts| delivery.check(&counts));
         quiet_if_reader_left(result.map_err(Failure::into_error))
     }

@@ -30,6 +30,42 @@ pub struct File {
     pub state: State,
     /// What the job may use of the machine.
     pub engine: Engine,
+    /// Tables that a query can join with.
+    #[cfg(feature = "sql")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub table: Vec<Table>,
+    /// Queries over the whole output, made when the job ends.
+    #[cfg(feature = "sql")]
+    #[serde(rename = "final", skip_serializing_if = "Vec::is_empty")]
+    pub finals: Vec<Final>,
+}
+
+/// `[[table]]`.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// What the query calls it.
+    pub name: String,
+    /// The file; it is read again when it changes.
+    pub path: PathBuf,
+    /// How it is decoded; unless given, the suffix says so, and the types are inferred.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<decode::Format>,
+}
+
+/// `[[final]]`.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Final {
+    /// The query; the table is `output`.
+    pub query: String,
+    /// The file that its result replaces.
+    pub path: PathBuf,
+    /// How its records become bytes; the format of the output unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<sink::Format>,
 }
 
 /// `[input]`.

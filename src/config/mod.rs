@@ -13,10 +13,10 @@ use globset::{GlobBuilder, GlobMatcher};
 use regex::bytes::Regex;
 
 use crate::decode::frame::{self, Framing};
+use crate::decode::quotes::BLOCK_MAX;
 use crate::source::archive::Action;
 use crate::source::rules::{Complete, Rules};
 use crate::transform::Transform;
-use crate::{decode, sink};
 
 /// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
 const MEMORY_MIN: u64 = 32 << 20;
@@ -38,7 +38,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(key: &'static str, message: impl Into<String>) -> Self {
+    /// A problem with this key.
+    pub fn new(key: &'static str, message: impl Into<String>) -> Self {
         Self { key, message: message.into() }
     }
 }
@@ -87,10 +88,12 @@ impl Config {
             let offset = error.span().map(|span| span.start);
             let key = offset.and_then(|offset| locate::key_at(text, offset));
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
+            let message = error.message().replace('\n', ", ");
+            let hint = if needs_sql(&message) { NEEDS_SQL } else { "" };
             Error {
                 file: path.to_owned(),
                 line: offset.map(|offset| locate::line_at(text, offset)),
-                message: format!("{key}{}", error.message().replace('\n', ", ")),
+                message: format!("{key}{message}{hint}"),
             }
         })?;
         Self::checked(written, text, path, base).map_err(|problem| explain(&problem, text, path))
@@ -136,13 +139,19 @@ impl Config {
         }
         let Some(directory) = &self.directory else { return Ok(()) };
         let archive = self.archive();
+        #[cfg(feature = "sql")]
+        let finals: Vec<_> =
+            self.written.finals.iter().map(|made| self.absolute(&made.path)).collect();
+        #[cfg(not(feature = "sql"))]
+        let finals: [PathBuf; 0] = [];
         let places = [
             ("output.path", self.output.as_deref()),
             ("rejects.path", self.rejects.as_deref()),
             ("state.directory", Some(self.state.as_path())),
             ("done.action", archive.as_deref()),
         ];
-        for (key, place) in places {
+        let finals = finals.iter().map(|place| ("final.path", Some(place.as_path())));
+        for (key, place) in places.into_iter().chain(finals) {
             let inside = |place: &&Path| resolved(place).starts_with(resolved(directory));
             if let Some(place) = place.filter(inside) {
                 return Err(Problem::new(
@@ -157,6 +166,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The path as the job means it.
+    pub fn absolute(&self, path: &Path) -> PathBuf {
+        normal(&self.base.join(path))
     }
 
     /// Where done inputs are moved, if they are.
@@ -187,6 +201,15 @@ impl Config {
     }
 }
 
+/// What a build without SQL says of what it does not know.
+const NEEDS_SQL: &str = "; this one needs a build with `--features sql`";
+
+/// True for a word that is unknown only because the feature is missing.
+fn needs_sql(message: &str) -> bool {
+    let words = ["sql", "csv", "json", "table", "final"].map(|word| format!("`{word}`, expected"));
+    !cfg!(feature = "sql") && words.iter().any(|word| message.contains(word))
+}
+
 fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
     Error {
         file: path.to_owned(),
@@ -197,7 +220,13 @@ fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
 
 /// What comes out of one stage must go into the next.
 fn check_kinds(written: &file::File) -> Result<(), Problem> {
-    let schema = written.input.format.schema();
+    if let Some((key, message)) = written.input.format.check() {
+        return Err(Problem::new(key, message));
+    }
+    let Some(schema) = written.input.format.schema() else {
+        let message = "has no columns: `spoolmill check --infer SAMPLE` prints them";
+        return Err(Problem::new("input.format", message));
+    };
     if let Transform::Scale(scale) = &written.transform
         && !(scale.below.is_finite() && scale.by.is_finite())
     {
@@ -218,6 +247,11 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
         if command.attempts == 0 {
             return Err(Problem::new("transform.command.attempts", "found 0, expected 1 or more"));
         }
+        return Ok(());
+    }
+    // The engine knows what a query gives.
+    #[cfg(feature = "sql")]
+    if matches!(written.transform, Transform::Sql(_)) {
         return Ok(());
     }
     match written.output.format.refuses(&schema) {
@@ -243,6 +277,11 @@ fn check_limits(written: &file::File) -> Result<(), Problem> {
     if memory.0 < MEMORY_MIN || memory.0 / 2 < written.input.max_record.0 {
         let message = "is too small: expected \"32MiB\" or more, and twice `input.max_record`";
         return Err(Problem::new("engine.memory", message));
+    }
+    let max = written.input.max_record;
+    if written.input.format.dialect().is_some() && max.0 > BLOCK_MAX as u64 / 2 {
+        let message = format!("found {} bytes, expected at most \"511MiB\" for csv", max.0);
+        return Err(Problem::new("input.max_record", message));
     }
     match written.rejects.max_bad_ratio {
         Some(ratio) if !(0.0..=1.0).contains(&ratio) => {
@@ -308,7 +347,18 @@ fn framing(written: &file::File, workers: usize) -> Result<Framing, Problem> {
         end_marker: input.end_marker.as_ref().map(|marker| marker.clone().into_bytes()),
         skip_byte_order_mark: input.format.skips_byte_order_mark(),
         block_bytes: frame::block_bytes(written.engine.memory.0, workers),
+        dialect: input.format.dialect(),
+        count_lines: asks_for_lines(&written.transform),
     })
+}
+
+/// True when the numbers of lines may be asked for.
+fn asks_for_lines(transform: &Transform) -> bool {
+    match transform {
+        #[cfg(feature = "sql")]
+        Transform::Sql(sql) => sql.query.contains("_line"),
+        _ => false,
+    }
 }
 
 /// `state.directory`; without it what systemd gives as `StateDirectory=`; without that a folder
@@ -348,19 +398,6 @@ fn resolved(path: &Path) -> PathBuf {
         (Ok(resolved), ..) => resolved,
         (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
         _ => path.to_owned(),
-    }
-}
-
-/// The formats of a job, for the pipeline.
-impl Config {
-    /// How the input is decoded.
-    pub fn decode(&self) -> decode::Format {
-        self.written.input.format
-    }
-
-    /// How the output is encoded.
-    pub fn encode(&self) -> sink::Format {
-        self.written.output.format
     }
 }
 

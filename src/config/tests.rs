@@ -15,7 +15,7 @@ fn an_empty_file_is_all_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.rules.settle, std::time::Duration::from_secs(1));
     assert_eq!(config.written.transform, Transform::None {});
-    assert_eq!(config.written.input.format, decode::Format::Lines {});
+    assert_eq!(config.written.input.format, crate::decode::Format::Lines {});
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn errors_name_line_key_and_what_is_allowed() {
         ("[transform.scale]\nbelow = 1", vec![":1: transform.scale", "`by`"]),
         ("[transform.command]\nargv = []", vec![":2: transform.command.argv", "a program"]),
         ("[transform.scale]\nbelow=1.0\nby=1.0", vec![":1: transform", "a column of numbers"]),
-        ("[output.format.numbers]", vec![":1: output.format", "one column of numbers"]),
+        ("[output.format.numbers]", vec![":1: output.format", "one column of type double"]),
         ("[rejects]\nmax_bad_ratio = 2.0", vec![":2: rejects.max_bad_ratio", "found 2", "0 to 1"]),
         ("[rejects]\non_bad_record = 'x'", vec![":2: rejects.on_bad_record", "`quarantine`"]),
         ("[done]\naction = 'keep'", vec![":2: done.action", "`keep`", "`delete`"]),

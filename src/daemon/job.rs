@@ -19,6 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
 use crate::publish::Publisher;
+use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
 use crate::source::archive::Archiver;
@@ -58,6 +59,7 @@ pub struct Job {
     pub pipeline: Pipeline,
     /// The drop folder.
     pub source: Source,
+    queries: Queries,
     staging: StagingArea,
     targets: [Target; 2],
     carried: Option<Input>,
@@ -75,6 +77,7 @@ impl Job {
         let locks = locks(&config.state, &[output, rejects])?;
         let staging_path = config.state.join("staging");
         durable::create_dir_all(&staging_path)?;
+        let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         let targets = [ledger.target(output)?, ledger.target(rejects)?];
         let paths = [(targets[0], output.as_path()), (targets[1], rejects.as_path())];
@@ -86,7 +89,16 @@ impl Job {
         let staging = sweep(&ledger, &staging_path)?;
         let mut pipeline = Pipeline::new(ledger, publisher, archiver);
         pipeline.recover(&mut source)?;
-        Ok(Self { config, pipeline, source, staging, targets, carried: None, _locks: locks })
+        Ok(Self {
+            config,
+            pipeline,
+            queries,
+            source,
+            staging,
+            targets,
+            carried: None,
+            _locks: locks,
+        })
     }
 
     /// The job's configuration.
@@ -97,6 +109,7 @@ impl Job {
     /// Takes what is complete, as far as one group goes, through to the archive.
     pub fn round(&mut self, pulse: &Pulse) -> Result<Round> {
         self.pipeline.catch_up(&mut self.source)?;
+        self.queries.refresh();
         let now = Instant::now();
         self.source.scan_if_due(now).map_err(Failure::Transient)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
@@ -229,7 +242,9 @@ impl Job {
     fn preparation<'a>(&'a self, pulse: &'a Pulse) -> Preparation<'a> {
         let [output, rejects] = self.targets;
         Preparation {
-            flow: flow(&self.config, Bounds::Microbatch, pulse),
+            flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
+            header: self.queries.header(),
+            has_finals: self.queries.has_finals(),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
             output,
@@ -299,6 +314,17 @@ impl Job {
         self.pipeline.settle()
     }
 
+    /// Makes what is to be made of the whole output, if the job has ended and it is not made yet.
+    /// The output must have been published.
+    pub fn make_finals(&mut self, pulse: &Pulse) -> anyhow::Result<()> {
+        let Some(output) = &self.config.output else { return Ok(()) };
+        if self.pipeline.ledger.has_ended().map_err(Failure::into_error)? {
+            self.queries.finish(&self.config, output, pulse)?;
+            self.pipeline.ledger.forget_end().map_err(Failure::into_error)?;
+        }
+        Ok(())
+    }
+
     /// Makes durable what has been published for a while, when nothing else goes on.
     pub fn settle_when_quiet(&mut self) -> Result<()> {
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
@@ -315,12 +341,29 @@ impl Job {
     }
 }
 
+/// Plans the queries of a job. What an earlier run has spilled is of no use to anyone.
+fn open_queries(config: &Config) -> anyhow::Result<Queries> {
+    let spill = config.state.join("spill");
+    match std::fs::remove_dir_all(&spill) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("empty {}", spill.display()))
+        }
+        _ => Ok(Queries::open(config, &spill)?),
+    }
+}
+
 /// The flow of a job.
-pub fn flow<'a>(config: &'a Config, bounds: Bounds, pulse: &'a Pulse) -> Flow<'a> {
+pub fn flow<'a>(
+    config: &'a Config,
+    queries: &'a Queries,
+    bounds: Bounds,
+    pulse: &'a Pulse,
+) -> Flow<'a> {
     Flow {
-        decode: config.decode(),
+        decode: &config.written.input.format,
         transform: &config.written.transform,
-        encode: config.encode(),
+        query: queries.transform(),
+        encode: config.written.output.format,
         framing: &config.framing,
         workers: config.workers,
         directory: &config.base,
@@ -364,18 +407,10 @@ fn plain<'a>(
     }
 }
 
-/// The lock of an output: a hidden file beside it, since the output itself may be taken away.
-pub fn lock_of(output: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(output.file_name().unwrap_or_default());
-    name.push(".spoolmill-lock");
-    output.with_file_name(name)
-}
-
 /// One lock in the state directory, one beside each output.
 fn locks(state: &Path, outputs: &[&PathBuf]) -> Result<Vec<File>> {
     let mut paths = vec![state.join("lock")];
-    paths.extend(outputs.iter().map(|output| lock_of(output)));
+    paths.extend(outputs.iter().map(|output| durable::lock_of(output)));
     let lock = |path: PathBuf| {
         let locked = durable::lock(&path).context("take the lock").map_err(Failure::Fatal)?;
         locked.ok_or_else(|| {

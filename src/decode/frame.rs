@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Result};
 
 use memchr::{memchr, memchr_iter, memmem, memrchr};
 
+use super::quotes::Dialect;
 use crate::record::{REJECT_RAW_BYTES, Reject};
 
 /// Bytes in a block where memory allows it. Smaller ones cost more hand-overs between threads; larger
@@ -36,6 +37,24 @@ pub struct Framing {
     pub skip_byte_order_mark: bool,
     /// Bytes in a block of a large input.
     pub block_bytes: usize,
+    /// Line ends in quoted fields end no record.
+    pub dialect: Option<Dialect>,
+    /// Blocks say on which line they begin.
+    pub count_lines: bool,
+}
+
+impl Framing {
+    /// For a small file that is read as a whole.
+    pub fn whole(dialect: Option<Dialect>) -> Self {
+        Self {
+            max_record: BLOCK_BYTES_MAX,
+            end_marker: None,
+            skip_byte_order_mark: true,
+            block_bytes: BLOCK_BYTES_MAX,
+            dialect,
+            count_lines: false,
+        }
+    }
 }
 
 /// The block size with which so many workers stay within `memory` bytes, whatever the input.
@@ -66,6 +85,8 @@ pub struct Block {
     pub bytes: Vec<u8>,
     /// True when the input has nothing more for now: what is in flight should leave.
     pub paused: bool,
+    /// Lines before it, where [`Framing::count_lines`] asks for them.
+    pub lines_before: u64,
 }
 
 /// Tells whether a read would give something at once; only a live stream has one.
@@ -87,6 +108,7 @@ pub struct Framer<'a> {
     state: State,
     at_start: bool,
     at_end: bool,
+    lines: u64,
 }
 
 /// Where in the input the framer is.
@@ -130,6 +152,7 @@ impl<'a> Framer<'a> {
             at_start: true,
             at_end: false,
             state: State::Records,
+            lines: 0,
         }
     }
 
@@ -154,11 +177,7 @@ impl<'a> Framer<'a> {
         loop {
             self.skip_to_line_end()?;
             let paused = self.fill_unless_whole()?;
-            let cut = if self.at_end {
-                self.pending.len()
-            } else {
-                memrchr(b'\n', &self.pending).map_or(0, |at| at + 1)
-            };
+            let cut = if self.at_end { self.pending.len() } else { self.last_record_end() };
             if cut > 0 {
                 return Ok(Some(self.cut(cut, paused)));
             }
@@ -172,10 +191,17 @@ impl<'a> Framer<'a> {
         }
     }
 
+    fn last_record_end(&self) -> usize {
+        match self.framing.dialect.filter(|_| !self.has_ended()) {
+            Some(dialect) => dialect.last_end(&self.pending, self.framing.max_record),
+            None => memrchr(b'\n', &self.pending).map_or(0, |at| at + 1),
+        }
+    }
+
     /// A live stream must not be read while a whole record waits: the end marker cuts blocks short.
     fn fill_unless_whole(&mut self) -> Result<bool> {
         match &self.ready {
-            Some(ready) if memchr(b'\n', &self.pending).is_some() => Ok(!ready()),
+            Some(ready) if self.last_record_end() > 0 => Ok(!ready()),
             _ => self.fill(),
         }
     }
@@ -183,7 +209,8 @@ impl<'a> Framer<'a> {
     /// Reads until a block is full, the input pauses or ends, or a record is too long.
     fn fill(&mut self) -> Result<bool> {
         let mut paused = false;
-        let target = self.block_bytes.max(self.pending.len() + self.block_bytes / 2);
+        let more = (self.block_bytes / 2).max(1);
+        let target = self.block_bytes.max(self.pending.len() + more);
         while !self.at_end && !paused && self.pending.len() < target {
             let want = target - self.pending.len();
             let got = self.read_some(want)?;
@@ -234,7 +261,11 @@ impl<'a> Framer<'a> {
         let mut bytes = std::mem::replace(&mut self.pending, rest);
         bytes.truncate(cut);
         let more = memchr(b'\n', &self.pending).is_some();
-        Block { kind, bytes, paused: paused && !more }
+        let lines_before = self.lines;
+        if self.framing.count_lines {
+            self.lines += lines_in(&bytes);
+        }
+        Block { kind, bytes, paused: paused && !more, lines_before }
     }
 
     fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
@@ -247,7 +278,9 @@ impl<'a> Framer<'a> {
         let mut bytes = std::mem::take(&mut self.pending);
         bytes.truncate(self.framing.max_record);
         bytes.shrink_to_fit();
-        Block { kind: Kind::TooLong, bytes, paused: false }
+        let lines_before = self.lines;
+        self.lines += lines_too_long(&bytes);
+        Block { kind: Kind::TooLong, bytes, paused: false, lines_before }
     }
 
     fn has_ended(&self) -> bool {
@@ -272,6 +305,16 @@ impl<'a> Framer<'a> {
         self.state = next;
         Ok(())
     }
+}
+
+/// The lines of a record of which this is the beginning: quoted fields may hold line ends.
+pub fn lines_too_long(bytes: &[u8]) -> u64 {
+    memchr_iter(b'\n', bytes).count() as u64 + 1
+}
+
+fn lines_in(bytes: &[u8]) -> u64 {
+    let unterminated = bytes.last().is_some_and(|byte| *byte != b'\n');
+    memchr_iter(b'\n', bytes).count() as u64 + u64::from(unterminated)
 }
 
 /// Where the record `wanted` stands in `bytes`: its beginning and the beginning of the next.

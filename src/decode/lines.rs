@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::BinaryBuilder;
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::builder::{BinaryBuilder, StringBuilder};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array as _, ArrayRef, RecordBatch, StringArray};
 
 use super::frame;
-use crate::record::{Decoded, lines_schema};
+use crate::record::{Decoded, lines_schema, text_schema};
+
+/// The reason of a reject for a line that a query cannot read.
+const NOT_TEXT: &str = "not UTF-8";
 
 /// Decodes a block. Nothing but an over-long line is ever a reject.
 ///
@@ -25,7 +29,7 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
             column.append_value(line);
         }
     }
-    Decoded { records: batch(Arc::new(column.finish())), rejects, lines }
+    Decoded { records: batch(Arc::new(column.finish())), rejects, lines, positions: None }
 }
 
 fn split(block: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -39,10 +43,32 @@ pub fn batch(column: ArrayRef) -> RecordBatch {
     RecordBatch::try_new(lines_schema(), vec![column]).expect("one column of bytes without nulls")
 }
 
+/// Lines as UTF-8, for a query; what is none is rejected.
+pub fn as_text(mut decoded: Decoded) -> Decoded {
+    let lines = decoded.records.column(0).as_binary::<i32>().clone();
+    let text = StringArray::try_from_binary(lines.clone()).unwrap_or_else(|_| {
+        let mut text = StringBuilder::with_capacity(lines.len(), lines.value_data().len());
+        let mut positions = Vec::new();
+        for (number, line) in decoded.line_numbers().into_iter().zip(lines.iter().flatten()) {
+            if let Ok(line) = std::str::from_utf8(line) {
+                text.append_value(line);
+                positions.push(number);
+            } else {
+                decoded.rejects.push(frame::reject(number, NOT_TEXT, line));
+            }
+        }
+        decoded.rejects.sort_by_key(|reject| reject.line);
+        decoded.positions = Some(positions);
+        text.finish()
+    });
+    decoded.records =
+        RecordBatch::try_new(text_schema(), vec![Arc::new(text)]).expect("one column of text");
+    decoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow_array::cast::AsArray as _;
 
     fn decoded(block: &[u8]) -> Vec<Vec<u8>> {
         let decoded = decode(block, 10);

@@ -3,24 +3,40 @@
 //! What holds here: the verdict on a record depends on its bytes alone, not on its neighbours or
 //! on where the input was cut into blocks. No format reads a file by itself; it is given blocks.
 
+#[cfg(feature = "sql")]
+mod build;
 pub mod compression;
+#[cfg(feature = "sql")]
+pub mod csv;
 pub mod frame;
+#[cfg(feature = "sql")]
+pub mod infer;
+#[cfg(feature = "sql")]
+pub mod json;
 pub mod lines;
 pub mod numbers;
+pub mod quotes;
 
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{self, Decoded};
+use quotes::Dialect;
 
 /// `[input.format.*]`: how the bytes of an input become records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 pub enum Format {
     /// One number per line, by the grammar of Python's `float()`.
     Numbers {},
     /// One record per line, of any bytes.
     Lines {},
+    /// Records of fields.
+    #[cfg(feature = "sql")]
+    Csv(csv::Csv),
+    /// One object per line.
+    #[cfg(feature = "sql")]
+    Json(json::Json),
 }
 
 impl Default for Format {
@@ -29,26 +45,110 @@ impl Default for Format {
     }
 }
 
+/// What a column or key is that the job does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// Nothing.
+    #[default]
+    Ignore,
+    /// A reason to reject its record, or the file whose header names it.
+    Reject,
+}
+
+/// What stands before the records of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Its bytes.
+    pub bytes: usize,
+    /// Its lines.
+    pub lines: u64,
+}
+
+/// Decodes the blocks of one file.
+#[derive(Debug, Clone)]
+pub enum Decoder {
+    /// Of numbers.
+    Numbers,
+    /// Of lines.
+    Lines,
+    /// Of fields.
+    #[cfg(feature = "sql")]
+    Csv(csv::Decoder),
+    /// Of objects.
+    #[cfg(feature = "sql")]
+    Json(json::Decoder),
+}
+
 impl Format {
-    /// The columns that this format gives.
-    pub fn schema(self) -> SchemaRef {
-        match self {
+    /// The columns that this format gives; `None` where the job does not say and each file may
+    /// have its own.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        Some(match self {
             Self::Numbers {} => record::numbers_schema(),
             Self::Lines {} => record::lines_schema(),
+            #[cfg(feature = "sql")]
+            Self::Csv(csv::Csv { columns, .. }) | Self::Json(json::Json { columns, .. }) => {
+                return (!columns.is_empty()).then(|| columns.schema());
+            }
+        })
+    }
+
+    /// What is wrong with its options, and under which key.
+    pub fn check(&self) -> Option<(&'static str, String)> {
+        match self {
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => csv.check(),
+            _ => None,
         }
     }
 
     /// True when a UTF-8 byte order mark at the beginning is no data. `lines` passes bytes as they
     /// are.
-    pub fn skips_byte_order_mark(self) -> bool {
+    pub fn skips_byte_order_mark(&self) -> bool {
         !matches!(self, Self::Lines {})
     }
 
-    /// Decodes a block of whole records; one longer than `max_record` bytes is a reject.
-    pub fn decode(self, block: &[u8], max_record: usize) -> Decoded {
+    /// How quoted fields are told, where line ends in them end no record.
+    pub fn dialect(&self) -> Option<Dialect> {
         match self {
-            Self::Numbers {} => numbers::decode(block, max_record),
-            Self::Lines {} => lines::decode(block, max_record),
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => Some(csv.dialect()),
+            _ => None,
+        }
+    }
+
+    /// A decoder for a file of which `block` is the beginning, and what it begins with.
+    ///
+    /// # Errors
+    /// What is wrong with the header.
+    pub fn decoder(&self, block: &[u8], max_record: usize) -> Result<(Decoder, Header), String> {
+        let decoder = match self {
+            Self::Numbers {} => Decoder::Numbers,
+            Self::Lines {} => Decoder::Lines,
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => {
+                let (decoder, header) = csv.decoder(block, max_record)?;
+                return Ok((Decoder::Csv(decoder), header));
+            }
+            #[cfg(feature = "sql")]
+            Self::Json(json) => Decoder::Json(json.decoder()),
+        };
+        let _ = (block, max_record);
+        Ok((decoder, Header::default()))
+    }
+}
+
+impl Decoder {
+    /// Decodes a block of whole records; one longer than `max_record` bytes is a reject.
+    pub fn decode(&self, block: &[u8], max_record: usize) -> Decoded {
+        match self {
+            Self::Numbers => numbers::decode(block, max_record),
+            Self::Lines => lines::decode(block, max_record),
+            #[cfg(feature = "sql")]
+            Self::Csv(decoder) => decoder.decode(block, max_record),
+            #[cfg(feature = "sql")]
+            Self::Json(decoder) => decoder.decode(block, max_record),
         }
     }
 }

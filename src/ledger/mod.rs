@@ -15,10 +15,11 @@
 //! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
+mod microbatch;
 mod schema;
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use rusqlite::{Connection, ErrorCode, Row, TransactionBehavior, params};
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
+pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";
@@ -50,88 +52,6 @@ pub struct Position {
     pub generation: u64,
     /// Bytes committed to this generation.
     pub end: u64,
-}
-
-/// The bytes that a microbatch adds to a target.
-#[derive(Debug)]
-pub struct Addition {
-    /// Which target.
-    pub target: Target,
-    /// The bytes.
-    pub payload: Payload,
-    /// How many.
-    pub length: u64,
-    /// CRC-32 over them.
-    pub checksum: u32,
-}
-
-/// Where the bytes of a span are until they are durable in their target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Payload {
-    /// In the ledger.
-    Memory(Vec<u8>),
-    /// In the staging file of this name.
-    File(OsString),
-}
-
-/// A microbatch that is ready to be committed.
-#[derive(Debug)]
-pub struct Microbatch {
-    /// The input's name relative to the drop folder.
-    pub name: OsString,
-    /// Which file it was.
-    pub identity: Identity,
-    /// Why the input goes to quarantine, if it does; then nothing is added.
-    pub quarantined: Option<String>,
-    /// What it adds.
-    pub additions: Vec<Addition>,
-    /// Records read.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records written to the rejects.
-    pub rejected: u64,
-}
-
-/// A microbatch that happened.
-#[derive(Debug)]
-pub struct Committed {
-    sequence: u64,
-    at_ms: i64,
-    batch: Microbatch,
-    starts: Vec<Position>,
-}
-
-/// One span of a committed microbatch.
-#[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    /// What is added, and to what.
-    pub addition: &'a Addition,
-    /// Where it begins.
-    pub at: Position,
-}
-
-impl Committed {
-    /// Its number, from 1.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// When it was committed, in milliseconds since 1970.
-    pub fn committed_ms(&self) -> i64 {
-        self.at_ms
-    }
-
-    /// What was committed.
-    pub fn batch(&self) -> &Microbatch {
-        &self.batch
-    }
-
-    /// Its spans.
-    pub fn spans(&self) -> impl Iterator<Item = Span<'_>> {
-        let both = self.batch.additions.iter().zip(&self.starts);
-        both.map(|(addition, at)| Span { addition, at: *at })
-    }
 }
 
 /// What became durable outside the ledger, so that the ledger may forget it.
@@ -218,19 +138,19 @@ impl Ledger {
     pub fn commit(&mut self, group: Vec<Microbatch>, settled: &Settled) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
         let (mut positions, mut sequence) = (before.clone(), self.last);
-        let at_ms = now_ms();
         let mut committed = Vec::with_capacity(group.len());
-        for batch in group {
+        for mut batch in group {
             sequence += 1;
-            let starts = batch.additions.iter().map(|addition| {
+            let starts = batch.additions.iter_mut().map(|addition| {
                 let position =
                     positions.entry(addition.target).or_insert(Position { generation: 0, end: 0 });
                 let start = *position;
+                addition.place(start.end);
                 position.end += addition.length;
                 start
             });
             let starts = starts.collect();
-            committed.push(Committed { sequence, at_ms, batch, starts });
+            committed.push(Committed { sequence, batch, starts });
         }
         self.transact(|connection| {
             insert(connection, &committed)?;
@@ -281,7 +201,7 @@ impl Ledger {
             let rows = statement.query_map((), committed_of)?;
             let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let mut spans = self.connection.prepare(
-                "SELECT target, bytes, file, length, checksum, generation, start
+                "SELECT target, bytes, file, length, checksum, generation, start, skip
                 FROM owed JOIN span USING (sequence, target) WHERE sequence = ? ORDER BY target",
             )?;
             for committed in &mut all {
@@ -290,6 +210,17 @@ impl Ledger {
             Ok(all)
         };
         load().map_err(failure)
+    }
+
+    /// True when the job has ended, and nothing has been made of the whole output since.
+    pub fn has_ended(&self) -> Result<bool> {
+        let count = self.connection.query_row("SELECT count(*) FROM ended", (), |row| row.get(0));
+        count.map(|count: u64| count > 0).map_err(failure)
+    }
+
+    /// What was to be made of the whole output has been made.
+    pub fn forget_end(&mut self) -> Result<()> {
+        self.transact(|connection| connection.execute("DELETE FROM ended", ()).map(drop))
     }
 
     /// The sequence numbers of inputs that are not archived.
@@ -374,15 +305,16 @@ fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> 
         "INSERT INTO span (sequence, target, generation, start, length, checksum)
             VALUES (?, ?, ?, ?, ?, ?)",
     )?;
-    let mut owed = connection
-        .prepare_cached("INSERT INTO owed (sequence, target, bytes, file) VALUES (?, ?, ?, ?)")?;
+    let mut owed = connection.prepare_cached(
+        "INSERT INTO owed (sequence, target, bytes, file, skip) VALUES (?, ?, ?, ?, ?)",
+    )?;
     let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
     for committed in group {
-        let Committed { sequence, at_ms, batch, .. } = committed;
+        let Committed { sequence, batch, .. } = committed;
         let Identity { inode, size, modified_ns, hash } = &batch.identity;
         microbatch.execute(params![
             sequence,
-            at_ms,
+            batch.at_ms,
             batch.name.as_bytes(),
             inode.cast_signed(),
             size,
@@ -394,14 +326,17 @@ fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> 
             batch.rejected
         ])?;
         unarchived.execute([sequence])?;
+        if batch.ends {
+            connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
+        }
         for Span { addition, at } in committed.spans() {
-            let Addition { target, payload, length, checksum } = addition;
+            let Addition { target, payload, length, checksum, skip, .. } = addition;
             span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
             let (bytes, file) = match payload {
                 Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
                 Payload::File(name) => (None, Some(name.as_bytes())),
             };
-            owed.execute(params![sequence, target.0, bytes, file])?;
+            owed.execute(params![sequence, target.0, bytes, file, skip])?;
         }
     }
     Ok(())
@@ -429,12 +364,14 @@ fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         name: OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned(),
         identity,
         quarantined: row.get(7)?,
+        at_ms: row.get(1)?,
         additions: Vec::new(),
+        ends: false,
         read: row.get(8)?,
         written: row.get(9)?,
         rejected: row.get(10)?,
     };
-    Ok(Committed { sequence: row.get(0)?, at_ms: row.get(1)?, batch, starts: Vec::new() })
+    Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
 }
 
 fn load_spans(
@@ -452,6 +389,8 @@ fn load_spans(
             payload,
             length: row.get(3)?,
             checksum: row.get(4)?,
+            skip: row.get(7)?,
+            whole_checksum: 0,
         });
         committed.starts.push(Position { generation: row.get(5)?, end: row.get(6)? });
     }
@@ -471,7 +410,8 @@ fn failure(error: rusqlite::Error) -> Failure {
     }
 }
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     i64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

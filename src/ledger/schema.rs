@@ -6,7 +6,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
         id         INTEGER PRIMARY KEY,
@@ -17,7 +18,7 @@ const MIGRATIONS: [&str; 1] = ["
     -- One row, one microbatch: it happened if and only if it is here.
     CREATE TABLE microbatch (
         sequence     INTEGER PRIMARY KEY,
-        committed_ms INTEGER NOT NULL,      -- milliseconds since 1970
+        committed_ms INTEGER NOT NULL,      -- when it was made, milliseconds since 1970
         name         BLOB NOT NULL,         -- relative to the drop folder
         inode        INTEGER NOT NULL,
         size         INTEGER NOT NULL,      -- bytes
@@ -48,7 +49,15 @@ const MIGRATIONS: [&str; 1] = ["
     ) WITHOUT ROWID;
     -- Microbatches whose input is not durably archived yet.
     CREATE TABLE unarchived (sequence INTEGER PRIMARY KEY);
-"];
+",
+    "
+    -- Bytes at the beginning of a staging file that are not part of the span: a header that the
+    -- target has already.
+    ALTER TABLE owed ADD COLUMN skip INTEGER NOT NULL DEFAULT 0;
+    -- The job has ended with this microbatch, and its final queries are still to be made.
+    CREATE TABLE ended (sequence INTEGER PRIMARY KEY);
+",
+];
 
 /// Brings the schema up to date.
 ///

@@ -9,7 +9,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use crate::decode::frame::{self, Block, Framer, Framing, Kind};
+use super::work::{Task, Work, Worked};
+use arrow_array::RecordBatch;
+
+use crate::decode::Decoder;
+use crate::decode::frame::{Block, Framer, Framing, Kind};
+use crate::engine::Query;
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
 use crate::telemetry::Pulse;
@@ -17,19 +22,18 @@ use crate::transform::Transform;
 use crate::transform::command::{self, Bounds, Command, Ends};
 use crate::{decode, sink};
 
-/// The reason of a reject for what stands behind the end marker.
-const AFTER_END: &str = "behind the end marker";
-
 /// The reason of a reject for a line that a command wrote to its standard error.
 const COMPLAINT: &str = "standard error of the command";
 
 /// What a job does to records.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Flow<'a> {
     /// Bytes to records.
-    pub decode: decode::Format,
+    pub decode: &'a decode::Format,
     /// Records to records.
     pub transform: &'a Transform,
+    /// The query, where the transform is one.
+    pub query: Option<&'a Query>,
     /// Records to bytes.
     pub encode: sink::Format,
     /// How the input is framed.
@@ -44,10 +48,25 @@ pub struct Flow<'a> {
     pub pulse: &'a Pulse,
 }
 
+/// What a microbatch is to a query, besides its records.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The name of the file.
+    pub file: &'a str,
+    /// What `now()` is, in milliseconds since 1970.
+    pub now_ms: i64,
+}
+
 /// Where the results of a flow go, in order.
 pub trait Delivery: Send {
     /// Takes encoded records.
     fn records(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Takes records that are not encoded; only where a query asked to keep them.
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        drop(records);
+        Err(Failure::fatal("records were kept that nobody asked for"))
+    }
 
     /// Takes a bad record, its line counted from the beginning of the input.
     fn reject(&mut self, reject: &Reject) -> Result<()>;
@@ -74,70 +93,81 @@ pub struct Counts {
     pub ended: bool,
 }
 
-/// A block, and a buffer for what becomes of it.
-struct Task {
-    block: Block,
-    output: Vec<u8>,
-}
-
 /// What leads to a worker thread and back.
-type Lane = (SyncSender<Task>, Receiver<Worked>);
-
-/// A block after its work.
-struct Worked {
-    kind: Kind,
-    /// The block's own buffer, to be used again.
-    input: Vec<u8>,
-    output: Vec<u8>,
-    rejects: Vec<Reject>,
-    records: u64,
-    lines: u64,
-    paused: bool,
-}
-
-/// What becomes of the records of a block: written in this format.
-#[derive(Clone, Copy)]
-struct Work<'a> {
-    decode: decode::Format,
-    transform: &'a Transform,
-    encode: sink::Format,
-    max_record: usize,
-}
+type Lane = (SyncSender<Task>, Receiver<Result<Worked>>);
 
 impl Flow<'_> {
     /// Runs the whole input through.
-    pub fn run(&self, framer: Framer<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
-        match self.transform {
-            Transform::Command(command) => self.run_command(command, framer, delivery),
-            transform => {
-                let max_record = self.framing.max_record;
-                let (decode, encode) = (self.decode, self.encode);
-                let work = Work { decode, transform, encode, max_record };
-                self.run_blocks(work, framer, delivery)
-            }
-        }
-    }
-
-    /// One block is worked on here; when more follow, on all workers.
-    fn run_blocks(
+    pub fn run(
         &self,
-        work: Work<'_>,
         mut framer: Framer<'_>,
+        origin: Origin<'_>,
         delivery: &mut dyn Delivery,
     ) -> Result<Counts> {
         let mut counts = Counts::default();
-        while let Some(block) = framer.next_block().map_err(unreadable)? {
+        let mut first = framer.next_block().map_err(unreadable)?;
+        let decoder = self.decoder(first.as_mut(), &mut counts)?;
+        let passes = matches!(self.transform, Transform::Command(_));
+        let work = Work {
+            decoder: &decoder,
+            transform: if passes { &Transform::None {} } else { self.transform },
+            query: self.query.map(|query| (query, origin)),
+            encode: if passes { sink_of(self.decode) } else { self.encode },
+            max_record: self.framing.max_record,
+            keeps: false,
+        };
+        match (self.transform, self.query) {
+            (Transform::Command(command), _) => {
+                self.run_command(command, work, first, framer, delivery)
+            }
+            #[cfg(feature = "sql")]
+            (_, Some(query)) if query.blocking().is_some() => {
+                super::whole::run(self, query, work, first, &mut framer, delivery, counts)
+            }
+            _ => self.run_blocks(work, first, &mut framer, delivery, &mut counts).map(|()| counts),
+        }
+    }
+
+    /// The decoder for an input that begins with this block, which loses its header.
+    fn decoder(&self, first: Option<&mut Block>, counts: &mut Counts) -> Result<Decoder> {
+        let mut nothing = Vec::new();
+        let first = first.filter(|block| block.kind == Kind::Records);
+        let (bytes, lines) = match first {
+            Some(block) => (&mut block.bytes, Some(&mut block.lines_before)),
+            None => (&mut nothing, None),
+        };
+        let decoder = self.decode.decoder(bytes, self.framing.max_record);
+        let (decoder, header) = decoder.map_err(Failure::Bad)?;
+        bytes.drain(..header.bytes);
+        if let Some(lines) = lines {
+            *lines += header.lines;
+        }
+        counts.lines += header.lines;
+        Ok(decoder)
+    }
+
+    /// One block is worked on here; when more follow, on all workers.
+    pub(super) fn run_blocks(
+        &self,
+        work: Work<'_>,
+        mut first: Option<Block>,
+        framer: &mut Framer<'_>,
+        delivery: &mut dyn Delivery,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        loop {
+            let next = first.take().map_or_else(|| framer.next_block(), |block| Ok(Some(block)));
+            let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
             if framer.is_live() || framer.is_at_end() || self.workers == 1 {
-                deliver(&mut work.on(block, Vec::new()), delivery, &mut counts)?;
+                deliver(&mut work.on(block, Vec::new())?, delivery, counts)?;
                 if counts.ended && framer.is_live() {
-                    break;
+                    return Ok(());
                 }
             } else {
-                self.run_parallel(work, block, &mut framer, delivery, &mut counts)?;
+                self.run_parallel(work, block, framer, delivery, counts)?;
             }
         }
-        Ok(counts)
     }
 
     /// Block n goes to worker n modulo their number, and its result is collected from there: so
@@ -154,7 +184,7 @@ impl Flow<'_> {
             let lanes: Vec<_> = (0..self.workers)
                 .map(|_| {
                     let (give, take) = sync_channel::<Task>(1);
-                    let (done, collect) = sync_channel::<Worked>(1);
+                    let (done, collect) = sync_channel(1);
                     scope.spawn(move || {
                         for Task { block, output } in take {
                             if done.send(work.on(block, output)).is_err() {
@@ -187,7 +217,7 @@ impl Flow<'_> {
             let full = given - collected >= 2 * lanes.len();
             if full || next.is_none() {
                 let (_, collect) = lane(lanes, collected)?;
-                let mut worked = collect.recv().map_err(|_| dead())?;
+                let mut worked = collect.recv().map_err(|_| dead())??;
                 deliver(&mut worked, delivery, counts)?;
                 framer.recycle(worked.input);
                 output = worked.output;
@@ -209,21 +239,19 @@ impl Flow<'_> {
     fn run_command(
         &self,
         command: &Command,
+        work: Work<'_>,
+        first: Option<Block>,
         framer: Framer<'_>,
         delivery: &mut dyn Delivery,
     ) -> Result<Counts> {
-        let max_record = self.framing.max_record;
-        let nothing = &Transform::None {};
-        let into = sink_of(self.decode);
-        let feed_work = Work { decode: self.decode, transform: nothing, encode: into, max_record };
         let back = decode_of(self.encode);
-        let collect_work =
-            Work { decode: back, transform: nothing, encode: self.encode, max_record };
+        let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
+        let collect_work = Work { decoder: &decoder, encode: self.encode, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
         let ends = Ends {
-            feed: |pipe: &mut dyn Write| self.feed(feed_work, framer, pipe, &shared, &mut fed),
+            feed: |pipe: &mut dyn Write| self.feed(work, first, framer, pipe, &shared, &mut fed),
             collect: |pipe: Box<dyn Read + Send + '_>| {
                 self.collect(collect_work, pipe, &framing, &shared, &mut collected)
             },
@@ -244,15 +272,18 @@ impl Flow<'_> {
     fn feed(
         &self,
         work: Work<'_>,
+        mut first: Option<Block>,
         mut framer: Framer<'_>,
         pipe: &mut dyn Write,
         delivery: &Mutex<&mut dyn Delivery>,
         counts: &mut Counts,
     ) -> Result<()> {
         let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
-        while let Some(block) = framer.next_block().map_err(unreadable)? {
+        loop {
+            let next = first.take().map_or_else(|| framer.next_block(), |block| Ok(Some(block)));
+            let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
-            let mut worked = work.on(block, Vec::new());
+            let mut worked = work.on(block, Vec::new())?;
             let input = std::mem::take(&mut worked.output);
             pipe.write_all(&input).map_err(broken)?;
             if worked.paused {
@@ -260,10 +291,9 @@ impl Flow<'_> {
             }
             deliver(&mut worked, &mut **locked(delivery), counts)?;
             if counts.ended && framer.is_live() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Reads what the command writes.
@@ -281,7 +311,7 @@ impl Flow<'_> {
             Bounds::Stream => Framer::live(pipe, Box::new(|| false), framing),
         };
         while let Some(block) = framer.next_block().map_err(unreadable)? {
-            let mut worked = work.on(block, Vec::new());
+            let mut worked = work.on(block, Vec::new())?;
             for reject in &mut worked.rejects {
                 reject.reason = format!("output of the command: {}", reject.reason).into();
                 reject.line = None;
@@ -291,43 +321,17 @@ impl Flow<'_> {
         Ok(())
     }
 
-    fn check_stop(&self) -> Result<()> {
+    pub(super) fn check_stop(&self) -> Result<()> {
         self.pulse.beat();
         if self.pulse.must_stop() { Err(Failure::Stopped) } else { Ok(()) }
     }
 }
 
-impl Work<'_> {
-    /// Works on a block; `output` is a buffer to use again.
-    fn on(self, block: Block, mut output: Vec<u8>) -> Worked {
-        let Block { kind, bytes, paused } = block;
-        output.clear();
-        let (input, rejects) = (Vec::new(), Vec::new());
-        let mut worked = Worked { kind, input, output, rejects, records: 0, lines: 1, paused };
-        match kind {
-            Kind::Records => {
-                let decoded = self.decode.decode(&bytes, self.max_record);
-                worked.records = decoded.records.num_rows() as u64;
-                (worked.lines, worked.rejects) = (decoded.lines, decoded.rejects);
-                self.encode.encode(&self.transform.apply(decoded.records), &mut worked.output);
-            }
-            Kind::TooLong => {
-                worked.rejects.push(frame::reject_too_long(1, &bytes, self.max_record));
-            }
-            Kind::EndMarker => {}
-            Kind::AfterEnd => {
-                let lines = frame::lines(&bytes);
-                worked.rejects =
-                    lines.map(|(line, raw)| frame::reject(line, AFTER_END, raw)).collect();
-                worked.lines = worked.rejects.len() as u64;
-            }
-        }
-        worked.input = bytes;
-        worked
-    }
-}
-
-fn deliver(worked: &mut Worked, delivery: &mut dyn Delivery, counts: &mut Counts) -> Result<()> {
+pub(super) fn deliver(
+    worked: &mut Worked,
+    delivery: &mut dyn Delivery,
+    counts: &mut Counts,
+) -> Result<()> {
     let rejected = worked.rejects.len() as u64;
     for reject in &mut worked.rejects {
         reject.line = reject.line.map(|line| line + counts.lines);
@@ -336,8 +340,11 @@ fn deliver(worked: &mut Worked, delivery: &mut dyn Delivery, counts: &mut Counts
     if !worked.output.is_empty() {
         delivery.records(&worked.output)?;
     }
+    if let Some(records) = worked.batch.take() {
+        delivery.batch(records)?;
+    }
     counts.read += worked.records + rejected;
-    counts.written += worked.records;
+    counts.written += worked.written;
     counts.rejected += rejected;
     counts.lines += worked.lines;
     counts.ended |= worked.kind == Kind::EndMarker;
@@ -357,23 +364,32 @@ fn locked<'a, 'b>(
 }
 
 /// The format in which a command gets what was decoded.
-fn sink_of(format: decode::Format) -> sink::Format {
+fn sink_of(format: &decode::Format) -> sink::Format {
     match format {
         decode::Format::Numbers {} => sink::Format::Numbers {},
         decode::Format::Lines {} => sink::Format::Lines {},
+        #[cfg(feature = "sql")]
+        decode::Format::Csv(csv) => {
+            let delimiter = csv.delimiter;
+            sink::Format::Csv(sink::csv::Csv { header: false, delimiter })
+        }
+        #[cfg(feature = "sql")]
+        decode::Format::Json(_) => sink::Format::Json {},
     }
 }
 
-/// The format in which a command gives what is encoded.
+/// The format in which a command gives what is encoded: a line is passed on as it is.
 fn decode_of(format: sink::Format) -> decode::Format {
     match format {
         sink::Format::Numbers {} => decode::Format::Numbers {},
         sink::Format::Lines {} => decode::Format::Lines {},
+        #[cfg(feature = "sql")]
+        sink::Format::Csv(_) | sink::Format::Json {} => decode::Format::Lines {},
     }
 }
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.
-fn unreadable(error: io::Error) -> Failure {
+pub(super) fn unreadable(error: io::Error) -> Failure {
     if decode::compression::is_truncation(&error) {
         Failure::Incomplete(format!("ends in the middle: {error}"))
     } else if error.raw_os_error().is_some() {

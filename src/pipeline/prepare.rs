@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::flow::{Counts, Delivery, Flow};
+use super::flow::{Counts, Delivery, Flow, Origin};
 use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Addition, Microbatch, Payload, Target};
+use crate::ledger::{self, Addition, Microbatch, Payload, Target};
 use crate::record::{Identity, Reject};
 use crate::sink::rejects;
 use crate::sink::stage::{self, Stage, StagingArea};
@@ -30,12 +30,16 @@ pub struct Tolerance {
 }
 
 /// What preparing a microbatch needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Preparation<'a> {
     /// What happens to the records.
     pub flow: Flow<'a>,
     /// How many of them may be bad.
     pub tolerance: Tolerance,
+    /// What the output begins with.
+    pub header: &'a [u8],
+    /// Whether something is made of the whole output when the job ends.
+    pub has_finals: bool,
     /// Where output waits.
     pub staging: &'a StagingArea,
     /// The output.
@@ -113,11 +117,12 @@ impl Preparation<'_> {
             return Err(Failure::Bad("the file is empty".to_owned()));
         }
         let name = input.name().as_encoded_bytes();
+        let now_ms = ledger::now_ms();
         let mut hash = blake3::Hasher::new();
         let mut staged = Staged {
             name,
-            output: Stage::new(self.staging),
-            rejects: Stage::new(self.staging),
+            output: Stage::new(self.staging, self.header),
+            rejects: Stage::new(self.staging, &[]),
             rejected: 0,
             tolerance: self.tolerance,
             line: Vec::new(),
@@ -128,7 +133,8 @@ impl Preparation<'_> {
             let reader = compression.decompress(whole).map_err(Failure::Unreadable)?;
             let about = if compression == Compression::None { size } else { u64::MAX };
             let framer = Framer::bounded(reader, self.flow.framing, about);
-            self.flow.run(framer, &mut staged)?
+            let file = String::from_utf8_lossy(name);
+            self.flow.run(framer, Origin { file: &file, now_ms }, &mut staged)?
         };
         self.tolerance.check(&counts)?;
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
@@ -143,6 +149,8 @@ impl Preparation<'_> {
             identity: identity(input, *hash.finalize().as_bytes()),
             quarantined: None,
             additions,
+            at_ms: now_ms,
+            ends: counts.ended && self.has_finals,
             read: counts.read,
             written: counts.written,
             rejected: counts.rejected,
@@ -152,12 +160,12 @@ impl Preparation<'_> {
 }
 
 fn addition(target: Target, staged: stage::Staged) -> Addition {
-    let stage::Staged { payload, length, checksum } = staged;
+    let stage::Staged { payload, length, checksum, header, whole_checksum } = staged;
     let payload = match payload {
         stage::Payload::Memory(bytes) => Payload::Memory(bytes),
         stage::Payload::File(name) => Payload::File(name),
     };
-    Addition { target, payload, length, checksum }
+    Addition { target, payload, length, checksum, skip: header, whole_checksum }
 }
 
 fn identity(input: &Input, hash: [u8; 32]) -> Identity {
@@ -181,6 +189,8 @@ fn quarantined(input: &mut Input, reason: String) -> Result<Microbatch> {
         identity: identity(input, hash),
         quarantined: Some(reason),
         additions: Vec::new(),
+        at_ms: ledger::now_ms(),
+        ends: false,
         read: 0,
         written: 0,
         rejected: 0,

@@ -2,8 +2,15 @@
 //!
 //! What holds here: nothing is written where a reader of the output could see it.
 
+#[cfg(feature = "sql")]
+mod cells;
+#[cfg(feature = "sql")]
+pub mod csv;
+#[cfg(feature = "sql")]
+mod json;
 mod numbers;
 pub mod rejects;
+pub mod replaced;
 pub mod stage;
 
 use arrow_array::cast::AsArray as _;
@@ -20,6 +27,12 @@ pub enum Format {
     Numbers {},
     /// One record per line: the bytes of its one column.
     Lines {},
+    /// Records of fields.
+    #[cfg(feature = "sql")]
+    Csv(csv::Csv),
+    /// One object per line.
+    #[cfg(feature = "sql")]
+    Json {},
 }
 
 impl Default for Format {
@@ -34,21 +47,72 @@ impl Format {
         let fields: Vec<_> = schema.fields().iter().map(|field| field.data_type()).collect();
         match (self, fields.as_slice()) {
             (Self::Numbers {} | Self::Lines {}, [DataType::Float64])
-            | (Self::Lines {}, [DataType::Binary]) => None,
-            (Self::Numbers {}, _) => Some("`numbers` writes one column of numbers".to_owned()),
-            (Self::Lines {}, _) => Some("`lines` writes one column".to_owned()),
+            | (
+                Self::Lines {},
+                [DataType::Binary | DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8],
+            ) => None,
+            (Self::Numbers {}, _) => Some("`numbers` writes one column of type double".to_owned()),
+            (Self::Lines {}, _) => Some("`lines` writes one column of text".to_owned()),
+            #[cfg(feature = "sql")]
+            (Self::Csv(_) | Self::Json {}, _) => {
+                let odd = |field: &&std::sync::Arc<arrow_schema::Field>| {
+                    !cells::has_text(field.data_type())
+                };
+                schema.fields().iter().find(odd).map(|field| {
+                    let (name, kind) = (field.name(), field.data_type());
+                    format!("column `{name}` is a {kind}, which has no text in csv or json")
+                })
+            }
+        }
+    }
+
+    /// What stands before the records in a file of this format.
+    pub fn header(self, schema: &Schema) -> Option<Vec<u8>> {
+        let _ = schema;
+        match self {
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => csv.header(schema),
+            _ => None,
         }
     }
 
     /// Appends the records to `out`. The schema was checked by [`Format::refuses`].
     pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) {
-        let column = records.column(0);
-        match column.data_type() {
-            DataType::Float64 => {
-                numbers::encode(column.as_primitive::<Float64Type>().values(), out);
-            }
-            _ => encode_lines(column, out),
+        match self {
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => csv.encode(records, out),
+            #[cfg(feature = "sql")]
+            Self::Json {} => json::encode(records, out),
+            Self::Numbers {} | Self::Lines {} => encode_column(records.column(0), out),
         }
+    }
+}
+
+fn encode_column(column: &dyn Array, out: &mut Vec<u8>) {
+    match column.data_type() {
+        DataType::Float64 if column.null_count() == 0 => {
+            numbers::encode(column.as_primitive::<Float64Type>().values(), out);
+        }
+        DataType::Float64 => {
+            // A NULL is an empty line: there is no number to write.
+            for number in column.as_primitive::<Float64Type>() {
+                if let Some(number) = number {
+                    numbers::write(number, out);
+                }
+                out.push(b'\n');
+            }
+        }
+        DataType::Utf8 => encode_texts(column.as_string::<i32>().iter(), out),
+        DataType::LargeUtf8 => encode_texts(column.as_string::<i64>().iter(), out),
+        DataType::Utf8View => encode_texts(column.as_string_view().iter(), out),
+        _ => encode_lines(column, out),
+    }
+}
+
+fn encode_texts<'a>(texts: impl Iterator<Item = Option<&'a str>>, out: &mut Vec<u8>) {
+    for text in texts {
+        out.extend_from_slice(text.unwrap_or_default().as_bytes());
+        out.push(b'\n');
     }
 }
 

@@ -7,15 +7,36 @@ const NUMBER_BYTES: usize = 26;
 /// Appends one line for each number.
 pub fn encode(numbers: &[f64], out: &mut Vec<u8>) {
     out.reserve(numbers.len() * NUMBER_BYTES);
-    let mut buffer = zmij::Buffer::new();
     for number in numbers {
-        // Between these bounds the two layouts agree.
-        if (1e-4..1e16).contains(&number.abs()) {
-            out.extend_from_slice(buffer.format_finite(*number).as_bytes());
-        } else {
-            encode_odd(*number, &mut buffer, out);
-        }
+        write(*number, out);
         out.push(b'\n');
+    }
+}
+
+/// Appends one number.
+#[inline]
+pub fn write(number: f64, out: &mut Vec<u8>) {
+    let mut buffer = zmij::Buffer::new();
+    // Between these bounds the two layouts agree.
+    if (1e-4..1e16).contains(&number.abs()) {
+        out.extend_from_slice(buffer.format_finite(number).as_bytes());
+    } else {
+        encode_odd(number, &mut buffer, out);
+    }
+}
+
+/// Appends a number of single precision: fewer digits tell it from its neighbours.
+#[cfg(feature = "sql")]
+pub fn write_single(number: f32, out: &mut Vec<u8>) {
+    if (1e-4..1e16).contains(&number.abs()) {
+        out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
+    } else if number.is_finite() && number != 0.0 {
+        if number.is_sign_negative() {
+            out.push(b'-');
+        }
+        encode_scientific(zmij::Buffer::new().format_finite(number.abs()), out);
+    } else {
+        write(number.into(), out);
     }
 }
 

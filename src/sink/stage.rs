@@ -34,10 +34,14 @@ pub struct StagingArea {
 pub struct Staged {
     /// Where they are.
     pub payload: Payload,
-    /// How many bytes.
+    /// How many bytes, without the header.
     pub length: u64,
-    /// CRC-32 (ISO-HDLC, as in gzip) over all of them.
+    /// CRC-32 (ISO-HDLC, as in gzip) over them, without the header.
     pub checksum: u32,
+    /// Bytes of the header that the payload begins with.
+    pub header: u64,
+    /// CRC-32 over header and bytes.
+    pub whole_checksum: u32,
 }
 
 /// Where staged bytes are.
@@ -89,17 +93,30 @@ pub struct Stage<'a> {
     buffer: Vec<u8>,
     file: Option<(OsString, File)>,
     written: u64,
+    header: crc32fast::Hasher,
+    header_bytes: u64,
     checksum: crc32fast::Hasher,
     flushing: Option<JoinHandle<Result<()>>>,
     flushed: u64,
 }
 
 impl<'a> Stage<'a> {
-    /// An empty stage.
-    pub fn new(area: &'a StagingArea) -> Self {
+    /// A stage without records. What it begins with counts only where the output begins.
+    pub fn new(area: &'a StagingArea, header: &[u8]) -> Self {
         let checksum = crc32fast::Hasher::new();
-        let (buffer, file, flushing) = (Vec::new(), None, None);
-        Self { area, buffer, file, written: 0, checksum, flushing, flushed: 0 }
+        let mut of_header = crc32fast::Hasher::new();
+        of_header.update(header);
+        Self {
+            area,
+            buffer: header.to_vec(),
+            file: None,
+            written: 0,
+            header: of_header,
+            header_bytes: header.len() as u64,
+            checksum,
+            flushing: None,
+            flushed: 0,
+        }
     }
 
     /// Appends `bytes`.
@@ -157,11 +174,13 @@ impl<'a> Stage<'a> {
 
     /// Completes the staged bytes and makes them durable; `None` when there are none.
     pub fn finish(mut self) -> Result<Option<Staged>> {
-        let length = self.written + self.buffer.len() as u64;
+        let length = self.written + self.buffer.len() as u64 - self.header_bytes;
         if length == 0 {
             return Ok(None);
         }
         let checksum = self.checksum.clone().finalize();
+        self.header.combine(&self.checksum);
+        let (header, whole_checksum) = (self.header_bytes, self.header.clone().finalize());
         if self.file.is_some() && !self.buffer.is_empty() {
             self.flush()?;
         }
@@ -174,7 +193,7 @@ impl<'a> Stage<'a> {
             Some((name, _)) => Payload::File(name),
             None => Payload::Memory(std::mem::take(&mut self.buffer)),
         };
-        Ok(Some(Staged { payload, length, checksum }))
+        Ok(Some(Staged { payload, length, checksum, header, whole_checksum }))
     }
 }
 

@@ -4,6 +4,8 @@
 
 pub mod command;
 mod scale;
+#[cfg(feature = "sql")]
+mod sql;
 
 use arrow_array::RecordBatch;
 use arrow_schema::Schema;
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use command::Command;
 pub use scale::Scale;
+#[cfg(feature = "sql")]
+pub use sql::Sql;
 
 /// `[transform.*]`: the one transform of a job.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -22,6 +26,9 @@ pub enum Transform {
     Scale(Scale),
     /// Any program that filters its standard input to its standard output.
     Command(Command),
+    /// A query over the records of one file.
+    #[cfg(feature = "sql")]
+    Sql(Sql),
 }
 
 impl Default for Transform {
@@ -35,16 +42,16 @@ impl Transform {
     pub fn refuses(&self, schema: &Schema) -> Option<String> {
         match self {
             Self::Scale(scale) => scale.refuses(schema),
-            Self::None {} | Self::Command(_) => None,
+            _ => None,
         }
     }
 
-    /// Transforms the records of one block. A command is no function of a block: the pipeline runs
-    /// it over the whole input, and records pass here unchanged.
+    /// Transforms the records of one block. A command or a query is no function of a block: the
+    /// pipeline runs it, and records pass here unchanged.
     pub fn apply(&self, records: RecordBatch) -> RecordBatch {
         match self {
             Self::Scale(scale) => scale.apply(&records),
-            Self::None {} | Self::Command(_) => records,
+            _ => records,
         }
     }
 }

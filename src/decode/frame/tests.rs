@@ -8,6 +8,8 @@ fn framing(max_record: usize) -> Framing {
         end_marker: Some(b"EOF".to_vec()),
         skip_byte_order_mark: true,
         block_bytes: 1 << 20,
+        dialect: None,
+        count_lines: false,
     }
 }
 

@@ -1,0 +1,219 @@
+//! Text to typed columns: the parsers of the SQL types, and the arrays that they fill.
+//!
+//! What holds here: a text has one meaning, whatever stands beside it, and no value is changed
+//! silently: what does not fit its type is refused.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int16Builder,
+    Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+};
+use arrow_array::types::Date32Type;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_cast::parse::{Parser as _, string_to_datetime};
+use arrow_schema::SchemaRef;
+use chrono::Utc;
+
+use crate::record::columns::Type;
+
+/// A column being filled.
+pub enum Builder {
+    Bigint(Int64Builder),
+    Int(Int32Builder),
+    Smallint(Int16Builder),
+    Double(Float64Builder),
+    Real(Float32Builder),
+    Varchar(StringBuilder),
+    Boolean(BooleanBuilder),
+    Date(Date32Builder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Decimal(Decimal128Builder, u8, u8),
+}
+
+impl Builder {
+    /// An empty column with room for `rows`.
+    pub fn new(kind: Type, rows: usize) -> Self {
+        match kind {
+            Type::Bigint => Self::Bigint(Int64Builder::with_capacity(rows)),
+            Type::Int => Self::Int(Int32Builder::with_capacity(rows)),
+            Type::Smallint => Self::Smallint(Int16Builder::with_capacity(rows)),
+            Type::Double => Self::Double(Float64Builder::with_capacity(rows)),
+            Type::Real => Self::Real(Float32Builder::with_capacity(rows)),
+            Type::Varchar => Self::Varchar(StringBuilder::with_capacity(rows, rows * 16)),
+            Type::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            Type::Date => Self::Date(Date32Builder::with_capacity(rows)),
+            Type::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows)),
+            Type::Timestamptz => Self::Timestamp(
+                TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"),
+            ),
+            Type::Decimal(precision, scale) => {
+                let data_type = kind.data_type();
+                let builder = Decimal128Builder::with_capacity(rows).with_data_type(data_type);
+                Self::Decimal(builder, precision, scale)
+            }
+        }
+    }
+
+    /// Appends NULL.
+    pub fn null(&mut self) {
+        match self {
+            Self::Bigint(builder) => builder.append_null(),
+            Self::Int(builder) => builder.append_null(),
+            Self::Smallint(builder) => builder.append_null(),
+            Self::Double(builder) => builder.append_null(),
+            Self::Real(builder) => builder.append_null(),
+            Self::Varchar(builder) => builder.append_null(),
+            Self::Boolean(builder) => builder.append_null(),
+            Self::Date(builder) => builder.append_null(),
+            Self::Timestamp(builder) => builder.append_null(),
+            Self::Decimal(builder, ..) => builder.append_null(),
+        }
+    }
+
+    /// Appends what `text` means, or NULL, with `false`, when it means nothing of this type.
+    pub fn text(&mut self, text: &str) -> bool {
+        // Only in a text do spaces mean anything.
+        let bare = text.trim_ascii();
+        match self {
+            Self::Bigint(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
+            Self::Int(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
+            Self::Smallint(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
+            Self::Double(builder) => {
+                put(fast_float2::parse(bare).ok(), |value| builder.append_option(value))
+            }
+            Self::Real(builder) => {
+                put(fast_float2::parse(bare).ok(), |value| builder.append_option(value))
+            }
+            Self::Varchar(builder) => {
+                builder.append_value(text);
+                true
+            }
+            Self::Boolean(builder) => put(boolean(bare), |value| builder.append_option(value)),
+            Self::Date(builder) => put(date(bare), |value| builder.append_option(value)),
+            Self::Timestamp(builder) => put(timestamp(bare), |value| builder.append_option(value)),
+            Self::Decimal(builder, precision, scale) => {
+                let value = decimal(bare, *precision, *scale);
+                put(value, |value| builder.append_option(value))
+            }
+        }
+    }
+
+    /// The column.
+    pub fn finish(self) -> ArrayRef {
+        match self {
+            Self::Bigint(mut builder) => Arc::new(builder.finish()),
+            Self::Int(mut builder) => Arc::new(builder.finish()),
+            Self::Smallint(mut builder) => Arc::new(builder.finish()),
+            Self::Double(mut builder) => Arc::new(builder.finish()),
+            Self::Real(mut builder) => Arc::new(builder.finish()),
+            Self::Varchar(mut builder) => Arc::new(builder.finish()),
+            Self::Boolean(mut builder) => Arc::new(builder.finish()),
+            Self::Date(mut builder) => Arc::new(builder.finish()),
+            Self::Timestamp(mut builder) => Arc::new(builder.finish()),
+            Self::Decimal(mut builder, ..) => Arc::new(builder.finish()),
+        }
+    }
+}
+
+fn put<T>(value: Option<T>, append: impl FnOnce(Option<T>)) -> bool {
+    let good = value.is_some();
+    append(value);
+    good
+}
+
+/// The columns as records; of the rows, those that `keep` names if it is given.
+pub fn records(schema: SchemaRef, columns: Vec<ArrayRef>, keep: Option<&[bool]>) -> RecordBatch {
+    let rows = columns.first().map_or(0, Array::len);
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let all = RecordBatch::try_new_with_options(schema, columns, &options)
+        .expect("columns of the schema's types and of one length");
+    match keep {
+        Some(keep) => {
+            let keep = BooleanArray::from(keep.to_vec());
+            arrow_select::filter::filter_record_batch(&all, &keep).expect("a mask of that length")
+        }
+        None => all,
+    }
+}
+
+/// `true`, `t` and `1`, `false`, `f` and `0`, in any case.
+fn boolean(text: &str) -> Option<bool> {
+    let is = |words: [&str; 3]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is(["true", "t", "1"]) {
+        Some(true)
+    } else if is(["false", "f", "0"]) {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// Days since 1970.
+pub fn date(text: &str) -> Option<i32> {
+    Date32Type::parse(text)
+}
+
+/// Microseconds since 1970 in UTC. Without an offset it is UTC already.
+pub fn timestamp(text: &str) -> Option<i64> {
+    string_to_datetime(&Utc, text).ok().map(|time| time.timestamp_micros())
+}
+
+/// So many decimal digits, of which `scale` behind the point; what is finer is rounded, half away
+/// from zero.
+pub fn decimal(text: &str, precision: u8, scale: u8) -> Option<i128> {
+    let (negative, digits) = match text.as_bytes() {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
+    };
+    let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+    let (whole, fraction) = digits.split_at_checked(point)?;
+    let fraction = fraction.strip_prefix(b".").unwrap_or_default();
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let scale = usize::from(scale);
+    let (kept, cut) = fraction.split_at_checked(scale).unwrap_or((fraction, &[]));
+    let mut value: i128 = 0;
+    let zeros = std::iter::repeat_n(&b'0', scale - kept.len());
+    for digit in whole.iter().chain(kept).chain(zeros) {
+        let digit = digit.is_ascii_digit().then(|| i128::from(digit - b'0'))?;
+        value = value.checked_mul(10)?.checked_add(digit)?;
+    }
+    if !cut.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    value += i128::from(cut.first().is_some_and(|digit| *digit >= b'5'));
+    (value < 10_i128.pow(u32::from(precision))).then_some(if negative { -value } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_rounded_or_refused() {
+        assert_eq!(decimal("12.345", 6, 2), Some(1235));
+        assert_eq!(decimal("-12.345", 6, 2), Some(-1235));
+        assert_eq!(decimal(".5", 3, 0), Some(1));
+        assert_eq!(decimal("7.", 3, 1), Some(70));
+        assert_eq!(decimal("999.995", 5, 2), None);
+        for text in ["", ".", "-", "1e3", "1.2.3", "1.2x", "x"] {
+            assert_eq!(decimal(text, 9, 0), None, "{text}");
+        }
+        let digits = "9".repeat(38);
+        assert_eq!(decimal(&digits, 38, 0), digits.parse().ok());
+    }
+
+    #[test]
+    fn a_timestamp_is_utc_unless_it_says_otherwise() {
+        let at = timestamp("2024-02-28 22:35:00");
+        assert_eq!(at, Some(1_709_159_700_000_000));
+        assert_eq!(timestamp("2024-02-28T23:35:00+01:00"), at);
+        assert_eq!(timestamp("2024-02-28T22:35:00.000000Z"), at);
+        assert_eq!(timestamp("0001-01-01 00:00:00").map(i64::signum), Some(-1));
+        for text in ["", "2024-02-30 00:00:00", "2024-02-28 24:00:00", "22:35", "yesterday"] {
+            assert_eq!(timestamp(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The format `csv`: records of fields, as RFC 4180 has them and as people write them.
+//!
+//! What holds here: every record ends in the output or in the rejects, and which of them depends on
+//! its own bytes. A block is decoded column by column; a field that is not of its column's type
+//! marks its record, and marked records are taken out at the end.
+//!
+//! An unquoted empty field is NULL; `""` is the empty text, and NULL in a column of another type.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use arrow_schema::SchemaRef;
+use serde::{Deserialize, Serialize};
+
+use super::build::{self, Builder};
+use super::quotes::{Dialect, End, Field};
+use super::{Header, Unknown, frame};
+use crate::record::columns::{Columns, Type};
+use crate::record::{Decoded, Reject};
+
+/// The reason of a reject for a quoted field that is not closed.
+const BAD_QUOTES: &str = "a quoted field is not closed";
+
+/// `[input.format.csv]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Csv {
+    /// The first record names the columns.
+    pub header: bool,
+    /// What stands between two fields.
+    pub delimiter: char,
+    /// What a column is that the job does not name.
+    pub unknown: Unknown,
+    /// The columns and their types.
+    pub columns: Columns,
+}
+
+impl Default for Csv {
+    fn default() -> Self {
+        let (unknown, columns) = (Unknown::Ignore, Columns::default());
+        Self { header: true, delimiter: ',', unknown, columns }
+    }
+}
+
+impl Csv {
+    /// How records and fields are told apart.
+    pub fn dialect(&self) -> Dialect {
+        let delimiter = u8::try_from(self.delimiter).unwrap_or(b',');
+        Dialect { delimiter, quote: b'"' }
+    }
+
+    /// What is wrong with it, and under which key.
+    pub fn check(&self) -> Option<(&'static str, String)> {
+        if !self.delimiter.is_ascii() || ['\n', '\r', '"', '\0'].contains(&self.delimiter) {
+            let found = self.delimiter;
+            let message = format!("found {found:?}, expected one ASCII character that is no quote");
+            return Some(("input.format.csv.delimiter", message));
+        }
+        None
+    }
+
+    /// A decoder for a file of which `block` is the beginning.
+    pub fn decoder(&self, block: &[u8], max_record: usize) -> Result<(Decoder, Header), String> {
+        let schema = self.columns.schema();
+        let all = self.columns.0.iter().enumerate();
+        let mut decoder = Decoder {
+            schema,
+            dialect: self.dialect(),
+            width: self.columns.0.len(),
+            columns: all.map(|(place, (_, kind))| (place, *kind)).collect(),
+        };
+        let mut header = Header::default();
+        if !self.header {
+            return Ok((decoder, header));
+        }
+        let mut fields = Vec::new();
+        while header.bytes < block.len() {
+            fields.clear();
+            let keep = |field: Field| fields.push(field);
+            let end = match decoder.dialect.walk(block, header.bytes, max_record, true, keep) {
+                End::Record(end) => end,
+                End::Broken(_) | End::Long(_) | End::Unknown => {
+                    let line = header.lines + 1;
+                    return Err(format!("line {line}: the header is too long, or {BAD_QUOTES}"));
+                }
+            };
+            let record = block.get(header.bytes..end).unwrap_or_default();
+            header.bytes = end;
+            header.lines += memchr::memchr_iter(b'\n', record).count().max(1) as u64;
+            if !is_blank(record) {
+                let names: Vec<_> = fields.iter().map(|field| name(*field, block)).collect();
+                decoder.match_names(&names, self)?;
+                return Ok((decoder, header));
+            }
+        }
+        Ok((decoder, header))
+    }
+}
+
+fn name(field: Field, block: &[u8]) -> String {
+    let text = String::from_utf8_lossy(field.bytes(block));
+    if field.has_doubled() { text.replace("\"\"", "\"") } else { text.trim().to_owned() }
+}
+
+fn is_blank(record: &[u8]) -> bool {
+    matches!(record, [] | [b'\n' | b'\r'] | [b'\r', b'\n'])
+}
+
+/// Decodes the blocks of one file.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    schema: SchemaRef,
+    dialect: Dialect,
+    /// Fields in a record.
+    width: usize,
+    /// Where in a record each column stands, and its type.
+    columns: Vec<(usize, Type)>,
+}
+
+/// A record in a block.
+struct Row {
+    start: usize,
+    end: usize,
+    line: u64,
+}
+
+impl Decoder {
+    /// Finds the columns by the names in the header.
+    fn match_names(&mut self, names: &[String], csv: &Csv) -> Result<(), String> {
+        let mut places = Vec::with_capacity(self.columns.len());
+        for (wanted, kind) in &csv.columns.0 {
+            let mut found = names.iter().enumerate().filter(|(_, name)| *name == wanted);
+            let Some((place, _)) = found.next() else {
+                let found = names.join(", ");
+                return Err(format!("the header has no column `{wanted}`: it has {found}"));
+            };
+            if found.next().is_some() {
+                return Err(format!("the header has the column `{wanted}` twice"));
+            }
+            places.push((place, *kind));
+        }
+        if csv.unknown == Unknown::Reject {
+            let known = |name: &&String| csv.columns.0.iter().any(|(known, _)| known == *name);
+            if let Some(name) = names.iter().find(|name| !known(name)) {
+                return Err(format!(
+                    "the header has a column `{name}`, which the job does not name"
+                ));
+            }
+        }
+        (self.columns, self.width) = (places, names.len());
+        Ok(())
+    }
+
+    /// Decodes a block.
+    pub fn decode(&self, block: &[u8], max_record: usize) -> Decoded {
+        let mut cut = Cut { rows: Vec::new(), fields: Vec::new(), rejects: Vec::new(), lines: 0 };
+        self.cut(block, max_record, &mut cut);
+        let mut bad = BTreeMap::new();
+        let mut arrays = Vec::with_capacity(self.columns.len());
+        for (column, (place, kind)) in self.columns.iter().enumerate() {
+            let fields = cut.fields.iter().skip(*place).step_by(self.width.max(1));
+            let mut builder = Builder::new(*kind, cut.rows.len());
+            for (row, field) in fields.enumerate() {
+                if let Err(reason) = append(&mut builder, *field, block) {
+                    bad.entry(row).or_insert((column, reason));
+                }
+            }
+            arrays.push(builder.finish());
+        }
+        let keep = (!bad.is_empty())
+            .then(|| (0..cut.rows.len()).map(|row| !bad.contains_key(&row)).collect::<Vec<_>>());
+        let good = |row: &usize| keep.as_ref().is_none_or(|keep| keep.get(*row) == Some(&true));
+        let positions = cut.rows.iter().enumerate().filter(|(row, _)| good(row));
+        let positions = positions.map(|(_, row)| row.line).collect();
+        for (row, (column, why)) in bad {
+            if let Some(row) = cut.rows.get(row) {
+                let reason = self.explain(column, why);
+                cut.rejects.push(reject(block, row, reason));
+            }
+        }
+        cut.rejects.sort_by_key(|reject| reject.line);
+        Decoded {
+            records: build::records(self.schema.clone(), arrays, keep.as_deref()),
+            rejects: cut.rejects,
+            lines: cut.lines,
+            positions: Some(positions),
+        }
+    }
+
+    /// Cuts a block into records of the right number of fields.
+    fn cut(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
+        let mut start = 0;
+        while start < block.len() {
+            let before = cut.fields.len();
+            let keep = |field| cut.fields.push(field);
+            let end = self.dialect.walk(block, start, max_record, true, keep);
+            let (end, broken, long) = match end {
+                End::Record(end) => (end, false, false),
+                End::Broken(end) => (end, true, false),
+                End::Long(end) => (end, false, true),
+                End::Unknown => (block.len(), true, false),
+            };
+            let record = block.get(start..end).unwrap_or_default();
+            let long = long || broken && record.len() - line_end(record) > max_record;
+            let row = Row { start, end, line: cut.lines + 1 };
+            let found = cut.fields.len() - before;
+            if broken {
+                cut.lines += 1;
+            } else {
+                // Only quotes can hold a line end.
+                let last = record.last() != Some(&b'\n');
+                let breaks = if long || found == 1 || cut.quoted_since(before) {
+                    memchr::memchr_iter(b'\n', record).count() as u64 + u64::from(last)
+                } else {
+                    1
+                };
+                cut.lines += breaks;
+            }
+            start = end;
+            let reason = if is_blank(record) {
+                cut.fields.truncate(before);
+                continue;
+            } else if long {
+                cut.rejects.push(frame::reject_too_long(row.line, record, max_record));
+                cut.fields.truncate(before);
+                continue;
+            } else if broken {
+                Cow::Borrowed(BAD_QUOTES)
+            } else if found != self.width {
+                format!("found {found} fields, expected {}", self.width).into()
+            } else {
+                cut.rows.push(row);
+                continue;
+            };
+            cut.fields.truncate(before);
+            cut.rejects.push(reject(block, &row, reason));
+        }
+    }
+
+    fn explain(&self, column: usize, why: Why) -> Cow<'static, str> {
+        let field = self.schema.fields().get(column);
+        let name = field.map_or("", |field| field.name());
+        match (why, self.columns.get(column)) {
+            (Why::Type, Some((_, kind))) => format!("column `{name}`: not a {kind}").into(),
+            _ => format!("column `{name}`: not UTF-8").into(),
+        }
+    }
+}
+
+/// A block as records and their fields.
+struct Cut {
+    rows: Vec<Row>,
+    /// The fields of all rows, one row after the other.
+    fields: Vec<Field>,
+    rejects: Vec<Reject>,
+    lines: u64,
+}
+
+impl Cut {
+    fn quoted_since(&self, before: usize) -> bool {
+        self.fields.get(before..).unwrap_or_default().iter().any(|field| field.is_quoted())
+    }
+}
+
+/// What is wrong with a field.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Type,
+    Utf8,
+}
+
+fn append(builder: &mut Builder, field: Field, block: &[u8]) -> Result<(), Why> {
+    let bytes = field.bytes(block);
+    if bytes.is_empty() && !(field.is_quoted() && matches!(builder, Builder::Varchar(_))) {
+        builder.null();
+        return Ok(());
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        builder.null();
+        return Err(Why::Utf8);
+    };
+    let good = if field.has_doubled() {
+        builder.text(&text.replace("\"\"", "\""))
+    } else {
+        builder.text(text)
+    };
+    if good { Ok(()) } else { Err(Why::Type) }
+}
+
+fn line_end(record: &[u8]) -> usize {
+    match record {
+        [.., b'\r', b'\n'] => 2,
+        [.., b'\n'] => 1,
+        _ => 0,
+    }
+}
+
+fn reject(block: &[u8], row: &Row, reason: Cow<'static, str>) -> Reject {
+    let record = block.get(row.start..row.end).unwrap_or_default();
+    let raw = record.get(..record.len() - line_end(record)).unwrap_or_default();
+    frame::reject(row.line, reason, raw)
+}

@@ -1,0 +1,103 @@
+//! The columns that a sample seems to have, for `check --infer`.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use arrow_schema::{DataType, Schema};
+
+use super::Format;
+use super::compression::Compression;
+use super::csv::Csv;
+use super::json::Json;
+use crate::record::columns::{Columns, Type};
+
+/// Records of a sample that are looked at.
+const RECORDS: usize = 100_000;
+
+/// What a sample seems to be.
+#[derive(Debug)]
+pub struct Inferred {
+    /// The name of its format.
+    pub format: &'static str,
+    /// What stands between two fields.
+    pub delimiter: char,
+    /// Its columns.
+    pub columns: Columns,
+}
+
+impl Inferred {
+    /// The stanza of a job file that says the same.
+    pub fn stanza(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("[input.format.{}]\n", self.format);
+        if self.delimiter != ',' {
+            let _ = writeln!(text, "delimiter = {:?}", self.delimiter.to_string());
+        }
+        let _ = writeln!(text, "[input.format.{}.columns]", self.format);
+        let bare = |name: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            !name.is_empty() && name.chars().all(plain)
+        };
+        let key = |name: &String| if bare(name) { name.clone() } else { format!("{name:?}") };
+        let width = self.columns.0.iter().map(|(name, _)| key(name).len()).max().unwrap_or(0);
+        for (name, kind) in &self.columns.0 {
+            let _ = writeln!(text, "{:width$} = \"{kind}\"", key(name));
+        }
+        text
+    }
+
+    /// The format with these columns.
+    pub fn into_format(self) -> Format {
+        let (delimiter, columns) = (self.delimiter, self.columns);
+        match self.format {
+            "csv" => Format::Csv(Csv { delimiter, columns, ..Csv::default() }),
+            _ => Format::Json(Json { columns, ..Json::default() }),
+        }
+    }
+}
+
+/// Looks into a file whose name says its format: `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson`,
+/// compressed or not.
+pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
+    let name = path.as_os_str().as_encoded_bytes();
+    let compression = Compression::of(name);
+    let stem = match compression {
+        Compression::None => path.to_owned(),
+        _ => path.with_extension(""),
+    };
+    let suffix = stem.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    let delimiter = if suffix == "tsv" { '\t' } else { ',' };
+    let open = || -> io::Result<Box<dyn Read + Send>> { compression.decompress(File::open(path)?) };
+    let (format, schema) = match suffix {
+        "csv" | "tsv" => {
+            let format = arrow_csv::reader::Format::default()
+                .with_header(true)
+                .with_delimiter(if suffix == "tsv" { b'\t' } else { b',' });
+            ("csv", format.infer_schema(open()?, Some(RECORDS))?.0)
+        }
+        "json" | "jsonl" | "ndjson" => {
+            let schema =
+                arrow_json::reader::infer_json_schema(BufReader::new(open()?), Some(RECORDS));
+            ("json", schema?.0)
+        }
+        _ => anyhow::bail!(
+            "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl or .ndjson",
+            path.display()
+        ),
+    };
+    Ok(Inferred { format, delimiter, columns: columns(&schema) })
+}
+
+/// A column that was never seen with a value, or is nested, is a text.
+fn columns(schema: &Schema) -> Columns {
+    let column = |field: &std::sync::Arc<arrow_schema::Field>| {
+        let kind = match field.data_type() {
+            // What no time zone is given for.
+            DataType::Timestamp(_, _) => Some(Type::Timestamp),
+            other => Type::of(other),
+        };
+        (field.name().clone(), kind.unwrap_or(Type::Varchar))
+    };
+    Columns(schema.fields().iter().map(column).collect())
+}

@@ -1,0 +1,252 @@
+//! Where a CSV record ends when its fields may be quoted, and where its fields are.
+//!
+//! What holds here: the same bytes give the same records, from wherever in the file the walk begins a
+//! record. A quoted field that is not closed as it should be spoils its record up to the end of that
+//! physical line, and no further: the walk goes on at the next line.
+
+use memchr::{memchr, memchr2};
+
+/// Line breaks that one record may hold. A file of lost quotes would otherwise be read as often as
+/// it has lines.
+const LINE_BREAKS_MAX: usize = 1000;
+
+/// The bytes that have a meaning in CSV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialect {
+    /// What stands between two fields.
+    pub delimiter: u8,
+    /// What may stand around a field; twice inside, it means itself.
+    pub quote: u8,
+}
+
+/// How a record ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Behind its line end, at this offset.
+    Record(usize),
+    /// A quoted field is not closed: only the line that the record begins on is spoilt; the next
+    /// begins here.
+    Broken(usize),
+    /// It is too long; the next begins here, at the first line end behind its limit.
+    Long(usize),
+    /// More bytes are needed to tell.
+    Unknown,
+}
+
+/// A field of a record: its bytes without quotes around them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    start: u32,
+    /// Length, and above it whether it was quoted, and whether a quote inside stands twice.
+    packed: u32,
+}
+
+const QUOTED: u32 = 1 << 31;
+const DOUBLED: u32 = 1 << 30;
+
+/// Longest block in bytes of which fields can be told.
+pub const BLOCK_MAX: usize = DOUBLED as usize - 1;
+
+impl Field {
+    fn new(start: usize, end: usize, flags: u32) -> Self {
+        let narrow = |number: usize| u32::try_from(number).unwrap_or(DOUBLED - 1);
+        Self { start: narrow(start), packed: narrow(end - start) & (DOUBLED - 1) | flags }
+    }
+
+    /// Its bytes as they stand in `block`, quotes inside still doubled.
+    pub fn bytes(self, block: &[u8]) -> &[u8] {
+        let (start, length) = (self.start as usize, (self.packed & (DOUBLED - 1)) as usize);
+        block.get(start..start + length).unwrap_or_default()
+    }
+
+    /// True when it stood in quotes.
+    pub fn is_quoted(self) -> bool {
+        self.packed & QUOTED != 0
+    }
+
+    /// True when a quote inside stands twice.
+    pub fn has_doubled(self) -> bool {
+        self.packed & DOUBLED != 0
+    }
+}
+
+impl Dialect {
+    /// Walks over the record that begins at `start`, and tells `field` its fields. When there is
+    /// nothing behind `block`, `whole` is true, and an end is found in any case.
+    pub fn walk(
+        self,
+        block: &[u8],
+        start: usize,
+        limit: usize,
+        whole: bool,
+        mut field: impl FnMut(Field),
+    ) -> End {
+        let mut at = start;
+        loop {
+            let Some(rest) = block.get(at..) else { return End::Unknown };
+            if at - start > limit {
+                return long(block, at, whole);
+            }
+            if rest.first() != Some(&self.quote) {
+                // A quote further on in the field is a byte like others.
+                let found = memchr2(self.delimiter, b'\n', rest);
+                let length = found.unwrap_or(rest.len());
+                let ends = rest.get(length) != Some(&self.delimiter);
+                let text = rest.get(..length).unwrap_or_default();
+                let text = if ends { without_return(text) } else { text };
+                if at + text.len() - start > limit && (whole || found.is_some()) {
+                    return long(block, at + length, whole);
+                }
+                if found.is_none() {
+                    if whole {
+                        field(Field::new(at, at + text.len(), 0));
+                        return End::Record(block.len());
+                    }
+                    return End::Unknown;
+                }
+                if ends {
+                    field(Field::new(at, at + text.len(), 0));
+                    return End::Record(at + length + 1);
+                }
+                field(Field::new(at, at + length, 0));
+                at += length + 1;
+                continue;
+            }
+            let (close, doubled) = match self.closing(block, start, at + 1, limit) {
+                Closing::At(close, doubled) => (close, doubled),
+                Closing::None => return broken(block, start, whole),
+                Closing::Unknown if whole => return broken(block, start, whole),
+                Closing::Unknown => return End::Unknown,
+            };
+            let flags = QUOTED | if doubled { DOUBLED } else { 0 };
+            field(Field::new(at + 1, close, flags));
+            let behind = block.get(close + 1..).unwrap_or_default();
+            match behind {
+                [] | [b'\r'] if whole => return End::Record(block.len()),
+                [] | [b'\r'] => return End::Unknown,
+                [b'\n', ..] => return End::Record(close + 2),
+                [b'\r', b'\n', ..] => return End::Record(close + 3),
+                [byte, ..] if *byte == self.delimiter => at = close + 2,
+                _ => return broken(block, start, whole),
+            }
+        }
+    }
+
+    /// Where the quoted field closes whose text begins at `from`.
+    fn closing(self, block: &[u8], record: usize, from: usize, limit: usize) -> Closing {
+        let (mut at, mut doubled) = (from, false);
+        let mut breaks = 0;
+        loop {
+            let rest = block.get(at..).unwrap_or_default();
+            let Some(offset) = memchr2(self.quote, b'\n', rest) else {
+                let too_long = block.len() - record > limit;
+                return if too_long { Closing::None } else { Closing::Unknown };
+            };
+            at += offset;
+            if at + 1 - record > limit {
+                return Closing::None;
+            }
+            if block.get(at) == Some(&b'\n') {
+                breaks += 1;
+                if breaks > LINE_BREAKS_MAX {
+                    return Closing::None;
+                }
+            } else if block.get(at + 1) == Some(&self.quote) {
+                doubled = true;
+                at += 1;
+            } else {
+                return Closing::At(at, doubled);
+            }
+            at += 1;
+        }
+    }
+
+    /// Where the last record of `pending` ends that surely ends in it; 0 if none does.
+    pub fn last_end(self, pending: &[u8], limit: usize) -> usize {
+        if memchr(self.quote, pending).is_none() {
+            return memchr::memrchr(b'\n', pending).map_or(0, |at| at + 1);
+        }
+        let mut start = 0;
+        loop {
+            match self.walk(pending, start, limit, false, |_| {}) {
+                End::Record(end) | End::Broken(end) | End::Long(end) => start = end,
+                End::Unknown => return start,
+            }
+        }
+    }
+}
+
+/// What became of a quoted field.
+enum Closing {
+    /// It closes at this quote; whether quotes inside are doubled. At the last byte of a block that
+    /// is not whole, the quote may yet turn out to be the first of two.
+    At(usize, bool),
+    /// It never does.
+    None,
+    /// The block ends before.
+    Unknown,
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The record is too long up to `at` already; it ends with the line.
+fn long(block: &[u8], at: usize, whole: bool) -> End {
+    match memchr(b'\n', block.get(at..).unwrap_or_default()) {
+        Some(length) => End::Long(at + length + 1),
+        None if whole => End::Long(block.len()),
+        None => End::Unknown,
+    }
+}
+
+fn broken(block: &[u8], start: usize, whole: bool) -> End {
+    match memchr(b'\n', block.get(start..).unwrap_or_default()) {
+        Some(length) => End::Broken(start + length + 1),
+        None if whole => End::Broken(block.len()),
+        None => End::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIALECT: Dialect = Dialect { delimiter: b',', quote: b'"' };
+
+    fn fields(text: &str) -> (Vec<&str>, End) {
+        let mut fields = Vec::new();
+        let end = DIALECT.walk(text.as_bytes(), 0, 100, true, |field| {
+            fields.push(std::str::from_utf8(field.bytes(text.as_bytes())).unwrap());
+        });
+        (fields, end)
+    }
+
+    #[test]
+    fn quotes_count_only_around_a_field() {
+        assert_eq!(fields("a,b\r\nc"), (vec!["a", "b"], End::Record(5)));
+        assert_eq!(fields("5\" disk,\n"), (vec!["5\" disk", ""], End::Record(9)));
+        assert_eq!(fields("\"a\nb\",\"\"\n"), (vec!["a\nb", ""], End::Record(9)));
+        assert_eq!(fields("\"a\"\"b\""), (vec!["a\"\"b"], End::Record(6)));
+    }
+
+    #[test]
+    fn a_lost_quote_spoils_one_line() {
+        assert_eq!(fields("a,\"b\nc,d\n").1, End::Broken(5));
+        assert_eq!(fields("\"a\"z\nc\n").1, End::Broken(5));
+        let long = format!("\"a\n{}\"", "x".repeat(200));
+        assert_eq!(fields(&long).1, End::Broken(3));
+        let many = format!("\"{}\"", "\n".repeat(LINE_BREAKS_MAX + 1));
+        assert_eq!(DIALECT.walk(many.as_bytes(), 0, 10_000, true, |_| {}), End::Broken(2));
+    }
+
+    #[test]
+    fn what_cannot_be_told_yet_waits() {
+        for text in ["a,b", "\"a\nb", "\"a\"", "\"a\"\r"] {
+            let end = DIALECT.walk(text.as_bytes(), 0, 100, false, |_| {});
+            assert_eq!(end, End::Unknown, "{text:?}");
+        }
+        assert_eq!(DIALECT.last_end(b"a\n\"b\nc", 100), 2);
+        assert_eq!(DIALECT.last_end(b"a\n\"b\nc\"\nd", 100), 8);
+    }
+}

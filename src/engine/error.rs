@@ -1,0 +1,85 @@
+//! What the engine says when it fails, in one line.
+
+use datafusion::common::{DataFusionError, Location};
+
+/// Why a query cannot be planned or executed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    message: String,
+    /// True when the memory of the job does not suffice.
+    pub out_of_memory: bool,
+    /// True when the disk is at fault, not the query or the data.
+    pub transient: bool,
+}
+
+impl Problem {
+    /// A problem of our own.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), out_of_memory: false, transient: false }
+    }
+
+    /// A problem of the engine's.
+    pub fn of(error: &DataFusionError) -> Self {
+        let root = error.find_root();
+        let text = root.strip_backtrace();
+        // The engine's own kinds say nothing to the user.
+        let message = [
+            "Error during planning: ",
+            "Schema error: ",
+            "SQL error: ",
+            "Execution error: ",
+            "Arrow error: ",
+        ]
+        .iter()
+        .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
+        Self {
+            message: message.replace('\n', " "),
+            out_of_memory: matches!(root, DataFusionError::ResourcesExhausted(_)),
+            transient: matches!(root, DataFusionError::IoError(_)),
+        }
+    }
+
+    /// A problem with a statement, with its place marked.
+    pub fn in_statement(error: &DataFusionError, sql: &str) -> Self {
+        let problem = Self::of(error);
+        let place =
+            error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
+        match place.or_else(|| place_in(&problem.message)) {
+            Some(place) => Self { message: marked(&problem.message, sql, place), ..problem },
+            None => problem,
+        }
+    }
+}
+
+/// The place that the parser names in its message: `at Line: 1, Column: 8`.
+fn place_in(message: &str) -> Option<Location> {
+    let (_, behind) = message.rsplit_once("Line: ")?;
+    let (line, behind) = behind.split_once(", Column: ")?;
+    let column: String = behind.chars().take_while(char::is_ascii_digit).collect();
+    Some(Location { line: line.parse().ok()?, column: column.parse().ok()? })
+}
+
+/// The message, the line of the statement, and a mark below the place.
+fn marked(message: &str, sql: &str, place: Location) -> String {
+    let line = usize::try_from(place.line).ok().and_then(|line| line.checked_sub(1));
+    let Some(text) = line.and_then(|line| sql.lines().nth(line)) else {
+        return message.to_owned();
+    };
+    let column = usize::try_from(place.column).unwrap_or(1).saturating_sub(1);
+    // As wide as what stands before it, tabs as tabs.
+    let before = text.chars().take(column);
+    let before: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    format!("{message}\n  | {text}\n  | {before}^")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_marked() {
+        let place = place_in("Expected: an expression, found: from at Line: 2, Column: 3").unwrap();
+        assert_eq!(marked("no", "a\n\tb c", place), "no\n  | \tb c\n  | \t ^");
+    }
+}

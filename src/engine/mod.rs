@@ -1,0 +1,301 @@
+//! The SQL engine: the only door to DataFusion.
+//!
+//! What holds here:
+//! - A query is planned once and executed once per input; the input is bound to each execution, not
+//!   to the plan. Only one that asks for the time is planned each time, since the planner turns
+//!   `now()` into a constant.
+//! - Executions of one query may run at the same time.
+//! - One partition: the order of the records is the order of the input until the query says
+//!   otherwise, and the same input gives the same output.
+//!
+//! What does not belong here: files, formats, and what becomes of a failure.
+
+mod error;
+mod slot;
+mod statement;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{Schema, SchemaRef};
+use chrono::{DateTime, Utc};
+use datafusion::catalog::{MemTable, TableProvider};
+use datafusion::config::Dialect;
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::StreamExt as _;
+use tokio::runtime::Runtime;
+
+use crate::record::Decoded;
+pub use error::Problem;
+pub use slot::Feed;
+use slot::Slot;
+use statement::Statement;
+
+/// Rows in a batch between two operators.
+const BATCH_ROWS: usize = 8192;
+
+/// Bytes that a sort keeps back to merge what it has spilled; the default of DataFusion is too much
+/// of a small budget.
+const SORT_RESERVE: u64 = 8 << 20;
+
+/// How many consumers of memory an error names.
+const CONSUMERS_NAMED: usize = 3;
+
+/// What all queries of a job share: memory, a place to spill to, threads, and reference tables.
+pub struct Engine {
+    context: SessionContext,
+    runtime: Runtime,
+    memory: usize,
+    planning: Mutex<()>,
+}
+
+/// A query over one table whose records come with each execution.
+pub struct Query {
+    engine: Arc<Engine>,
+    statement: Statement,
+    /// The table's own name.
+    table: &'static str,
+    plan: RwLock<Planned>,
+}
+
+/// The plan of a query for one schema of the input.
+#[derive(Clone)]
+struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    /// What of the input's columns the query reads besides those of its format.
+    bound: SchemaRef,
+    /// The operator that must see more than one record at a time, if there is one.
+    blocking: Option<String>,
+    /// How often the plan reads the input.
+    scans: usize,
+}
+
+/// An execution that is under way.
+pub struct Run<'a> {
+    engine: &'a Engine,
+    stream: SendableRecordBatchStream,
+    schema: SchemaRef,
+}
+
+impl Engine {
+    /// An engine that keeps to `memory` bytes and spills to `spill` beyond it.
+    pub fn new(memory: u64, spill: &Path) -> Result<Arc<Self>, Problem> {
+        let bytes = usize::try_from(memory).unwrap_or(usize::MAX);
+        let consumers = CONSUMERS_NAMED.try_into().map_err(|_| Problem::new("no consumers"))?;
+        let pool = TrackConsumersPool::new(FairSpillPool::new(bytes), consumers);
+        let environment = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_temp_file_path(spill)
+            .build_arc()
+            .map_err(|error| Problem::of(&error))?;
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_batch_size(BATCH_ROWS)
+            .with_information_schema(false);
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        options.sql_parser.dialect = Dialect::PostgreSQL;
+        // Not with plans that are used again: the source would keep the filter of the first run.
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        let reserve = SORT_RESERVE.min(memory / 8);
+        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(0);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("sql")
+            .build()
+            .map_err(|error| Problem::new(format!("start the SQL threads: {error}")))?;
+        let context = SessionContext::new_with_config_rt(config, environment);
+        Ok(Arc::new(Self { context, runtime, memory: bytes, planning: Mutex::new(()) }))
+    }
+
+    /// What an execution is given. A plan holds its functions itself.
+    fn task(&self, feed: Feed) -> TaskContext {
+        let config = self.context.copied_config().with_extension(Arc::new(feed));
+        let (none, runtime) = (HashMap::new(), self.context.runtime_env());
+        let session = self.context.session_id();
+        TaskContext::new(
+            None,
+            session,
+            config,
+            none,
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            runtime,
+        )
+    }
+
+    /// Gives the reference table `name` this content, in place of what it had, which is returned.
+    pub fn set_table(
+        &self,
+        name: &str,
+        schema: SchemaRef,
+        records: Vec<RecordBatch>,
+    ) -> Option<Table> {
+        let table = MemTable::try_new(schema, vec![records]).map(|table| Arc::new(table) as Arc<_>);
+        let old = self.context.deregister_table(name).ok().flatten();
+        self.restore_table(name, table.ok().map(Table));
+        old.map(Table)
+    }
+
+    /// Gives the reference table a content that it had before.
+    pub fn restore_table(&self, name: &str, table: Option<Table>) {
+        let _ = self.context.deregister_table(name);
+        if let Some(Table(table)) = table {
+            // The name is free, so that it does not fail.
+            let _ = self.context.register_table(name, table);
+        }
+    }
+}
+
+/// The content of a reference table.
+pub struct Table(Arc<dyn TableProvider>);
+
+impl Query {
+    /// Parses `sql`, a query over `table`, and plans it for records of this schema.
+    pub fn new(
+        engine: &Arc<Engine>,
+        sql: &str,
+        table: &'static str,
+        schema: &Schema,
+    ) -> Result<Self, Problem> {
+        let state = engine.context.state();
+        let statement = Statement::parse(&state, sql, table)?;
+        let planned = plan(engine, &statement, table, schema, Utc::now())?;
+        Ok(Self { engine: engine.clone(), statement, table, plan: RwLock::new(planned) })
+    }
+
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        self.planned().plan.schema()
+    }
+
+    /// The operator that must see the end of the input before it can give a record, if there is
+    /// one; a query without one may be run on each part of the input by itself.
+    pub fn blocking(&self) -> Option<String> {
+        self.planned().blocking
+    }
+
+    /// True when the query asks for `_file` or `_line`.
+    pub fn wants_position(&self) -> bool {
+        self.statement.wants_position
+    }
+
+    /// True when the query asks for the time.
+    pub fn wants_time(&self) -> bool {
+        self.statement.wants_time
+    }
+
+    /// Plans again, after a reference table has changed; when that fails the old plan stays.
+    pub fn plan_again(&self, schema: &Schema) -> Result<(), Problem> {
+        let planned = plan(&self.engine, &self.statement, self.table, schema, Utc::now())?;
+        let mut current = self.plan.write().unwrap_or_else(PoisonError::into_inner);
+        if planned.plan.schema() != current.plan.schema() {
+            return Err(Problem::new("the columns of the result would be others"));
+        }
+        *current = planned;
+        Ok(())
+    }
+
+    fn planned(&self) -> Planned {
+        self.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts the query over `feed`. `now_ms` is the time that it is told, in milliseconds since 1970.
+    pub fn run(&self, feed: Feed, now_ms: i64) -> Result<Run<'_>, Problem> {
+        let mut planned = self.planned();
+        if self.wants_time() {
+            let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
+            let schema = statement::without_position(&planned.bound);
+            planned = plan(&self.engine, &self.statement, self.table, &schema, now)?;
+        }
+        let feed = if planned.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
+        let context = Arc::new(self.engine.task(feed));
+        let plan = reset_plan_states(planned.plan).map_err(|error| Problem::of(&error))?;
+        let schema = plan.schema();
+        let _inside = self.engine.runtime.enter();
+        let stream = plan.execute(0, context).map_err(|error| Problem::of(&error))?;
+        Ok(Run { engine: &self.engine, stream, schema })
+    }
+
+    /// The records with the columns that the query asks for besides their own.
+    pub fn bind(&self, decoded: Decoded, file: &str, lines_before: u64) -> RecordBatch {
+        if !self.wants_position() {
+            return decoded.records;
+        }
+        let rows = decoded.records.num_rows();
+        #[expect(clippy::cast_possible_wrap, reason = "nobody has 2^63 lines")]
+        let line = |line: &u64| (line + lines_before) as i64;
+        let lines: Int64Array = decoded.positions.iter().flatten().map(line).collect();
+        let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));
+        let mut columns = decoded.records.columns().to_vec();
+        columns.extend([Arc::new(files) as ArrayRef, Arc::new(lines)]);
+        RecordBatch::try_new(self.planned().bound, columns).expect("one line for each record")
+    }
+
+    /// Runs the query over one batch.
+    pub fn apply(&self, records: RecordBatch, now_ms: i64) -> Result<RecordBatch, Problem> {
+        let mut run = self.run(Feed::of(records), now_ms)?;
+        let mut batches = Vec::new();
+        while let Some(batch) = run.next_batch()? {
+            batches.push(batch);
+        }
+        if let [only] = batches.as_slice() {
+            return Ok(only.clone());
+        }
+        arrow_select::concat::concat_batches(&run.schema, &batches)
+            .map_err(|error| Problem::new(error.to_string()))
+    }
+}
+
+impl Run<'_> {
+    /// The next batch of the result; `None` at its end.
+    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
+        let next = self.engine.runtime.block_on(self.stream.next());
+        next.transpose().map_err(|error| Problem::of(&error))
+    }
+
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
+
+/// Plans a statement for an input of this schema at this time.
+fn plan(
+    engine: &Engine,
+    statement: &Statement,
+    table: &'static str,
+    schema: &Schema,
+    now: DateTime<Utc>,
+) -> Result<Planned, Problem> {
+    let bound = if statement.wants_position {
+        statement::with_position(schema)
+    } else {
+        Arc::new(schema.clone())
+    };
+    // One catalog serves all queries, and each has a table of this name.
+    let _alone = engine.planning.lock().unwrap_or_else(PoisonError::into_inner);
+    let slot = Arc::new(Slot::table(bound.clone())?);
+    let registered = engine.context.register_table(table, slot);
+    registered.map_err(|error| Problem::of(&error))?;
+    let mut state = engine.context.state();
+    let properties = state.execution_props_mut();
+    *properties = std::mem::take(properties).with_query_execution_start_time(now);
+    let planning = async {
+        let logical = state.statement_to_plan(statement.parsed()).await?;
+        state.create_physical_plan(&logical).await
+    };
+    let planned = engine.runtime.block_on(planning).map_err(|error| statement.explain(&error));
+    let _ = engine.context.deregister_table(table);
+    let plan = planned?;
+    let (blocking, scans) = slot::shape(&plan);
+    Ok(Planned { plan, bound, blocking, scans })
+}

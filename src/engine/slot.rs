@@ -1,0 +1,142 @@
+//! The table whose records come with each execution of a plan.
+//!
+//! What holds here: the plan holds no data. Each execution finds its [`Feed`] in its own context,
+//! so that one plan can run over several inputs at once.
+
+use std::fmt;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
+
+use super::Problem;
+
+/// What an execution reads as its input.
+pub struct Feed {
+    source: Mutex<Source>,
+}
+
+/// Where the batches of a feed come from.
+enum Source {
+    /// Held here, for as many readers as there are.
+    Held(Vec<RecordBatch>),
+    /// Sent by another thread, for one reader.
+    Sent(Option<Receiver<RecordBatch>>),
+}
+
+impl Feed {
+    /// One batch.
+    pub fn of(records: RecordBatch) -> Self {
+        Self { source: Mutex::new(Source::Held(vec![records])) }
+    }
+
+    /// What another thread sends, until it hangs up.
+    pub fn sent(batches: Receiver<RecordBatch>) -> Self {
+        Self { source: Mutex::new(Source::Sent(Some(batches))) }
+    }
+
+    /// The same, for a plan that reads its input more than once: then it has to fit in `memory`
+    /// bytes.
+    pub fn kept(self, memory: usize) -> Result<Self, Problem> {
+        let source = self.source.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Source::Sent(Some(batches)) = source else { return Ok(Self { source: source.into() }) };
+        let (mut held, mut bytes) = (Vec::new(), 0);
+        for batch in batches {
+            bytes += batch.get_array_memory_size();
+            if bytes > memory {
+                return Err(Problem::new(
+                    "it reads its input more than once, and that does not fit in engine.memory",
+                ));
+            }
+            held.push(batch);
+        }
+        Ok(Self { source: Mutex::new(Source::Held(held)) })
+    }
+
+    /// The batches for one reader.
+    fn read(&self) -> Box<dyn Iterator<Item = RecordBatch> + Send> {
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *source {
+            Source::Held(batches) => Box::new(batches.clone().into_iter()),
+            Source::Sent(batches) => Box::new(batches.take().into_iter().flatten()),
+        }
+    }
+}
+
+/// The one partition of the table.
+pub struct Slot {
+    schema: SchemaRef,
+}
+
+impl Slot {
+    /// A table of this schema.
+    pub fn table(schema: SchemaRef) -> Result<StreamingTable, Problem> {
+        let slot = Arc::new(Self { schema: schema.clone() });
+        StreamingTable::try_new(schema, vec![slot]).map_err(|error| Problem::of(&error))
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Slot")
+    }
+}
+
+impl PartitionStream for Slot {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let feed = context.session_config().get_extension::<Feed>();
+        let batches = feed.map(|feed| feed.read()).into_iter().flatten();
+        let batches = futures::stream::iter(batches.map(Ok::<_, DataFusionError>));
+        Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
+    }
+}
+
+/// Operators that give for each record of their one input what they would give for it alone.
+const ROW_WISE: [&str; 4] =
+    ["FilterExec", "ProjectionExec", "CoalesceBatchesExec", "CooperativeExec"];
+
+/// The operator of a plan that must see more of the input than one record, if there is one; and how
+/// often the plan reads the input.
+pub fn shape(plan: &Arc<dyn ExecutionPlan>) -> (Option<String>, usize) {
+    let scans = scans(plan);
+    let blocking = if scans == 1 { blocking(plan) } else { Some(plan.name().to_owned()) };
+    (blocking, scans)
+}
+
+fn scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let here = usize::from(plan.is::<StreamingTableExec>());
+    here + plan.children().into_iter().map(scans).sum::<usize>()
+}
+
+fn blocking(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+    use datafusion::physical_plan::execution_plan::EmissionType::Incremental;
+    let children = plan.children();
+    let name = plan.name();
+    if plan.is::<StreamingTableExec>() {
+        return None;
+    }
+    // A join with a reference table: that is what it builds, the input passes by.
+    let is_join = ["HashJoinExec", "NestedLoopJoinExec", "CrossJoinExec"].contains(&name);
+    let passes = match children.as_slice() {
+        [only] => ROW_WISE.contains(&name).then_some(*only),
+        [built, passing] if is_join && scans(built) == 0 => {
+            (plan.pipeline_behavior() == Incremental).then_some(*passing)
+        }
+        _ => None,
+    };
+    match passes {
+        Some(child) => blocking(child),
+        None => Some(name.to_owned()),
+    }
+}

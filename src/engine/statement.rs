@@ -1,0 +1,131 @@
+//! A query as it is written, and what it asks for beyond the columns of the input.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DataFusionError;
+use datafusion::config::Dialect;
+use datafusion::execution::SessionState;
+use datafusion::sql::parser::Statement as Parsed;
+use datafusion::sql::sqlparser::ast::{
+    ExcludeSelectItem, Expr, Ident, ObjectName, Select, SelectItem, Statement as Ast, TableFactor,
+    VisitMut as _, VisitorMut,
+};
+
+use super::Problem;
+
+/// The columns of the input that no format gives: the file's name, and the line of the record.
+pub const POSITION: [&str; 2] = ["_file", "_line"];
+
+/// Functions that the planner turns into constants.
+const TIME: [&str; 6] =
+    ["now", "today", "current_date", "current_time", "current_timestamp", "localtimestamp"];
+
+/// A query that was parsed.
+pub struct Statement {
+    sql: String,
+    parsed: Parsed,
+    /// It asks for `_file` or `_line`.
+    pub wants_position: bool,
+    /// It asks for the time.
+    pub wants_time: bool,
+}
+
+impl Statement {
+    /// Parses one query over `table`.
+    pub fn parse(state: &SessionState, sql: &str, table: &str) -> Result<Self, Problem> {
+        let mut parsed = state
+            .sql_to_statement(sql, &Dialect::PostgreSQL)
+            .map_err(|error| Problem::in_statement(&error, sql))?;
+        let Parsed::Statement(ast) = &mut parsed else {
+            return Err(Problem::new("expected a query that begins with `select` or `with`"));
+        };
+        if !matches!(**ast, Ast::Query(_)) {
+            return Err(Problem::new("expected a query that begins with `select` or `with`"));
+        }
+        let mut look = Look { table, position: false, time: false, hide: false };
+        let _ = ast.visit(&mut look);
+        if look.position {
+            look.hide = true;
+            let _ = ast.visit(&mut look);
+        }
+        let (wants_position, wants_time) = (look.position, look.time);
+        Ok(Self { sql: sql.to_owned(), parsed, wants_position, wants_time })
+    }
+
+    /// The statement for the planner.
+    pub fn parsed(&self) -> Parsed {
+        self.parsed.clone()
+    }
+
+    /// An error in it, with its place marked.
+    pub fn explain(&self, error: &DataFusionError) -> Problem {
+        Problem::in_statement(error, &self.sql)
+    }
+}
+
+/// Looks what a query asks for, and keeps the position out of `*`.
+struct Look<'a> {
+    table: &'a str,
+    position: bool,
+    time: bool,
+    hide: bool,
+}
+
+impl VisitorMut for Look<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match expr {
+            Expr::Identifier(name) => self.position |= POSITION.contains(&name.value.as_str()),
+            Expr::CompoundIdentifier(names) => {
+                let last = names.last().map_or("", |name| name.value.as_str());
+                self.position |= POSITION.contains(&last);
+            }
+            Expr::Function(function) => {
+                let name = function.name.to_string().to_lowercase();
+                self.time |= TIME.contains(&name.as_str());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let names_input = |factor: &TableFactor| match factor {
+            TableFactor::Table { name, .. } => name.to_string().eq_ignore_ascii_case(self.table),
+            _ => false,
+        };
+        let reads_input = select.from.iter().any(|from| {
+            names_input(&from.relation) || from.joins.iter().any(|join| names_input(&join.relation))
+        });
+        if !(self.hide && reads_input) {
+            return ControlFlow::Continue(());
+        }
+        for item in &mut select.projection {
+            let (SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options)) = item
+            else {
+                continue;
+            };
+            let names = POSITION.map(|name| ObjectName::from(Ident::new(name)));
+            options.opt_exclude.get_or_insert(ExcludeSelectItem::Multiple(names.to_vec()));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The schema with the columns of the position behind it.
+pub fn with_position(schema: &Schema) -> SchemaRef {
+    let [file, line] = POSITION;
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(file, DataType::Utf8, false)));
+    fields.push(Arc::new(Field::new(line, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The schema as the format gives it.
+pub fn without_position(schema: &Schema) -> Schema {
+    let own = |field: &&Arc<Field>| !POSITION.contains(&field.name().as_str());
+    Schema::new(schema.fields().iter().filter(own).cloned().collect::<Vec<_>>())
+}

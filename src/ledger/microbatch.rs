@@ -1,0 +1,112 @@
+//! A microbatch before and after its commit.
+//!
+//! What holds here: only the ledger makes a [`Committed`].
+
+use std::ffi::OsString;
+
+use super::{Position, Target};
+use crate::record::Identity;
+
+/// The bytes that a microbatch adds to a target.
+#[derive(Debug)]
+pub struct Addition {
+    /// Which target.
+    pub target: Target,
+    /// The bytes.
+    pub payload: Payload,
+    /// How many.
+    pub length: u64,
+    /// CRC-32 over them.
+    pub checksum: u32,
+    /// Bytes at the beginning of the payload that are not part of the addition.
+    pub skip: u64,
+    /// CRC-32 over what is skipped and the bytes together: a header counts only where the target
+    /// begins.
+    pub whole_checksum: u32,
+}
+
+impl Addition {
+    /// Where the target begins with this addition, what its payload begins with is part of it.
+    pub(super) fn place(&mut self, start: u64) {
+        let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
+        if start == 0 {
+            (self.length, self.checksum) = (self.length + self.skip, self.whole_checksum);
+            self.skip = 0;
+        } else if let Payload::Memory(bytes) = &mut self.payload {
+            bytes.drain(..skip.min(bytes.len()));
+            self.skip = 0;
+        }
+    }
+}
+
+/// Where the bytes of a span are until they are durable in their target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// In the ledger.
+    Memory(Vec<u8>),
+    /// In the staging file of this name.
+    File(OsString),
+}
+
+/// A microbatch that is ready to be committed.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// The input's name relative to the drop folder.
+    pub name: OsString,
+    /// Which file it was.
+    pub identity: Identity,
+    /// Why the input goes to quarantine, if it does; then nothing is added.
+    pub quarantined: Option<String>,
+    /// What it adds.
+    pub additions: Vec<Addition>,
+    /// When it was made, in milliseconds since 1970: what `now()` was for its records.
+    pub at_ms: i64,
+    /// True when the job ends with it, and something is to be made of the whole output then.
+    pub ends: bool,
+    /// Records read.
+    pub read: u64,
+    /// Records written to the output.
+    pub written: u64,
+    /// Records written to the rejects.
+    pub rejected: u64,
+}
+
+/// A microbatch that happened.
+#[derive(Debug)]
+pub struct Committed {
+    pub(super) sequence: u64,
+    pub(super) batch: Microbatch,
+    pub(super) starts: Vec<Position>,
+}
+
+/// One span of a committed microbatch.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// What is added, and to what.
+    pub addition: &'a Addition,
+    /// Where it begins.
+    pub at: Position,
+}
+
+impl Committed {
+    /// Its number, from 1.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it was made, in milliseconds since 1970.
+    pub fn committed_ms(&self) -> i64 {
+        self.batch.at_ms
+    }
+
+    /// What was committed.
+    pub fn batch(&self) -> &Microbatch {
+        &self.batch
+    }
+
+    /// Its spans.
+    pub fn spans(&self) -> impl Iterator<Item = Span<'_>> {
+        let both = self.batch.additions.iter().zip(&self.starts);
+        both.map(|(addition, at)| Span { addition, at: *at })
+    }
+}

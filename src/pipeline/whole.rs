@@ -1,0 +1,107 @@
+//! A query that must see the whole input: a sort, an aggregate, a window function.
+//!
+//! What holds here: memory is bounded by the engine's budget and the blocks in flight; what the
+//! query does not read (a `limit`) is decoded all the same, so that its bad records are rejected.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+
+use super::flow::{Counts, Delivery, Flow};
+use super::work::{Work, failure};
+use crate::decode::frame::{Block, Framer};
+use crate::engine::{Feed, Query};
+use crate::failure::{Failure, Result};
+use crate::record::Reject;
+
+/// Batches that wait for the query.
+const WAITING: usize = 2;
+
+/// Runs a query over an input that begins with `first`.
+pub fn run(
+    flow: &Flow<'_>,
+    query: &Query,
+    work: Work<'_>,
+    mut first: Option<Block>,
+    framer: &mut Framer<'_>,
+    delivery: &mut dyn Delivery,
+    mut counts: Counts,
+) -> Result<Counts> {
+    let (give, take) = sync_channel(WAITING);
+    let shared = Mutex::new(delivery);
+    let (feed, now_ms) = (Feed::sent(take), work.query.map_or(0, |(_, origin)| origin.now_ms));
+    let (fed, collected) = std::thread::scope(|scope| {
+        let counts = &mut counts;
+        let shared = &shared;
+        let feeding = scope.spawn(move || {
+            let mut feeding = Feeding { give: Some(give), delivery: shared };
+            let work = Work { keeps: true, ..work };
+            flow.run_blocks(work, first.take(), framer, &mut feeding, counts)
+        });
+        let collected = collect(flow, query, feed, now_ms, shared);
+        let fed = feeding.join();
+        (fed.unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died"))), collected)
+    });
+    // What the query says of half an input is of no interest.
+    fed?;
+    counts.written = collected?;
+    Ok(counts)
+}
+
+/// Executes the query and delivers its result; returns how many records that is.
+fn collect(
+    flow: &Flow<'_>,
+    query: &Query,
+    feed: Feed,
+    now_ms: i64,
+    delivery: &Mutex<&mut dyn Delivery>,
+) -> Result<u64> {
+    let (mut written, mut bytes) = (0, Vec::new());
+    let mut run = query.run(feed, now_ms).map_err(failure)?;
+    while let Some(records) = run.next_batch().map_err(failure)? {
+        flow.check_stop()?;
+        written += records.num_rows() as u64;
+        bytes.clear();
+        flow.encode.encode(&records, &mut bytes);
+        let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
+        delivery.records(&bytes)?;
+    }
+    Ok(written)
+}
+
+/// Sends what is decoded to the query, and bad records where they belong.
+struct Feeding<'a, 'b> {
+    /// Gone when the query wants no more.
+    give: Option<SyncSender<RecordBatch>>,
+    delivery: &'a Mutex<&'b mut dyn Delivery>,
+}
+
+impl Feeding<'_, '_> {
+    fn with<T>(&self, act: impl FnOnce(&mut dyn Delivery) -> T) -> T {
+        act(&mut **self.delivery.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Delivery for Feeding<'_, '_> {
+    fn records(&mut self, bytes: &[u8]) -> Result<()> {
+        self.with(|delivery| delivery.records(bytes))
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        self.give = self.give.take().filter(|give| give.send(records).is_ok());
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        self.with(|delivery| delivery.reject(reject))
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn counted(&mut self, counts: &Counts) {
+        self.with(|delivery| delivery.counted(counts));
+    }
+}

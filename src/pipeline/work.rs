@@ -1,0 +1,133 @@
+//! What a worker does with one block: decode, transform, encode.
+
+use arrow_array::RecordBatch;
+
+use super::flow::Origin;
+use crate::decode::frame::{self, Block, Kind};
+use crate::decode::{Decoder, lines};
+use crate::engine::{self, Query};
+use crate::failure::{Failure, Result};
+use crate::record::{Decoded, Reject};
+use crate::sink;
+use crate::transform::Transform;
+
+/// The reason of a reject for what stands behind the end marker.
+const AFTER_END: &str = "behind the end marker";
+
+/// A block, and a buffer for what becomes of it.
+pub struct Task {
+    pub block: Block,
+    pub output: Vec<u8>,
+}
+
+/// A block after its work.
+pub struct Worked {
+    pub kind: Kind,
+    /// The block's own buffer, to be used again.
+    pub input: Vec<u8>,
+    pub output: Vec<u8>,
+    /// The records themselves, where they are to be kept.
+    pub batch: Option<RecordBatch>,
+    pub rejects: Vec<Reject>,
+    /// Good records read.
+    pub records: u64,
+    /// Records in `output`.
+    pub written: u64,
+    pub lines: u64,
+    pub paused: bool,
+}
+
+/// What becomes of the records of a block: written in this format.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    pub decoder: &'a Decoder,
+    pub transform: &'a Transform,
+    pub query: Option<(&'a Query, Origin<'a>)>,
+    pub encode: sink::Format,
+    pub max_record: usize,
+    /// The records are wanted as they are decoded, for a query over all of them.
+    pub keeps: bool,
+}
+
+impl Work<'_> {
+    /// Works on a block; `output` is a buffer to use again.
+    pub fn on(self, block: Block, mut output: Vec<u8>) -> Result<Worked> {
+        let lines_before = block.lines_before;
+        let (mut worked, decoded) = self.decode(block);
+        output.clear();
+        if let Some(decoded) = decoded {
+            let records = self.bind(decoded, lines_before);
+            if self.keeps {
+                worked.batch = Some(records);
+            } else {
+                let records = self.transform(records)?;
+                worked.written = records.num_rows() as u64;
+                self.encode.encode(&records, &mut output);
+            }
+        }
+        worked.output = output;
+        Ok(worked)
+    }
+
+    /// The records of a block, and the rest of what is in it.
+    fn decode(self, block: Block) -> (Worked, Option<Decoded>) {
+        let Block { kind, bytes, paused, .. } = block;
+        let (output, rejects) = (Vec::new(), Vec::new());
+        let (records, written, lines, batch) = (0, 0, 1, None);
+        let mut worked =
+            Worked { kind, input: bytes, output, batch, rejects, records, written, lines, paused };
+        let bytes = &worked.input;
+        match kind {
+            Kind::Records => {
+                let mut decoded = self.decoder.decode(bytes, self.max_record);
+                if self.query.is_some() && matches!(self.decoder, Decoder::Lines) {
+                    decoded = lines::as_text(decoded);
+                }
+                worked.records = decoded.records.num_rows() as u64;
+                worked.lines = decoded.lines;
+                if self.query.is_some_and(|(query, _)| query.wants_position()) {
+                    decoded.positions = Some(decoded.line_numbers());
+                }
+                worked.rejects = std::mem::take(&mut decoded.rejects);
+                return (worked, Some(decoded));
+            }
+            Kind::TooLong => {
+                worked.lines = frame::lines_too_long(bytes);
+                worked.rejects.push(frame::reject_too_long(1, bytes, self.max_record));
+            }
+            Kind::EndMarker => {}
+            Kind::AfterEnd => {
+                let lines = frame::lines(bytes);
+                worked.rejects =
+                    lines.map(|(line, raw)| frame::reject(line, AFTER_END, raw)).collect();
+                worked.lines = worked.rejects.len() as u64;
+            }
+        }
+        (worked, None)
+    }
+
+    /// The records with the columns that a query asks for besides their own.
+    fn bind(self, decoded: Decoded, lines_before: u64) -> RecordBatch {
+        match self.query {
+            Some((query, origin)) => query.bind(decoded, origin.file, lines_before),
+            None => decoded.records,
+        }
+    }
+
+    /// Transforms the records of a block by themselves.
+    fn transform(self, records: RecordBatch) -> Result<RecordBatch> {
+        match self.query {
+            Some((query, origin)) => query.apply(records, origin.now_ms).map_err(failure),
+            None => Ok(self.transform.apply(records)),
+        }
+    }
+}
+
+/// What it means that a query failed: the file is bad, unless the disk is.
+pub fn failure(problem: engine::Problem) -> Failure {
+    if problem.transient {
+        Failure::Transient(problem.into())
+    } else {
+        Failure::Bad(format!("the query failed: {problem}"))
+    }
+}

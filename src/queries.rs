@@ -1,0 +1,351 @@
+//! The queries of a job: its transform, the tables that it joins with, and what it makes of the
+//! whole output when it ends.
+//!
+//! What holds here: every query is planned before the first file is taken, so that one that cannot
+//! be planned is a configuration error. A reference table changes between two groups of
+//! microbatches, as a whole or not at all.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+
+use crate::config::{Config, Error, Problem, file};
+use crate::decode::compression::Compression;
+use crate::decode::csv::Csv;
+use crate::decode::frame::{Framer, Framing, Kind};
+use crate::decode::json::Json;
+use crate::decode::{self, infer};
+use crate::durable;
+use crate::engine::{Engine, Query};
+use crate::failure::Failure;
+use crate::pipeline::flow::{Counts, Delivery, Flow, Origin};
+use crate::record::Reject;
+use crate::record::columns::{Columns, Type};
+use crate::record::text_schema;
+use crate::sink;
+use crate::sink::replaced::Replaced;
+use crate::telemetry::Pulse;
+use crate::transform::Transform;
+use crate::transform::command::Bounds;
+
+/// The queries of one job, planned.
+pub struct Queries {
+    engine: Option<Arc<Engine>>,
+    transform: Option<Query>,
+    tables: Vec<Reference>,
+    finals: Vec<Final>,
+    input: Option<SchemaRef>,
+    header: Vec<u8>,
+}
+
+/// A reference table, and the file as it was when it was read.
+struct Reference {
+    table: file::Table,
+    path: PathBuf,
+    stamp: Option<Stamp>,
+}
+
+/// What tells one version of a table's file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// A query over the whole output.
+struct Final {
+    query: Query,
+    path: PathBuf,
+    encode: sink::Format,
+    /// How the output is read back.
+    decode: decode::Format,
+}
+
+impl Queries {
+    /// Plans the queries of a job, which spill to `spill` what does not fit in memory.
+    pub fn open(config: &Config, spill: &Path) -> Result<Self, Error> {
+        Self::plan(config, spill).map_err(|problem| config.problem(&problem))
+    }
+
+    fn plan(config: &Config, spill: &Path) -> Result<Self, Problem> {
+        let written = &config.written;
+        let input = match written.input.format {
+            decode::Format::Lines {} => Some(text_schema()),
+            ref format => format.schema(),
+        };
+        let mut queries = Self {
+            engine: None,
+            transform: None,
+            tables: Vec::new(),
+            finals: Vec::new(),
+            input: input.clone(),
+            header: Vec::new(),
+        };
+        let sql = match &written.transform {
+            Transform::Sql(sql) => Some(sql),
+            _ => None,
+        };
+        if sql.is_some() || !written.finals.is_empty() {
+            let memory = written.engine.memory.0;
+            let engine = Engine::new(memory, spill);
+            let engine = engine.map_err(|error| Problem::new("engine", error.to_string()))?;
+            queries.engine = Some(engine.clone());
+            queries.load_tables(config, &engine)?;
+        }
+        let Some(input) = input else { return Ok(queries) };
+        let output = match (sql, &queries.engine) {
+            (Some(sql), Some(engine)) => {
+                let query = Query::new(engine, &sql.query, "input", &input);
+                let query = query
+                    .map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
+                let output = query.schema();
+                queries.transform = Some(query);
+                output
+            }
+            _ => input,
+        };
+        if let Some(reason) = written.output.format.refuses(&output).filter(|_| sql.is_some()) {
+            return Err(Problem::new("output.format", reason));
+        }
+        if !matches!(written.transform, Transform::Command(_)) {
+            queries.header = written.output.format.header(&output).unwrap_or_default();
+        }
+        queries.plan_finals(config, &output)?;
+        Ok(queries)
+    }
+
+    fn load_tables(&mut self, config: &Config, engine: &Engine) -> Result<(), Problem> {
+        for table in &config.written.table {
+            let path = config.absolute(&table.path);
+            let found = |error: anyhow::Error| {
+                let (name, path) = (&table.name, path.display());
+                Problem::new("table", format!("`{name}` from {path}: {error:#}"))
+            };
+            if ["input", "output"].contains(&table.name.as_str()) {
+                let message = format!("found `{}`, which is the job's own table", table.name);
+                return Err(Problem::new("table.name", message));
+            }
+            let stamp = stamp(&path);
+            let (schema, records) = read_table(table, &path).map_err(found)?;
+            engine.set_table(&table.name, schema, records);
+            self.tables.push(Reference { table: table.clone(), path, stamp });
+        }
+        Ok(())
+    }
+
+    fn plan_finals(&mut self, config: &Config, output: &SchemaRef) -> Result<(), Problem> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        for written in &config.written.finals {
+            let format = config.written.output.format;
+            let decode = read_back(format, output).ok_or_else(|| {
+                Problem::new("final", "the output has a column that cannot be read back")
+            })?;
+            let schema = match decode {
+                decode::Format::Lines {} => text_schema(),
+                ref format => format.schema().unwrap_or_else(|| output.clone()),
+            };
+            let query = Query::new(engine, &written.query, "output", &schema);
+            let query = query.map_err(|error| Problem::new("final.query", error.to_string()))?;
+            let encode = written.format.unwrap_or(format);
+            if let Some(reason) = encode.refuses(&query.schema()) {
+                return Err(Problem::new("final.format", reason));
+            }
+            let path = config.absolute(&written.path);
+            self.finals.push(Final { query, path, encode, decode });
+        }
+        Ok(())
+    }
+
+    /// The query that is the transform, if it is one.
+    pub fn transform(&self) -> Option<&Query> {
+        self.transform.as_ref()
+    }
+
+    /// The operator that must see the end of the input before it gives a record, if there is one.
+    pub fn blocking(&self) -> Option<String> {
+        self.transform.as_ref().and_then(Query::blocking)
+    }
+
+    /// What the output begins with.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// True when there is something to be made of the whole output.
+    pub fn has_finals(&self) -> bool {
+        !self.finals.is_empty()
+    }
+
+    /// Reads the reference tables again whose files have changed. A version that cannot be used
+    /// leaves the old one in place.
+    pub fn refresh(&mut self) {
+        let (Some(engine), Some(query), Some(input)) = (&self.engine, &self.transform, &self.input)
+        else {
+            return;
+        };
+        for reference in &mut self.tables {
+            let now = stamp(&reference.path);
+            if now == reference.stamp || now.is_none() {
+                continue;
+            }
+            reference.stamp = now;
+            let name = reference.table.name.as_str();
+            let read =
+                read_table(&reference.table, &reference.path).and_then(|(schema, records)| {
+                    let rows: usize = records.iter().map(RecordBatch::num_rows).sum();
+                    let old = engine.set_table(name, schema, records);
+                    query.plan_again(input).inspect_err(|_| engine.restore_table(name, old))?;
+                    Ok(rows)
+                });
+            match read {
+                Ok(rows) => tracing::info!(table = name, rows, "was read again"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(table = name, error, "cannot be used; the old one stays");
+                }
+            }
+        }
+    }
+
+    /// Makes the final results of the output at `path`, each in place of what was there.
+    pub fn finish(&self, config: &Config, path: &Path, pulse: &Pulse) -> anyhow::Result<()> {
+        for made in &self.finals {
+            let place = made.path.display();
+            made.make(config, path, pulse).with_context(|| format!("make {place}"))?;
+            tracing::info!(path = %place, "final result written");
+        }
+        Ok(())
+    }
+}
+
+impl Final {
+    fn make(&self, config: &Config, output: &Path, pulse: &Pulse) -> anyhow::Result<()> {
+        let framing = Framing {
+            end_marker: None,
+            dialect: self.decode.dialect(),
+            skip_byte_order_mark: false,
+            count_lines: self.query.wants_position(),
+            ..config.framing.clone()
+        };
+        let file: Box<dyn std::io::Read + Send> = match File::open(output) {
+            Ok(file) => Box::new(file),
+            // Nothing was ever written to it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Box::new(std::io::empty())
+            }
+            Err(error) => return Err(error).context("read the output"),
+        };
+        let flow = Flow {
+            decode: &self.decode,
+            transform: &Transform::None {},
+            query: Some(&self.query),
+            encode: self.encode,
+            framing: &framing,
+            workers: config.workers,
+            directory: &config.base,
+            bounds: Bounds::Microbatch,
+            pulse,
+        };
+        let header = self.encode.header(&self.query.schema()).unwrap_or_default();
+        durable::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
+        let mut made = Made { file: Replaced::new(&self.path)? };
+        made.records(&header).map_err(Failure::into_error)?;
+        let name = output.to_string_lossy();
+        let origin = Origin { file: &name, now_ms: crate::ledger::now_ms() };
+        let framer = Framer::bounded(file, &framing, u64::MAX);
+        let counts = flow.run(framer, origin, &mut made).map_err(Failure::into_error)?;
+        if counts.rejected > 0 {
+            let records = counts.rejected;
+            tracing::warn!(output = %name, records, "holds what this job did not write; left out");
+        }
+        made.file.finish()
+    }
+}
+
+/// The delivery of a final result.
+struct Made {
+    file: Replaced,
+}
+
+impl Delivery for Made {
+    fn records(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.file.write_all(bytes);
+        written.context("write the final result").map_err(Failure::Transient)
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<(), Failure> {
+        tracing::debug!(line = reject.line, reason = %reject.reason, "no record of the output");
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn counted(&mut self, _counts: &Counts) {}
+}
+
+/// The format in which what was written is read again.
+fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format> {
+    let column = |field: &Arc<arrow_schema::Field>| {
+        Some((field.name().clone(), Type::of(field.data_type())?))
+    };
+    let columns = || schema.fields().iter().map(column).collect::<Option<Vec<_>>>().map(Columns);
+    Some(match format {
+        sink::Format::Numbers {} => decode::Format::Numbers {},
+        sink::Format::Lines {} => decode::Format::Lines {},
+        sink::Format::Csv(sink::csv::Csv { header, delimiter }) => {
+            let columns = columns()?;
+            decode::Format::Csv(Csv { header, delimiter, columns, ..Csv::default() })
+        }
+        sink::Format::Json {} => {
+            decode::Format::Json(Json { columns: columns()?, ..Json::default() })
+        }
+    })
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = path.metadata().ok()?;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    Some(Stamp { inode: metadata.ino(), size: metadata.len(), modified })
+}
+
+/// All records of a table. A bad one makes the table a bad one.
+fn read_table(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<RecordBatch>)> {
+    let format = match &table.format {
+        Some(format) => format.clone(),
+        None => infer::infer(path)?.into_format(),
+    };
+    let schema = format.schema().context("has no columns")?;
+    let framing = Framing::whole(format.dialect());
+    let file = File::open(path).context("open it")?;
+    let reader = Compression::of(path.as_os_str().as_encoded_bytes()).decompress(file)?;
+    let mut framer = Framer::bounded(reader, &framing, u64::MAX);
+    let (mut records, mut decoder, mut lines) = (Vec::new(), None, 0);
+    while let Some(mut block) = framer.next_block()? {
+        anyhow::ensure!(block.kind == Kind::Records, "line {}: too long", lines + 1);
+        if decoder.is_none() {
+            let begun = format.decoder(&block.bytes, framing.max_record);
+            let (new, header) = begun.map_err(anyhow::Error::msg)?;
+            block.bytes.drain(..header.bytes);
+            lines += header.lines;
+            decoder = Some(new);
+        }
+        let Some(decoder) = &decoder else { break };
+        let decoded = decoder.decode(&block.bytes, framing.max_record);
+        if let Some(reject) = decoded.rejects.first() {
+            let line = reject.line.map_or(lines, |line| lines + line);
+            anyhow::bail!("line {line}: {}", reject.reason);
+        }
+        lines += decoded.lines;
+        records.push(decoded.records);
+    }
+    Ok((schema, records))
+}

@@ -1,0 +1,41 @@
+//! The queries of a job in a build without the feature `sql`: there are none.
+
+use std::path::Path;
+
+use crate::config::{Config, Error};
+use crate::engine::Query;
+use crate::telemetry::Pulse;
+
+/// The queries of one job.
+#[derive(Debug)]
+pub struct Queries {}
+
+impl Queries {
+    /// Nothing to plan.
+    pub fn open(_config: &Config, _spill: &Path) -> Result<Self, Error> {
+        Ok(Self {})
+    }
+
+    /// No query is the transform.
+    pub fn transform(&self) -> Option<&Query> {
+        None
+    }
+
+    /// No format of this build has a header.
+    pub fn header(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Nothing is made of the whole output.
+    pub fn has_finals(&self) -> bool {
+        false
+    }
+
+    /// There are no tables.
+    pub fn refresh(&mut self) {}
+
+    /// There is nothing to make.
+    pub fn finish(&self, _config: &Config, _output: &Path, _pulse: &Pulse) -> anyhow::Result<()> {
+        Ok(())
+    }
+}

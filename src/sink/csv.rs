@@ -1,0 +1,85 @@
+//! The format `csv` as output: RFC 4180, with a line feed at the end of a record.
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use serde::{Deserialize, Serialize};
+
+use super::cells::{Cells, Kind};
+
+/// `[output.format.csv]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Csv {
+    /// The first record names the columns.
+    pub header: bool,
+    /// What stands between two fields.
+    pub delimiter: char,
+}
+
+impl Default for Csv {
+    fn default() -> Self {
+        Self { header: true, delimiter: ',' }
+    }
+}
+
+impl Csv {
+    fn delimiter(self) -> u8 {
+        u8::try_from(self.delimiter).unwrap_or(b',')
+    }
+
+    /// The record that names the columns, if there is to be one.
+    pub fn header(self, schema: &Schema) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        for (number, field) in schema.fields().iter().enumerate() {
+            if number > 0 {
+                out.push(self.delimiter());
+            }
+            quoted(field.name(), self.delimiter(), &mut out);
+        }
+        out.push(b'\n');
+        self.header.then_some(out)
+    }
+
+    /// Appends the records. NULL is nothing, the empty text is `""`.
+    pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) {
+        let delimiter = self.delimiter();
+        let columns: Vec<_> = records.columns().iter().map(Cells::of).collect();
+        for row in 0..records.num_rows() {
+            for (number, cells) in columns.iter().enumerate() {
+                if number > 0 {
+                    out.push(delimiter);
+                }
+                if cells.is_null(row) {
+                    continue;
+                }
+                if matches!(cells.kind(), Kind::Text | Kind::TextView) {
+                    quoted(cells.text(row), delimiter, out);
+                } else {
+                    cells.write(row, out);
+                }
+            }
+            // A record of one NULL would be a blank line, which is no record.
+            if columns.len() == 1 && columns.iter().all(|cells| cells.is_null(row)) {
+                out.extend_from_slice(b"\"\"");
+            }
+            out.push(b'\n');
+        }
+    }
+}
+
+/// Appends a text, in quotes if it needs them.
+fn quoted(text: &str, delimiter: u8, out: &mut Vec<u8>) {
+    let special = |byte: &u8| *byte == delimiter || matches!(byte, b'"' | b'\n' | b'\r');
+    if !text.as_bytes().iter().any(special) && !text.is_empty() {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for (number, part) in text.split('"').enumerate() {
+        if number > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b'"');
+}

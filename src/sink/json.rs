@@ -1,0 +1,47 @@
+//! The format `json` as output: one object on each line, NULLs written as `null`.
+
+use arrow_array::RecordBatch;
+
+use super::cells::{Cells, Kind};
+
+/// Appends the records. What JSON has no number for (`nan`, `inf`) is `null`.
+pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) {
+    let schema = records.schema();
+    let columns: Vec<_> = schema
+        .fields()
+        .iter()
+        .zip(records.columns())
+        .enumerate()
+        .map(|(number, (field, column))| {
+            let mut key = vec![if number == 0 { b'{' } else { b',' }];
+            string(field.name(), &mut key);
+            key.push(b':');
+            (key, Cells::of(column))
+        })
+        .collect();
+    for row in 0..records.num_rows() {
+        if columns.is_empty() {
+            out.push(b'{');
+        }
+        for (key, cells) in &columns {
+            out.extend_from_slice(key);
+            if cells.is_null(row) || cells.is_no_number(row) {
+                out.extend_from_slice(b"null");
+            } else if matches!(cells.kind(), Kind::Text | Kind::TextView) {
+                string(cells.text(row), out);
+            } else if cells.kind().is_text() {
+                out.push(b'"');
+                cells.write(row, out);
+                out.push(b'"');
+            } else {
+                cells.write(row, out);
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+fn string(text: &str, out: &mut Vec<u8>) {
+    // Writing to a vector does not fail, and a text is always JSON.
+    let _ = serde_json::to_writer(out, text);
+}
