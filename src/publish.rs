@@ -37,20 +37,23 @@ struct Output {
     path: PathBuf,
     dir: Dir,
     name: OsString,
+    /// What each generation begins with.
+    header: Vec<u8>,
     file: Option<File>,
     unsynced: bool,
     dir_unsynced: bool,
 }
 
 impl Publisher {
-    /// Publishes to these files, from this staging directory.
-    pub fn open(targets: &[(Target, &Path)], staging: &Path) -> Result<Self> {
-        let outputs = targets.iter().map(|(target, path)| {
+    /// Publishes to these files, with what each begins with, from this staging directory.
+    pub fn open(targets: &[(Target, &Path, &[u8])], staging: &Path) -> Result<Self> {
+        let outputs = targets.iter().map(|(target, path, header)| {
             Ok(Output {
                 target: *target,
                 path: (*path).to_owned(),
                 dir: Dir::open(path.parent().unwrap_or(Path::new("/")))?,
                 name: path.file_name().unwrap_or_default().to_owned(),
+                header: header.to_vec(),
                 file: None,
                 unsynced: false,
                 dir_unsynced: false,
@@ -113,7 +116,7 @@ impl Publisher {
             let first = spans.next().map_or(end, |span| span.at);
             match output.length()? {
                 None if first.end > 0 && first != end => {
-                    ledger.relocate(output.target, first)?;
+                    ledger.relocate(output.target, first, &output.header)?;
                     relocated = true;
                 }
                 None => {}

@@ -403,6 +403,33 @@ fn the_header_is_written_once_for_each_life_of_the_output() {
     assert!(spool.output() == expected, "{}", spool.output().len());
 }
 
+/// The output is taken away while the program is down and owes it bytes.
+#[test]
+fn a_new_output_begins_with_the_header_after_a_crash_too() {
+    for rows in [1, 40_000] {
+        let mut spool = job(PRODUCT_COLUMNS, "select product from input", "");
+        let file =
+            format!("product,class,price\n{}", "a long name of a product,y,1\n".repeat(rows));
+        spool.drop_file("a", &file);
+        spool.run_once();
+        spool.drop_file("b", &file);
+        // All but the ledger fails, once there is something to publish.
+        spool.environment("SPOOLMILL_FAULT", if rows == 1 { "fail:write:5:1+" } else { "abort:7" });
+        let mut child = spool.command("run").spawn().unwrap();
+        wait_for("the commit", || spool.ledger("SELECT count(*) FROM microbatch") == 2);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(spool.ledger("SELECT count(*) FROM owed"), 1);
+        fs::rename(spool.path("output.txt"), spool.path("taken")).unwrap();
+        spool.no_environment().run_once();
+        let expected = format!("product\n{}", "a long name of a product\n".repeat(rows));
+        assert!(spool.output() == expected, "{rows}: {} bytes", spool.output().len());
+        spool.drop_file("c", &file);
+        spool.run_once();
+        assert_eq!(spool.output().lines().count(), 1 + 2 * rows);
+    }
+}
+
 #[test]
 fn a_stream_passes_on_what_a_row_wise_query_gives() {
     let spool = job(PRODUCT_COLUMNS, "select upper(product) as p from input where price > 1", "");

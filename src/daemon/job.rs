@@ -80,7 +80,8 @@ impl Job {
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         let targets = [ledger.target(output)?, ledger.target(rejects)?];
-        let paths = [(targets[0], output.as_path()), (targets[1], rejects.as_path())];
+        let header = queries.header();
+        let paths = [(targets[0], output.as_path(), header), (targets[1], rejects.as_path(), &[])];
         let publisher = Publisher::open(&paths, &staging_path)?;
         let archiver =
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;

@@ -250,16 +250,21 @@ impl Ledger {
 
     /// Moves the owed spans of `target` to the beginning of a new generation: the file that they
     /// were to continue was taken away while nothing ran.
-    pub fn relocate(&mut self, target: Target, first: Position) -> Result<()> {
+    ///
+    /// `header` is what the generation begins with.
+    pub fn relocate(&mut self, target: Target, first: Position, header: &[u8]) -> Result<()> {
         let mut position = self.position(target);
-        position.end -= first.end;
+        position.end = position.end - first.end + header.len() as u64;
         position.generation += 1;
         self.transact(|connection| {
             connection.execute(
-                "UPDATE span SET generation = ?1, start = start - ?2
+                "UPDATE span SET generation = ?1, start = start - ?2 + ?5
                 WHERE target = ?3 AND generation = ?4 AND start >= ?2",
-                params![position.generation, first.end, target.0, first.generation],
+                params![position.generation, first.end, target.0, first.generation, header.len()],
             )?;
+            if !header.is_empty() {
+                prepend(connection, target, position.generation, header)?;
+            }
             connection.execute(
                 "UPDATE target SET generation = ?, end = ? WHERE id = ?",
                 params![position.generation, position.end, target.0],
@@ -339,6 +344,40 @@ fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> 
             owed.execute(params![sequence, target.0, bytes, file, skip])?;
         }
     }
+    Ok(())
+}
+
+/// Puts the header before the first span of a generation, which left room for it.
+fn prepend(
+    connection: &Connection,
+    target: Target,
+    generation: u64,
+    header: &[u8],
+) -> rusqlite::Result<()> {
+    let room = header.len() as u64;
+    let (sequence, length, checksum): (u64, u64, u32) = connection.query_row(
+        "SELECT sequence, length, checksum FROM span
+            WHERE target = ? AND generation = ? AND start = ?",
+        params![target.0, generation, room],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let mut whole = crc32fast::hash(header);
+    let mut combined = crc32fast::Hasher::new_with_initial_len(whole, room);
+    combined.combine(&crc32fast::Hasher::new_with_initial_len(checksum, length));
+    whole = combined.finalize();
+    connection.execute(
+        "UPDATE span SET start = 0, length = ?, checksum = ? WHERE sequence = ? AND target = ?",
+        params![length + room, whole, sequence, target.0],
+    )?;
+    let select = "SELECT bytes FROM owed WHERE sequence = ? AND target = ?";
+    let owed: Option<Vec<u8>> =
+        connection.query_row(select, params![sequence, target.0], |row| row.get(0))?;
+    // A staging file begins with the header already.
+    let bytes = owed.map(|bytes| [header, &bytes].concat());
+    connection.execute(
+        "UPDATE owed SET bytes = ?, skip = 0 WHERE sequence = ? AND target = ?",
+        params![bytes, sequence, target.0],
+    )?;
     Ok(())
 }
 
