@@ -125,7 +125,10 @@ impl<'a> Daemon<'a> {
         let watch = open_watch(&config, setting, &hints_lost, network)?;
         let polls = watch.is_none();
         let mut job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
-        job.make_finals(&setting.pulse)?;
+        if let Err(error) = job.make_finals(&setting.pulse) {
+            // It stays owed; new inputs are no less welcome for it.
+            tracing::error!(error = %format!("{error:#}"), "a final result cannot be made");
+        }
         let folder = job.source.folder().path().display().to_string();
         tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
         Ok(Self {

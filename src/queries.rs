@@ -21,7 +21,7 @@ use crate::decode::frame::{Framer, Framing, Kind};
 use crate::decode::json::Json;
 use crate::decode::{self, infer};
 use crate::durable;
-use crate::engine::{Engine, Query};
+use crate::engine::{self, Engine, Query};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Counts, Delivery, Flow, Origin};
 use crate::record::Reject;
@@ -32,6 +32,9 @@ use crate::sink::replaced::Replaced;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
+
+/// Longest record of an output that a final query reads back.
+const RESULT_RECORD_MAX: usize = 64 << 20;
 
 /// The queries of one job, planned.
 pub struct Queries {
@@ -65,6 +68,8 @@ struct Final {
     encode: sink::Format,
     /// How the output is read back.
     decode: decode::Format,
+    /// The columns of the output.
+    schema: SchemaRef,
 }
 
 impl Queries {
@@ -157,7 +162,7 @@ impl Queries {
                 return Err(Problem::new("final.format", reason));
             }
             let path = config.absolute(&written.path);
-            self.finals.push(Final { query, path, encode, decode });
+            self.finals.push(Final { query, path, encode, decode, schema });
         }
         Ok(())
     }
@@ -170,6 +175,11 @@ impl Queries {
     /// The operator that must see the end of the input before it gives a record, if there is one.
     pub fn blocking(&self) -> Option<String> {
         self.transform.as_ref().and_then(Query::blocking)
+    }
+
+    /// True when a run of the query may take all the memory that there is.
+    pub fn is_greedy(&self) -> bool {
+        self.transform.as_ref().is_some_and(|query| query.blocking().is_some())
     }
 
     /// What the output begins with.
@@ -185,25 +195,37 @@ impl Queries {
     /// Reads the reference tables again whose files have changed. A version that cannot be used
     /// leaves the old one in place.
     pub fn refresh(&mut self) {
-        let (Some(engine), Some(query), Some(input)) = (&self.engine, &self.transform, &self.input)
-        else {
-            return;
+        let Some(engine) = &self.engine else { return };
+        let plan_again = || -> Result<(), engine::Problem> {
+            if let (Some(query), Some(input)) = (&self.transform, &self.input) {
+                query.plan_again(input)?;
+            }
+            self.finals.iter().try_for_each(|made| made.query.plan_again(&made.schema))
         };
         for reference in &mut self.tables {
             let now = stamp(&reference.path);
             if now == reference.stamp || now.is_none() {
                 continue;
             }
-            reference.stamp = now;
             let name = reference.table.name.as_str();
-            let read =
-                read_table(&reference.table, &reference.path).and_then(|(schema, records)| {
-                    let rows: usize = records.iter().map(RecordBatch::num_rows).sum();
-                    let old = engine.set_table(name, schema, records);
-                    query.plan_again(input).inspect_err(|_| engine.restore_table(name, old))?;
-                    Ok(rows)
-                });
-            match read {
+            let read = read_table(&reference.table, &reference.path);
+            if stamp(&reference.path) != now {
+                // It was written to while it was read; the next look will tell.
+                continue;
+            }
+            reference.stamp = now;
+            let used = read.and_then(|(schema, records)| {
+                let rows: usize = records.iter().map(RecordBatch::num_rows).sum();
+                let old = engine.set_table(name, schema, records);
+                if let Err(error) = plan_again() {
+                    engine.restore_table(name, old);
+                    // What was planned with the new one is planned with the old one again.
+                    plan_again()?;
+                    return Err(error.into());
+                }
+                Ok(rows)
+            });
+            match used {
                 Ok(rows) => tracing::info!(table = name, rows, "was read again"),
                 Err(error) => {
                     let error = format!("{error:#}");
@@ -228,6 +250,8 @@ impl Final {
     fn make(&self, config: &Config, output: &Path, pulse: &Pulse) -> anyhow::Result<()> {
         let framing = Framing {
             end_marker: None,
+            // What the job wrote may be longer than what it read.
+            max_record: config.framing.max_record.max(RESULT_RECORD_MAX),
             dialect: self.decode.dialect(),
             skip_byte_order_mark: false,
             count_lines: self.query.wants_position(),
@@ -260,10 +284,11 @@ impl Final {
         let origin = Origin { file: &name, now_ms: crate::ledger::now_ms() };
         let framer = Framer::bounded(file, &framing, u64::MAX);
         let counts = flow.run(framer, origin, &mut made).map_err(Failure::into_error)?;
-        if counts.rejected > 0 {
-            let records = counts.rejected;
-            tracing::warn!(output = %name, records, "holds what this job did not write; left out");
-        }
+        anyhow::ensure!(
+            counts.rejected == 0,
+            "{} of the records in {name} cannot be read back; the old result stays",
+            counts.rejected
+        );
         made.file.finish()
     }
 }

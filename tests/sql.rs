@@ -495,6 +495,141 @@ fn lines_are_text_to_a_query() {
     assert_eq!(reasons(&spool), [(3, "not UTF-8".to_owned())]);
 }
 
+/// Many blocks, one file.
+fn large() -> String {
+    let rows: String = (0..200_000).map(|id| format!("name {id},c{},{id}\n", id % 7)).collect();
+    format!("product,class,price\n{rows}")
+}
+
+#[test]
+fn a_limit_counts_over_the_file_not_over_its_blocks() {
+    let large = large();
+    for (query, expected) in [
+        ("select price from input limit 3", "0 1 2"),
+        ("select price from input where price % 2 = 0 limit 3", "0 2 4"),
+        ("select price + 1 as p from input where price > 5 limit 2", "7 8"),
+        ("select price from input offset 199998", "199998 199999"),
+        ("select price from input order by price desc limit 2", "199999 199998"),
+    ] {
+        let spool = job(PRODUCT_COLUMNS, query, "");
+        spool.drop_file("a", &large);
+        spool.run_once();
+        let output: Vec<String> = spool.output().lines().skip(1).map(str::to_owned).collect();
+        assert_eq!(output.join(" "), expected, "{query}");
+    }
+    let spool = job(PRODUCT_COLUMNS, "select price from input limit 3", "");
+    let output = spool.pipe("stream", &[], PRODUCTS.as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_union_has_all_its_branches_in_order() {
+    let query = "select price from input union all select price from input where price > 500";
+    let spool = job(PRODUCT_COLUMNS, query, "");
+    spool.drop_file("a", PRODUCTS);
+    spool.run_once();
+    assert_eq!(spool.output(), "price\n1200\n800\n300\n150\n1200\n800\n");
+}
+
+/// However the join is written, the input passes by in its own order.
+#[test]
+fn a_join_with_a_table_keeps_the_order_of_the_input() {
+    let table = "[[table]]\nname = \"t\"\npath = \"t.csv\"\n";
+    for query in [
+        "select i.product, t.v from input i left join t on t.k = i.class",
+        "select i.product, t.v from input i join t on t.k = i.class",
+        "select i.product, t.v from t join input i on t.k = i.class",
+    ] {
+        let spool = job(PRODUCT_COLUMNS, query, table);
+        fs::write(spool.path("t.csv"), "k,v\nFurniture,f\nElectronics,e\n").unwrap();
+        spool.drop_file("a", PRODUCTS);
+        spool.run_once();
+        assert_eq!(
+            spool.output(),
+            "product,v\nLaptop,e\nSmartphone,e\nDesk,f\nChair,f\n",
+            "{query}"
+        );
+        assert!(spool.pipe("stream", &[], PRODUCTS.as_bytes()).status.success());
+    }
+}
+
+#[test]
+fn no_number_is_changed_silently() {
+    let json = "[input.format.json]\n[input.format.json.columns]\nd = \"double\"\nb = \"bigint\"\n";
+    let spool = job(json, "select * from input", "");
+    let lines = "{\"d\":30.813645758914422}\n{\"b\":9007199254740993.0}\n{\"b\":-9223372036854775809}\n\
+        {\"b\":-9223372036854775808}\n{\"b\":12.0}\n";
+    spool.drop_file("a", lines);
+    spool.run_once();
+    assert_eq!(spool.output(), "d,b\n30.813645758914422,\n,-9223372036854775808\n,12\n");
+    let csv = "[input.format.csv]\n[input.format.csv.columns]\np = \"decimal(38,0)\"\nd = \"double\"\n\
+        r = \"real\"\nt = \"date\"\n";
+    let spool = job(csv, "select * from input", "");
+    let lines = "p,d,r,t\n170141183460469231731687303715884105727.5,,,\n,1e400,,\n,,1e39,\n\
+        ,,,2024-02-28 10:11:12\n1.5,inf,nan,2024-02-28\n";
+    spool.drop_file("a", lines);
+    spool.run_once();
+    assert_eq!(spool.output(), "p,d,r,t\n2,inf,nan,2024-02-28\n");
+    assert_eq!(reasons(&spool).len(), 4);
+}
+
+#[test]
+fn a_header_is_found_wherever_the_first_block_ends() {
+    let spool = job(PRODUCT_COLUMNS, "select * from input", "");
+    let swapped = "price,product,class\n5,a,b\n";
+    spool.drop_file("a", format!("{}{swapped}", "\n".repeat(2 << 20)));
+    spool.run_once();
+    assert_eq!(spool.output(), "product,class,price\na,b,5\n");
+    let mut command = spool.command("stream");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut header = [0; 20];
+    for part in [&b"\n"[..], b"\n", swapped.as_bytes()] {
+        stdin.write_all(part).unwrap();
+    }
+    stdout.read_exact(&mut header).unwrap();
+    drop(stdin);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(rest, "a,b,5\n");
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nmax_record = \"64KiB\"",
+        &format!("{PRODUCT_COLUMNS}[transform.sql]\nquery = \"select * from input\"\n"),
+    );
+    spool.drop_file("a", format!("price,product,class,{}\n5,a,b,\n", "x".repeat(2 << 20)));
+    let said = spool.run("batch", &["in/a"]);
+    assert!(!said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn an_end_marker_in_quotes_is_text() {
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nend_marker = \"EOF\"",
+        &format!(
+            "{PRODUCT_COLUMNS}[transform.sql]\nquery = \"select product from input\"\n\
+             [output]\npath = \"output.txt\"\n[output.format.csv]\n"
+        ),
+    );
+    spool.drop_file("a", "product,class,price\n\"x\nEOF\ny\",c,1\nz,c,1\nEOF\nafter,c,1\n");
+    let log = spool.run_once();
+    assert_eq!(spool.output(), "product\n\"x\nEOF\ny\"\nz\n", "{log}");
+    assert!(log.contains("ended by its end marker"), "{log}");
+}
+
+/// A truncated input gives no result, not the result of its beginning.
+#[test]
+fn half_an_input_has_no_result() {
+    let spool = job(PRODUCT_COLUMNS, "select count(*) as n from input", "");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(large().as_bytes()).unwrap();
+    let whole = gzip.finish().unwrap();
+    fs::write(spool.path("x.gz"), &whole[..whole.len() / 2]).unwrap();
+    let output = spool.run("batch", &["x.gz"]);
+    assert!(!output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "n\n");
+}
+
 /// What becomes of each record, when the input is read in blocks of about this size: the good ones
 /// as text, the bad ones with their lines.
 fn verdicts(

@@ -220,7 +220,8 @@ impl Job {
     ) -> Vec<std::result::Result<Prepared, NotPrepared>> {
         let preparation = self.preparation(pulse);
         let share = inputs.len().div_ceil(self.config.workers);
-        if inputs.len() < 2 || self.config.workers < 2 {
+        // Queries over whole files share the memory: side by side, one could starve another.
+        if inputs.len() < 2 || self.config.workers < 2 || self.queries.is_greedy() {
             return inputs.into_iter().map(|input| preparation.prepare(input)).collect();
         }
         let mut inputs = inputs.into_iter();

@@ -80,10 +80,14 @@ impl Builder {
             Self::Int(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
             Self::Smallint(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
             Self::Double(builder) => {
-                put(fast_float2::parse(bare).ok(), |value| builder.append_option(value))
+                let value = fast_float2::parse(bare).ok();
+                let value = value.filter(|value: &f64| value.is_finite() || is_word(bare));
+                put(value, |value| builder.append_option(value))
             }
             Self::Real(builder) => {
-                put(fast_float2::parse(bare).ok(), |value| builder.append_option(value))
+                let value = fast_float2::parse(bare).ok();
+                let value = value.filter(|value: &f32| value.is_finite() || is_word(bare));
+                put(value, |value| builder.append_option(value))
             }
             Self::Varchar(builder) => {
                 builder.append_value(text);
@@ -137,6 +141,11 @@ pub fn records(schema: SchemaRef, columns: Vec<ArrayRef>, keep: Option<&[bool]>)
     }
 }
 
+/// True for `inf` and `nan`, false for digits that no number of the type is large enough for.
+fn is_word(text: &str) -> bool {
+    !text.bytes().any(|byte| byte.is_ascii_digit())
+}
+
 /// `true`, `t` and `1`, `false`, `f` and `0`, in any case.
 fn boolean(text: &str) -> Option<bool> {
     let is = |words: [&str; 3]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
@@ -151,7 +160,8 @@ fn boolean(text: &str) -> Option<bool> {
 
 /// Days since 1970.
 pub fn date(text: &str) -> Option<i32> {
-    Date32Type::parse(text)
+    // A time of day would be lost.
+    Date32Type::parse(text).filter(|_| !text.contains([' ', 'T', 't', ':']))
 }
 
 /// Microseconds since 1970 in UTC. Without an offset it is UTC already.
@@ -183,7 +193,7 @@ pub fn decimal(text: &str, precision: u8, scale: u8) -> Option<i128> {
     if !cut.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    value += i128::from(cut.first().is_some_and(|digit| *digit >= b'5'));
+    value = value.checked_add(i128::from(cut.first().is_some_and(|digit| *digit >= b'5')))?;
     (value < 10_i128.pow(u32::from(precision))).then_some(if negative { -value } else { value })
 }
 

@@ -93,13 +93,18 @@ impl Csv {
                 return Ok((decoder, header));
             }
         }
+        header.is_missing = true;
         Ok((decoder, header))
     }
 }
 
 fn name(field: Field, block: &[u8]) -> String {
     let text = String::from_utf8_lossy(field.bytes(block));
-    if field.has_doubled() { text.replace("\"\"", "\"") } else { text.trim().to_owned() }
+    match (field.has_doubled(), field.is_quoted()) {
+        (true, _) => text.replace("\"\"", "\""),
+        (false, true) => text.into_owned(),
+        (false, false) => text.trim().to_owned(),
+    }
 }
 
 fn is_blank(record: &[u8]) -> bool {

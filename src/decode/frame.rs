@@ -217,9 +217,11 @@ impl<'a> Framer<'a> {
             self.at_end = got == 0;
             paused = !self.at_end && self.ready.as_ref().is_some_and(|ready| !ready());
         }
-        if self.at_start && !self.pending.is_empty() {
+        let mark = b"\xef\xbb\xbf";
+        let undecided = !self.at_end && self.pending.len() < 3 && mark.starts_with(&self.pending);
+        if self.at_start && !undecided {
             self.at_start = false;
-            if self.framing.skip_byte_order_mark && self.pending.starts_with(b"\xef\xbb\xbf") {
+            if self.framing.skip_byte_order_mark && self.pending.starts_with(mark) {
                 self.pending.drain(..3);
             }
         }
@@ -270,7 +272,19 @@ impl<'a> Framer<'a> {
 
     fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
         let marker = self.framing.end_marker.as_ref().filter(|_| !self.has_ended())?;
-        find_record(self.pending.get(..cut)?, marker)
+        let block = self.pending.get(..cut)?;
+        let mut behind = 0;
+        loop {
+            let (from, to) = find_record(block.get(behind..)?, marker)?;
+            let (from, to) = (from + behind, to + behind);
+            let limit = self.framing.max_record;
+            let is_record =
+                self.framing.dialect.is_none_or(|dialect| dialect.begins(block, from, limit));
+            if is_record {
+                return Some((from, to));
+            }
+            behind = to;
+        }
     }
 
     fn too_long(&mut self) -> Block {

@@ -277,8 +277,8 @@ impl<'a> Visitor<'a> for Value<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Cell<'a>, E> {
-        // 2^63: from there on a double is no bigint.
-        const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+        // 2^53: beyond it a double stands for more than one whole number.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
         match self.kind {
             #[expect(clippy::cast_possible_truncation, reason = "that is the question")]
             Type::Real if value.is_finite() && (value as f32).is_infinite() => {
@@ -286,9 +286,7 @@ impl<'a> Visitor<'a> for Value<'_> {
             }
             Type::Double | Type::Real => Ok(Cell::Double(value)),
             #[expect(clippy::cast_possible_truncation, reason = "it is whole and fits")]
-            _ if value.fract() == 0.0 && (-BEYOND..BEYOND).contains(&value) => {
-                self.integer(value as i64)
-            }
+            _ if value.fract() == 0.0 && value.abs() < EXACT => self.integer(value as i64),
             _ => Err(self.refuse(value)),
         }
     }

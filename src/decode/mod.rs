@@ -63,6 +63,8 @@ pub struct Header {
     pub bytes: usize,
     /// Its lines.
     pub lines: u64,
+    /// The block ends before the header does.
+    pub is_missing: bool,
 }
 
 /// Decodes the blocks of one file.

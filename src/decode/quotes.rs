@@ -161,6 +161,21 @@ impl Dialect {
         }
     }
 
+    /// True when a record begins at `place`, and not in the middle of a quoted field.
+    pub fn begins(self, block: &[u8], place: usize, limit: usize) -> bool {
+        if memchr(self.quote, block.get(..place).unwrap_or_default()).is_none() {
+            return true;
+        }
+        let mut start = 0;
+        while start < place {
+            match self.walk(block, start, limit, true, |_| {}) {
+                End::Record(end) | End::Broken(end) | End::Long(end) => start = end,
+                End::Unknown => return false,
+            }
+        }
+        start == place
+    }
+
     /// Where the last record of `pending` ends that surely ends in it; 0 if none does.
     pub fn last_end(self, pending: &[u8], limit: usize) -> usize {
         if memchr(self.quote, pending).is_none() {

@@ -26,16 +26,16 @@ use datafusion::config::Dialect;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt as _;
 use tokio::runtime::Runtime;
 
 use crate::record::Decoded;
 pub use error::Problem;
-pub use slot::Feed;
 use slot::Slot;
+pub use slot::{Fed, Feed};
 use statement::Statement;
 
 /// Rows in a batch between two operators.
@@ -80,7 +80,11 @@ struct Planned {
 /// An execution that is under way.
 pub struct Run<'a> {
     engine: &'a Engine,
-    stream: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    /// The partition that is being read, and how many have been begun.
+    stream: Option<SendableRecordBatchStream>,
+    begun: usize,
     schema: SchemaRef,
 }
 
@@ -104,6 +108,9 @@ impl Engine {
         options.sql_parser.dialect = Dialect::PostgreSQL;
         // Not with plans that are used again: the source would keep the filter of the first run.
         options.optimizer.enable_dynamic_filter_pushdown = false;
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+        options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+        options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         let reserve = SORT_RESERVE.min(memory / 8);
         options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(0);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -220,9 +227,7 @@ impl Query {
         let context = Arc::new(self.engine.task(feed));
         let plan = reset_plan_states(planned.plan).map_err(|error| Problem::of(&error))?;
         let schema = plan.schema();
-        let _inside = self.engine.runtime.enter();
-        let stream = plan.execute(0, context).map_err(|error| Problem::of(&error))?;
-        Ok(Run { engine: &self.engine, stream, schema })
+        Ok(Run { engine: &self.engine, plan, context, stream: None, begun: 0, schema })
     }
 
     /// The records with the columns that the query asks for besides their own.
@@ -258,8 +263,22 @@ impl Query {
 impl Run<'_> {
     /// The next batch of the result; `None` at its end.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
-        let next = self.engine.runtime.block_on(self.stream.next());
-        next.transpose().map_err(|error| Problem::of(&error))
+        loop {
+            if let Some(stream) = &mut self.stream {
+                let next = self.engine.runtime.block_on(stream.next());
+                if let Some(batch) = next.transpose().map_err(|error| Problem::of(&error))? {
+                    return Ok(Some(batch));
+                }
+            }
+            // A `union all` has a partition for each branch; one after the other keeps their order.
+            if self.begun == self.plan.output_partitioning().partition_count() {
+                return Ok(None);
+            }
+            let _inside = self.engine.runtime.enter();
+            let stream = self.plan.execute(self.begun, self.context.clone());
+            self.stream = Some(stream.map_err(|error| Problem::of(&error))?);
+            self.begun += 1;
+        }
     }
 
     /// The columns of the result.
@@ -291,7 +310,7 @@ fn plan(
     *properties = std::mem::take(properties).with_query_execution_start_time(now);
     let planning = async {
         let logical = state.statement_to_plan(statement.parsed()).await?;
-        state.create_physical_plan(&logical).await
+        slot::hold_tables(state.create_physical_plan(&logical).await?)
     };
     let planned = engine.runtime.block_on(planning).map_err(|error| statement.explain(&error));
     let _ = engine.context.deregister_table(table);

@@ -11,7 +11,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
@@ -28,7 +30,37 @@ enum Source {
     /// Held here, for as many readers as there are.
     Held(Vec<RecordBatch>),
     /// Sent by another thread, for one reader.
-    Sent(Option<Receiver<RecordBatch>>),
+    Sent(Option<Receiver<Fed>>),
+}
+
+/// What a thread that feeds a query sends: batches, then that they were all.
+#[derive(Debug)]
+pub enum Fed {
+    /// Some records.
+    Records(RecordBatch),
+    /// There are no more. Without this the input was cut short, and so must be the query.
+    End,
+}
+
+/// The batches up to the end, or up to where the input was cut short.
+fn until_end(batches: Receiver<Fed>) -> impl Iterator<Item = Result<RecordBatch, DataFusionError>> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        match batches.recv() {
+            Ok(Fed::Records(records)) => Some(Ok(records)),
+            Ok(Fed::End) => {
+                ended = true;
+                None
+            }
+            Err(_) => {
+                ended = true;
+                Some(Err(DataFusionError::Execution("the input was cut short".to_owned())))
+            }
+        }
+    })
 }
 
 impl Feed {
@@ -38,7 +70,7 @@ impl Feed {
     }
 
     /// What another thread sends, until it hangs up.
-    pub fn sent(batches: Receiver<RecordBatch>) -> Self {
+    pub fn sent(batches: Receiver<Fed>) -> Self {
         Self { source: Mutex::new(Source::Sent(Some(batches))) }
     }
 
@@ -48,7 +80,8 @@ impl Feed {
         let source = self.source.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Source::Sent(Some(batches)) = source else { return Ok(Self { source: source.into() }) };
         let (mut held, mut bytes) = (Vec::new(), 0);
-        for batch in batches {
+        for batch in until_end(batches) {
+            let batch = batch.map_err(|error| Problem::of(&error))?;
             bytes += batch.get_array_memory_size();
             if bytes > memory {
                 return Err(Problem::new(
@@ -61,11 +94,11 @@ impl Feed {
     }
 
     /// The batches for one reader.
-    fn read(&self) -> Box<dyn Iterator<Item = RecordBatch> + Send> {
+    fn read(&self) -> Box<dyn Iterator<Item = Result<RecordBatch, DataFusionError>> + Send> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *source {
-            Source::Held(batches) => Box::new(batches.clone().into_iter()),
-            Source::Sent(batches) => Box::new(batches.take().into_iter().flatten()),
+            Source::Held(batches) => Box::new(batches.clone().into_iter().map(Ok)),
+            Source::Sent(batches) => Box::new(batches.take().into_iter().flat_map(until_end)),
         }
     }
 }
@@ -97,7 +130,7 @@ impl PartitionStream for Slot {
     fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let feed = context.session_config().get_extension::<Feed>();
         let batches = feed.map(|feed| feed.read()).into_iter().flatten();
-        let batches = futures::stream::iter(batches.map(Ok::<_, DataFusionError>));
+        let batches = futures::stream::iter(batches);
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }
@@ -114,6 +147,23 @@ pub fn shape(plan: &Arc<dyn ExecutionPlan>) -> (Option<String>, usize) {
     (blocking, scans)
 }
 
+/// Makes the reference table of a join the side that is held in memory, however it was written: the
+/// input then passes by in its own order.
+pub fn hold_tables(
+    plan: Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    let swapped = plan.transform_up(|plan| {
+        let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+            return Ok(Transformed::no(plan));
+        };
+        if scans(join.left()) > 0 && scans(join.right()) == 0 {
+            return Ok(Transformed::yes(join.swap_inputs(PartitionMode::CollectLeft)?));
+        }
+        Ok(Transformed::no(plan))
+    });
+    swapped.map(|swapped| swapped.data)
+}
+
 fn scans(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let here = usize::from(plan.is::<StreamingTableExec>());
     here + plan.children().into_iter().map(scans).sum::<usize>()
@@ -123,6 +173,10 @@ fn blocking(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
     use datafusion::physical_plan::execution_plan::EmissionType::Incremental;
     let children = plan.children();
     let name = plan.name();
+    if plan.fetch().is_some() {
+        // A limit that the optimizer has moved into another operator counts over all of the input.
+        return Some(format!("limit in {name}"));
+    }
     if plan.is::<StreamingTableExec>() {
         return None;
     }

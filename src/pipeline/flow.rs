@@ -106,7 +106,13 @@ impl Flow<'_> {
     ) -> Result<Counts> {
         let mut counts = Counts::default();
         let mut first = framer.next_block().map_err(unreadable)?;
-        let decoder = self.decoder(first.as_mut(), &mut counts)?;
+        let mut decoder = self.decoder(first.as_mut(), &mut counts)?;
+        while decoder.is_none() {
+            // Nothing but blank lines so far.
+            first = framer.next_block().map_err(unreadable)?;
+            decoder = self.decoder(first.as_mut(), &mut counts)?;
+        }
+        let Some(decoder) = decoder else { return Ok(counts) };
         let passes = matches!(self.transform, Transform::Command(_));
         let work = Work {
             decoder: &decoder,
@@ -128,22 +134,30 @@ impl Flow<'_> {
         }
     }
 
-    /// The decoder for an input that begins with this block, which loses its header.
-    fn decoder(&self, first: Option<&mut Block>, counts: &mut Counts) -> Result<Decoder> {
-        let mut nothing = Vec::new();
-        let first = first.filter(|block| block.kind == Kind::Records);
-        let (bytes, lines) = match first {
-            Some(block) => (&mut block.bytes, Some(&mut block.lines_before)),
-            None => (&mut nothing, None),
+    /// The decoder for an input that begins with this block, which loses its header; `None` while
+    /// the header is still to come.
+    fn decoder(&self, first: Option<&mut Block>, counts: &mut Counts) -> Result<Option<Decoder>> {
+        let max_record = self.framing.max_record;
+        let Some(block) = first else {
+            let (decoder, _) = self.decode.decoder(&[], max_record).map_err(Failure::Bad)?;
+            return Ok(Some(decoder));
         };
-        let decoder = self.decode.decoder(bytes, self.framing.max_record);
-        let (decoder, header) = decoder.map_err(Failure::Bad)?;
-        bytes.drain(..header.bytes);
-        if let Some(lines) = lines {
-            *lines += header.lines;
+        let is_records = block.kind == Kind::Records;
+        let bytes: &[u8] = if is_records { &block.bytes } else { &[] };
+        let (decoder, header) = self.decode.decoder(bytes, max_record).map_err(Failure::Bad)?;
+        if header.is_missing && block.kind == Kind::TooLong {
+            return Err(Failure::Bad("the header is longer than max_record".to_owned()));
         }
-        counts.lines += header.lines;
-        Ok(decoder)
+        if header.is_missing && is_records {
+            counts.lines += header.lines;
+            return Ok(None);
+        }
+        if is_records {
+            block.bytes.drain(..header.bytes);
+            block.lines_before += header.lines;
+            counts.lines += header.lines;
+        }
+        Ok(Some(decoder))
     }
 
     /// One block is worked on here; when more follow, on all workers.

@@ -11,7 +11,7 @@ use arrow_array::RecordBatch;
 use super::flow::{Counts, Delivery, Flow};
 use super::work::{Work, failure};
 use crate::decode::frame::{Block, Framer};
-use crate::engine::{Feed, Query};
+use crate::engine::{Fed, Feed, Query};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
 
@@ -37,7 +37,12 @@ pub fn run(
         let feeding = scope.spawn(move || {
             let mut feeding = Feeding { give: Some(give), delivery: shared };
             let work = Work { keeps: true, ..work };
-            flow.run_blocks(work, first.take(), framer, &mut feeding, counts)
+            flow.run_blocks(work, first.take(), framer, &mut feeding, counts)?;
+            // Whether the query still listens is its own affair.
+            if let Some(give) = feeding.give {
+                let _ = give.send(Fed::End);
+            }
+            Ok(())
         });
         let collected = collect(flow, query, feed, now_ms, shared);
         let fed = feeding.join();
@@ -73,7 +78,7 @@ fn collect(
 /// Sends what is decoded to the query, and bad records where they belong.
 struct Feeding<'a, 'b> {
     /// Gone when the query wants no more.
-    give: Option<SyncSender<RecordBatch>>,
+    give: Option<SyncSender<Fed>>,
     delivery: &'a Mutex<&'b mut dyn Delivery>,
 }
 
@@ -89,7 +94,7 @@ impl Delivery for Feeding<'_, '_> {
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        self.give = self.give.take().filter(|give| give.send(records).is_ok());
+        self.give = self.give.take().filter(|give| give.send(Fed::Records(records)).is_ok());
         Ok(())
     }
 

@@ -21,6 +21,11 @@ impl Queries {
         None
     }
 
+    /// No query takes memory.
+    pub fn is_greedy(&self) -> bool {
+        false
+    }
+
     /// No format of this build has a header.
     pub fn header(&self) -> &[u8] {
         &[]

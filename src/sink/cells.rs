@@ -230,8 +230,9 @@ fn two_digits(number: i64, out: &mut Vec<u8>) {
 
 /// All digits behind the point that the type has.
 fn decimal(value: i128, scale: i8, out: &mut Vec<u8>) {
+    let zeros = if value == 0 { 0 } else { usize::from(scale.min(0).unsigned_abs()) };
     let scale = usize::try_from(scale).unwrap_or(0);
-    let digits = value.unsigned_abs().to_string();
+    let digits = value.unsigned_abs().to_string() + &"0".repeat(zeros);
     if value < 0 {
         out.push(b'-');
     }

@@ -70,7 +70,9 @@ impl Csv {
 /// Appends a text, in quotes if it needs them.
 fn quoted(text: &str, delimiter: u8, out: &mut Vec<u8>) {
     let special = |byte: &u8| *byte == delimiter || matches!(byte, b'"' | b'\n' | b'\r');
-    if !text.as_bytes().iter().any(special) && !text.is_empty() {
+    // Spaces at an end are part of the text only in quotes.
+    let plain = !text.is_empty() && text.trim().len() == text.len();
+    if plain && !text.as_bytes().iter().any(special) {
         out.extend_from_slice(text.as_bytes());
         return;
     }
