@@ -17,7 +17,7 @@ use arrow_schema::{Schema, SchemaRef};
 use crate::config::{Config, Error, Problem, file};
 use crate::decode::compression::Compression;
 use crate::decode::csv::Csv;
-use crate::decode::frame::{Framer, Framing, Kind};
+use crate::decode::frame::{Framer, Framing};
 use crate::decode::json::Json;
 use crate::decode::{self, infer};
 use crate::durable;
@@ -254,7 +254,6 @@ impl Final {
             max_record: config.framing.max_record.max(RESULT_RECORD_MAX),
             dialect: self.decode.dialect(),
             skip_byte_order_mark: false,
-            count_lines: self.query.wants_position(),
             ..config.framing.clone()
         };
         let file: Box<dyn std::io::Read + Send> = match File::open(output) {
@@ -352,25 +351,46 @@ fn read_table(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Ve
     let framing = Framing::whole(format.dialect());
     let file = File::open(path).context("open it")?;
     let reader = Compression::of(path.as_os_str().as_encoded_bytes()).decompress(file)?;
-    let mut framer = Framer::bounded(reader, &framing, u64::MAX);
-    let (mut records, mut decoder, mut lines) = (Vec::new(), None, 0);
-    while let Some(mut block) = framer.next_block()? {
-        anyhow::ensure!(block.kind == Kind::Records, "line {}: too long", lines + 1);
-        if decoder.is_none() {
-            let begun = format.decoder(&block.bytes, framing.max_record);
-            let (new, header) = begun.map_err(anyhow::Error::msg)?;
-            block.bytes.drain(..header.bytes);
-            lines += header.lines;
-            decoder = Some(new);
-        }
-        let Some(decoder) = &decoder else { break };
-        let decoded = decoder.decode(&block.bytes, framing.max_record);
-        if let Some(reject) = decoded.rejects.first() {
-            let line = reject.line.map_or(lines, |line| lines + line);
-            anyhow::bail!("line {line}: {}", reject.reason);
-        }
-        lines += decoded.lines;
-        records.push(decoded.records);
+    let flow = Flow {
+        decode: &format,
+        transform: &Transform::None {},
+        query: None,
+        encode: sink::Format::default(),
+        framing: &framing,
+        workers: 1,
+        directory: Path::new("/"),
+        bounds: Bounds::Microbatch,
+        pulse: &Pulse::default(),
+    };
+    let mut content = Content { records: Vec::new() };
+    let framer = Framer::bounded(reader, &framing, u64::MAX);
+    flow.read(framer, &mut content).map_err(Failure::into_error)?;
+    Ok((schema, content.records))
+}
+
+/// The delivery of a reference table.
+struct Content {
+    records: Vec<RecordBatch>,
+}
+
+impl Delivery for Content {
+    fn records(&mut self, _bytes: &[u8]) -> Result<(), Failure> {
+        Ok(())
     }
-    Ok((schema, records))
+
+    fn batch(&mut self, records: RecordBatch) -> Result<(), Failure> {
+        self.records.push(records);
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<(), Failure> {
+        let line = reject.line.unwrap_or_default();
+        Err(Failure::Bad(format!("line {line}: {}", reject.reason)))
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn counted(&mut self, _counts: &Counts) {}
 }

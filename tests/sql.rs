@@ -640,11 +640,11 @@ fn verdicts(
     let framing = Framing {
         max_record: 40,
         block_bytes,
-        count_lines: true,
         skip_byte_order_mark: false,
         ..Framing::whole(format.dialect())
     };
     let mut framer = Framer::bounded(Box::new(input), &framing, u64::MAX);
+    framer.count_lines();
     let (mut good, mut bad, mut lines) = (Vec::new(), Vec::new(), 0);
     let (decoder, _): (Decoder, _) = format.decoder(b"", 40).unwrap();
     while let Some(block) = framer.next_block().unwrap() {

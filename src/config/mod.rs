@@ -348,17 +348,7 @@ fn framing(written: &file::File, workers: usize) -> Result<Framing, Problem> {
         skip_byte_order_mark: input.format.skips_byte_order_mark(),
         block_bytes: frame::block_bytes(written.engine.memory.0, workers),
         dialect: input.format.dialect(),
-        count_lines: asks_for_lines(&written.transform),
     })
-}
-
-/// True when the numbers of lines may be asked for.
-fn asks_for_lines(transform: &Transform) -> bool {
-    match transform {
-        #[cfg(feature = "sql")]
-        Transform::Sql(sql) => sql.query.contains("_line"),
-        _ => false,
-    }
 }
 
 /// `state.directory`; without it what systemd gives as `StateDirectory=`; without that a folder

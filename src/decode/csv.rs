@@ -199,46 +199,38 @@ impl Decoder {
             let before = cut.fields.len();
             let keep = |field| cut.fields.push(field);
             let end = self.dialect.walk(block, start, max_record, true, keep);
-            let (end, broken, long) = match end {
-                End::Record(end) => (end, false, false),
-                End::Broken(end) => (end, true, false),
-                End::Long(end) => (end, false, true),
-                End::Unknown => (block.len(), true, false),
+            let (end, mut spoilt) = match end {
+                End::Record(end) => (end, None),
+                End::Broken(end) => (end, Some(BAD_QUOTES)),
+                End::Long(end) => (end, Some(frame::TOO_LONG)),
+                End::Unknown => (block.len(), Some(BAD_QUOTES)),
             };
             let record = block.get(start..end).unwrap_or_default();
-            let long = long || broken && record.len() - line_end(record) > max_record;
             let row = Row { start, end, line: cut.lines + 1 };
-            let found = cut.fields.len() - before;
-            if broken {
-                cut.lines += 1;
-            } else {
-                // Only quotes can hold a line end.
-                let last = record.last() != Some(&b'\n');
-                let breaks = if long || found == 1 || cut.quoted_since(before) {
-                    memchr::memchr_iter(b'\n', record).count() as u64 + u64::from(last)
-                } else {
-                    1
-                };
-                cut.lines += breaks;
-            }
             start = end;
-            let reason = if is_blank(record) {
-                cut.fields.truncate(before);
-                continue;
-            } else if long {
-                cut.rejects.push(frame::reject_too_long(row.line, record, max_record));
-                cut.fields.truncate(before);
-                continue;
-            } else if broken {
-                Cow::Borrowed(BAD_QUOTES)
-            } else if found != self.width {
-                format!("found {found} fields, expected {}", self.width).into()
-            } else {
+            // Only quotes can hold a line end, and of a broken record only its first line counts.
+            let breaks = spoilt != Some(BAD_QUOTES) && cut.quoted_since(before);
+            cut.lines += if breaks { frame::lines_in(record) } else { 1 };
+            if record.len() - line_end(record) > max_record {
+                spoilt = Some(frame::TOO_LONG);
+            }
+            let found = cut.fields.len() - before;
+            if spoilt.is_none() && !is_blank(record) && found == self.width {
                 cut.rows.push(row);
                 continue;
-            };
+            }
             cut.fields.truncate(before);
-            cut.rejects.push(reject(block, &row, reason));
+            match spoilt {
+                Some(frame::TOO_LONG) => {
+                    cut.rejects.push(frame::reject_too_long(row.line, record, max_record));
+                }
+                Some(reason) => cut.rejects.push(reject(block, &row, reason.into())),
+                None if is_blank(record) => {}
+                None => {
+                    let reason = format!("found {found} fields, expected {}", self.width);
+                    cut.rejects.push(reject(block, &row, reason.into()));
+                }
+            }
         }
     }
 

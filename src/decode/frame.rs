@@ -39,8 +39,6 @@ pub struct Framing {
     pub block_bytes: usize,
     /// Line ends in quoted fields end no record.
     pub dialect: Option<Dialect>,
-    /// Blocks say on which line they begin.
-    pub count_lines: bool,
 }
 
 impl Framing {
@@ -52,7 +50,6 @@ impl Framing {
             skip_byte_order_mark: true,
             block_bytes: BLOCK_BYTES_MAX,
             dialect,
-            count_lines: false,
         }
     }
 }
@@ -85,7 +82,7 @@ pub struct Block {
     pub bytes: Vec<u8>,
     /// True when the input has nothing more for now: what is in flight should leave.
     pub paused: bool,
-    /// Lines before it, where [`Framing::count_lines`] asks for them.
+    /// Lines before it, where [`Framer::count_lines`] was asked for.
     pub lines_before: u64,
 }
 
@@ -108,6 +105,7 @@ pub struct Framer<'a> {
     state: State,
     at_start: bool,
     at_end: bool,
+    counts_lines: bool,
     lines: u64,
 }
 
@@ -152,6 +150,7 @@ impl<'a> Framer<'a> {
             at_start: true,
             at_end: false,
             state: State::Records,
+            counts_lines: false,
             lines: 0,
         }
     }
@@ -160,6 +159,11 @@ impl<'a> Framer<'a> {
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         self.spare = buffer;
+    }
+
+    /// From now on blocks say on which line they begin.
+    pub fn count_lines(&mut self) {
+        self.counts_lines = true;
     }
 
     /// True for a live stream.
@@ -264,7 +268,7 @@ impl<'a> Framer<'a> {
         bytes.truncate(cut);
         let more = memchr(b'\n', &self.pending).is_some();
         let lines_before = self.lines;
-        if self.framing.count_lines {
+        if self.counts_lines {
             self.lines += lines_in(&bytes);
         }
         Block { kind, bytes, paused: paused && !more, lines_before }
@@ -326,7 +330,8 @@ pub fn lines_too_long(bytes: &[u8]) -> u64 {
     memchr_iter(b'\n', bytes).count() as u64 + 1
 }
 
-fn lines_in(bytes: &[u8]) -> u64 {
+/// The physical lines in these bytes.
+pub fn lines_in(bytes: &[u8]) -> u64 {
     let unterminated = bytes.last().is_some_and(|byte| *byte != b'\n');
     memchr_iter(b'\n', bytes).count() as u64 + u64::from(unterminated)
 }

@@ -73,7 +73,7 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
         "csv" | "tsv" => {
             let format = arrow_csv::reader::Format::default()
                 .with_header(true)
-                .with_delimiter(if suffix == "tsv" { b'\t' } else { b',' });
+                .with_delimiter(u8::try_from(delimiter)?);
             ("csv", format.infer_schema(open()?, Some(RECORDS))?.0)
         }
         "json" | "jsonl" | "ndjson" => {

@@ -7,8 +7,6 @@ use datafusion::common::{DataFusionError, Location};
 #[error("{message}")]
 pub struct Problem {
     message: String,
-    /// True when the memory of the job does not suffice.
-    pub out_of_memory: bool,
     /// True when the disk is at fault, not the query or the data.
     pub transient: bool,
 }
@@ -16,7 +14,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of our own.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), out_of_memory: false, transient: false }
+        Self { message: message.into(), transient: false }
     }
 
     /// A problem of the engine's.
@@ -35,7 +33,6 @@ impl Problem {
         .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
         Self {
             message: message.replace('\n', " "),
-            out_of_memory: matches!(root, DataFusionError::ResourcesExhausted(_)),
             transient: matches!(root, DataFusionError::IoError(_)),
         }
     }

@@ -14,7 +14,6 @@ mod error;
 mod slot;
 mod statement;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -62,11 +61,17 @@ pub struct Query {
     statement: Statement,
     /// The table's own name.
     table: &'static str,
-    plan: RwLock<Planned>,
+    plan: RwLock<Arc<Planned>>,
+}
+
+/// A query at the time of one microbatch, to be run over all of it or over each part.
+pub struct Ready<'a> {
+    engine: &'a Engine,
+    planned: Arc<Planned>,
+    wants_position: bool,
 }
 
 /// The plan of a query for one schema of the input.
-#[derive(Clone)]
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     /// What of the input's columns the query reads besides those of its format.
@@ -85,7 +90,6 @@ pub struct Run<'a> {
     /// The partition that is being read, and how many have been begun.
     stream: Option<SendableRecordBatchStream>,
     begun: usize,
-    schema: SchemaRef,
 }
 
 impl Engine {
@@ -125,18 +129,9 @@ impl Engine {
     /// What an execution is given. A plan holds its functions itself.
     fn task(&self, feed: Feed) -> TaskContext {
         let config = self.context.copied_config().with_extension(Arc::new(feed));
-        let (none, runtime) = (HashMap::new(), self.context.runtime_env());
-        let session = self.context.session_id();
-        TaskContext::new(
-            None,
-            session,
-            config,
-            none,
-            HashMap::new(),
-            HashMap::new(),
-            HashMap::new(),
-            runtime,
-        )
+        let (session, runtime) = (self.context.session_id(), self.context.runtime_env());
+        let (scalar, higher, aggregate, window) = Default::default();
+        TaskContext::new(None, session, config, scalar, higher, aggregate, window, runtime)
     }
 
     /// Gives the reference table `name` this content, in place of what it had, which is returned.
@@ -176,7 +171,7 @@ impl Query {
         let state = engine.context.state();
         let statement = Statement::parse(&state, sql, table)?;
         let planned = plan(engine, &statement, table, schema, Utc::now())?;
-        Ok(Self { engine: engine.clone(), statement, table, plan: RwLock::new(planned) })
+        Ok(Self { engine: engine.clone(), statement, table, plan: RwLock::new(Arc::new(planned)) })
     }
 
     /// The columns of the result.
@@ -187,17 +182,12 @@ impl Query {
     /// The operator that must see the end of the input before it can give a record, if there is
     /// one; a query without one may be run on each part of the input by itself.
     pub fn blocking(&self) -> Option<String> {
-        self.planned().blocking
+        self.planned().blocking.clone()
     }
 
     /// True when the query asks for `_file` or `_line`.
     pub fn wants_position(&self) -> bool {
         self.statement.wants_position
-    }
-
-    /// True when the query asks for the time.
-    pub fn wants_time(&self) -> bool {
-        self.statement.wants_time
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
@@ -207,32 +197,50 @@ impl Query {
         if planned.plan.schema() != current.plan.schema() {
             return Err(Problem::new("the columns of the result would be others"));
         }
-        *current = planned;
+        *current = Arc::new(planned);
         Ok(())
     }
 
-    fn planned(&self) -> Planned {
+    fn planned(&self) -> Arc<Planned> {
         self.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Starts the query over `feed`. `now_ms` is the time that it is told, in milliseconds since 1970.
-    pub fn run(&self, feed: Feed, now_ms: i64) -> Result<Run<'_>, Problem> {
+    /// The query for one microbatch. `now_ms` is the time that it is told, in milliseconds since 1970.
+    pub fn at(&self, now_ms: i64) -> Result<Ready<'_>, Problem> {
         let mut planned = self.planned();
-        if self.wants_time() {
+        if self.statement.wants_time {
             let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
             let schema = statement::without_position(&planned.bound);
-            planned = plan(&self.engine, &self.statement, self.table, &schema, now)?;
+            planned = Arc::new(plan(&self.engine, &self.statement, self.table, &schema, now)?);
         }
-        let feed = if planned.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
+        let wants_position = self.statement.wants_position;
+        Ok(Ready { engine: &self.engine, planned, wants_position })
+    }
+}
+
+impl Ready<'_> {
+    /// True when it may be run over each part of the input by itself.
+    pub fn is_row_wise(&self) -> bool {
+        self.planned.blocking.is_none()
+    }
+
+    /// True when it asks for `_file` or `_line`.
+    pub fn wants_position(&self) -> bool {
+        self.wants_position
+    }
+
+    /// Starts the query over `feed`.
+    pub fn run(&self, feed: Feed) -> Result<Run<'_>, Problem> {
+        let feed = if self.planned.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
         let context = Arc::new(self.engine.task(feed));
-        let plan = reset_plan_states(planned.plan).map_err(|error| Problem::of(&error))?;
-        let schema = plan.schema();
-        Ok(Run { engine: &self.engine, plan, context, stream: None, begun: 0, schema })
+        let plan = reset_plan_states(self.planned.plan.clone());
+        let plan = plan.map_err(|error| Problem::of(&error))?;
+        Ok(Run { engine: self.engine, plan, context, stream: None, begun: 0 })
     }
 
     /// The records with the columns that the query asks for besides their own.
     pub fn bind(&self, decoded: Decoded, file: &str, lines_before: u64) -> RecordBatch {
-        if !self.wants_position() {
+        if !self.wants_position {
             return decoded.records;
         }
         let rows = decoded.records.num_rows();
@@ -242,12 +250,12 @@ impl Query {
         let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));
         let mut columns = decoded.records.columns().to_vec();
         columns.extend([Arc::new(files) as ArrayRef, Arc::new(lines)]);
-        RecordBatch::try_new(self.planned().bound, columns).expect("one line for each record")
+        RecordBatch::try_new(self.planned.bound.clone(), columns).expect("one line for each record")
     }
 
     /// Runs the query over one batch.
-    pub fn apply(&self, records: RecordBatch, now_ms: i64) -> Result<RecordBatch, Problem> {
-        let mut run = self.run(Feed::of(records), now_ms)?;
+    pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, Problem> {
+        let mut run = self.run(Feed::of(records))?;
         let mut batches = Vec::new();
         while let Some(batch) = run.next_batch()? {
             batches.push(batch);
@@ -255,7 +263,7 @@ impl Query {
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
-        arrow_select::concat::concat_batches(&run.schema, &batches)
+        arrow_select::concat::concat_batches(&run.plan.schema(), &batches)
             .map_err(|error| Problem::new(error.to_string()))
     }
 }
@@ -279,11 +287,6 @@ impl Run<'_> {
             self.stream = Some(stream.map_err(|error| Problem::of(&error))?);
             self.begun += 1;
         }
-    }
-
-    /// The columns of the result.
-    pub fn schema(&self) -> SchemaRef {
-        self.schema.clone()
     }
 }
 

@@ -17,18 +17,35 @@ pub struct Problem {
 pub enum Query {}
 
 impl Query {
-    /// Whether the query asks for `_file` or `_line`.
-    pub fn wants_position(&self) -> bool {
+    /// The query for one microbatch.
+    pub fn at(&self, _now_ms: i64) -> Result<Ready<'_>, Problem> {
         match *self {}
+    }
+}
+
+/// A query for one microbatch; there is none.
+#[derive(Debug, Clone, Copy)]
+pub enum Ready<'a> {
+    /// It cannot be made.
+    Never(&'a Query),
+}
+
+impl Ready<'_> {
+    /// Whether it asks for `_file` or `_line`.
+    pub fn wants_position(&self) -> bool {
+        let Self::Never(query) = self;
+        match **query {}
     }
 
     /// The records with their position.
     pub fn bind(&self, _decoded: Decoded, _file: &str, _lines_before: u64) -> RecordBatch {
-        match *self {}
+        let Self::Never(query) = self;
+        match **query {}
     }
 
     /// The records as the query makes them.
-    pub fn apply(&self, _records: RecordBatch, _now_ms: i64) -> Result<RecordBatch, Problem> {
-        match *self {}
+    pub fn apply(&self, _records: RecordBatch) -> Result<RecordBatch, Problem> {
+        let Self::Never(query) = self;
+        match **query {}
     }
 }

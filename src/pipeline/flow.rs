@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use super::work::{Task, Work, Worked};
 use arrow_array::RecordBatch;
 
+use super::work::{self, Task, Work, Worked};
 use crate::decode::Decoder;
 use crate::decode::frame::{Block, Framer, Framing, Kind};
-use crate::engine::Query;
+use crate::engine::{Query, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
 use crate::telemetry::Pulse;
@@ -104,33 +104,58 @@ impl Flow<'_> {
         origin: Origin<'_>,
         delivery: &mut dyn Delivery,
     ) -> Result<Counts> {
-        let mut counts = Counts::default();
-        let mut first = framer.next_block().map_err(unreadable)?;
-        let mut decoder = self.decoder(first.as_mut(), &mut counts)?;
-        while decoder.is_none() {
-            // Nothing but blank lines so far.
-            first = framer.next_block().map_err(unreadable)?;
-            decoder = self.decoder(first.as_mut(), &mut counts)?;
+        let query = self.query.map(|query| query.at(origin.now_ms)).transpose();
+        let query = query.map_err(work::failure)?;
+        if query.as_ref().is_some_and(Ready::wants_position) {
+            framer.count_lines();
         }
-        let Some(decoder) = decoder else { return Ok(counts) };
+        let mut counts = Counts::default();
+        let (first, decoder) = self.begin(&mut framer, &mut counts)?;
         let passes = matches!(self.transform, Transform::Command(_));
         let work = Work {
             decoder: &decoder,
             transform: if passes { &Transform::None {} } else { self.transform },
-            query: self.query.map(|query| (query, origin)),
+            query: query.as_ref().map(|query| (query, origin.file)),
             encode: if passes { sink_of(self.decode) } else { self.encode },
             max_record: self.framing.max_record,
             keeps: false,
         };
-        match (self.transform, self.query) {
+        match (self.transform, &query) {
             (Transform::Command(command), _) => {
                 self.run_command(command, work, first, framer, delivery)
             }
             #[cfg(feature = "sql")]
-            (_, Some(query)) if query.blocking().is_some() => {
+            (_, Some(query)) if !query.is_row_wise() => {
                 super::whole::run(self, query, work, first, &mut framer, delivery, counts)
             }
             _ => self.run_blocks(work, first, &mut framer, delivery, &mut counts).map(|()| counts),
+        }
+    }
+
+    /// Decodes the whole input, and delivers the records as they are.
+    #[cfg(feature = "sql")]
+    pub fn read(&self, mut framer: Framer<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let (first, decoder) = self.begin(&mut framer, &mut counts)?;
+        let (transform, encode, max_record) =
+            (self.transform, self.encode, self.framing.max_record);
+        let work =
+            Work { decoder: &decoder, transform, query: None, encode, max_record, keeps: true };
+        self.run_blocks(work, first, &mut framer, delivery, &mut counts)?;
+        Ok(counts)
+    }
+
+    /// The first block with records, and the decoder for what it begins with.
+    fn begin(
+        &self,
+        framer: &mut Framer<'_>,
+        counts: &mut Counts,
+    ) -> Result<(Option<Block>, Decoder)> {
+        loop {
+            let mut first = framer.next_block().map_err(unreadable)?;
+            if let Some(decoder) = self.decoder(first.as_mut(), counts)? {
+                return Ok((first, decoder));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use arrow_array::RecordBatch;
 use super::flow::{Counts, Delivery, Flow};
 use super::work::{Work, failure};
 use crate::decode::frame::{Block, Framer};
-use crate::engine::{Fed, Feed, Query};
+use crate::engine::{Fed, Feed, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
 
@@ -21,7 +21,7 @@ const WAITING: usize = 2;
 /// Runs a query over an input that begins with `first`.
 pub fn run(
     flow: &Flow<'_>,
-    query: &Query,
+    query: &Ready<'_>,
     work: Work<'_>,
     mut first: Option<Block>,
     framer: &mut Framer<'_>,
@@ -30,7 +30,7 @@ pub fn run(
 ) -> Result<Counts> {
     let (give, take) = sync_channel(WAITING);
     let shared = Mutex::new(delivery);
-    let (feed, now_ms) = (Feed::sent(take), work.query.map_or(0, |(_, origin)| origin.now_ms));
+    let feed = Feed::sent(take);
     let (fed, collected) = std::thread::scope(|scope| {
         let counts = &mut counts;
         let shared = &shared;
@@ -44,7 +44,7 @@ pub fn run(
             }
             Ok(())
         });
-        let collected = collect(flow, query, feed, now_ms, shared);
+        let collected = collect(flow, query, feed, shared);
         let fed = feeding.join();
         (fed.unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died"))), collected)
     });
@@ -57,13 +57,12 @@ pub fn run(
 /// Executes the query and delivers its result; returns how many records that is.
 fn collect(
     flow: &Flow<'_>,
-    query: &Query,
+    query: &Ready<'_>,
     feed: Feed,
-    now_ms: i64,
     delivery: &Mutex<&mut dyn Delivery>,
 ) -> Result<u64> {
     let (mut written, mut bytes) = (0, Vec::new());
-    let mut run = query.run(feed, now_ms).map_err(failure)?;
+    let mut run = query.run(feed).map_err(failure)?;
     while let Some(records) = run.next_batch().map_err(failure)? {
         flow.check_stop()?;
         written += records.num_rows() as u64;

@@ -2,10 +2,9 @@
 
 use arrow_array::RecordBatch;
 
-use super::flow::Origin;
 use crate::decode::frame::{self, Block, Kind};
 use crate::decode::{Decoder, lines};
-use crate::engine::{self, Query};
+use crate::engine::{self, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::{Decoded, Reject};
 use crate::sink;
@@ -42,7 +41,8 @@ pub struct Worked {
 pub struct Work<'a> {
     pub decoder: &'a Decoder,
     pub transform: &'a Transform,
-    pub query: Option<(&'a Query, Origin<'a>)>,
+    /// The query, and the name of the file.
+    pub query: Option<(&'a Ready<'a>, &'a str)>,
     pub encode: sink::Format,
     pub max_record: usize,
     /// The records are wanted as they are decoded, for a query over all of them.
@@ -109,7 +109,7 @@ impl Work<'_> {
     /// The records with the columns that a query asks for besides their own.
     fn bind(self, decoded: Decoded, lines_before: u64) -> RecordBatch {
         match self.query {
-            Some((query, origin)) => query.bind(decoded, origin.file, lines_before),
+            Some((query, file)) => query.bind(decoded, file, lines_before),
             None => decoded.records,
         }
     }
@@ -117,7 +117,7 @@ impl Work<'_> {
     /// Transforms the records of a block by themselves.
     fn transform(self, records: RecordBatch) -> Result<RecordBatch> {
         match self.query {
-            Some((query, origin)) => query.apply(records, origin.now_ms).map_err(failure),
+            Some((query, _)) => query.apply(records).map_err(failure),
             None => Ok(self.transform.apply(records)),
         }
     }

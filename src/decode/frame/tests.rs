@@ -9,7 +9,6 @@ fn framing(max_record: usize) -> Framing {
         skip_byte_order_mark: true,
         block_bytes: 1 << 20,
         dialect: None,
-        count_lines: false,
     }
 }
 
