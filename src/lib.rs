@@ -34,7 +34,7 @@
 //! | [`engine`] | SQL: plans and runs queries over records | `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
-//! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, the stages |
+//! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!
@@ -81,7 +81,8 @@
 //! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
 //! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the way.
 //! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
-//! `failed-*`. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
+//! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes. *Final*:
+//! a query over the whole output, made when the job ends. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
 //! notification that something may have come.
 
 pub mod cli;

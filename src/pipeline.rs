@@ -4,6 +4,7 @@
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 
+pub mod beginning;
 pub mod flow;
 pub mod prepare;
 mod vanished;
@@ -136,7 +137,7 @@ impl Pipeline {
     /// Publishes and archives what is committed.
     pub fn catch_up(&mut self, source: &mut Source) -> Result<()> {
         if !self.unpublished.is_empty() {
-            self.publisher.publish(self.unpublished.iter().map(|(committed, _)| committed))?;
+            self.publisher.publish(&self.unpublished.iter().map(|(committed, _)| committed))?;
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
         for (committed, input) in std::mem::take(&mut self.unpublished) {

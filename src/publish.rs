@@ -7,100 +7,92 @@
 //! - What was published is durable after [`Publisher::sync`], not before; until then the ledger
 //!   holds the bytes.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+mod appended;
+pub mod parts;
 
-use anyhow::Context as _;
+use std::path::Path;
 
-use crate::durable::{self, Dir};
+use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Payload, Position, Span, Target};
-
-/// Bytes copied at once from a staging file.
-const COPY_BYTES: usize = 1024 * 1024;
-
-/// At the start the end of an output is compared with its checksum if it is no longer than this.
-const VERIFIED_BYTES: u64 = 4 * 1024 * 1024;
+use crate::ledger::{Committed, Ledger, Span, Target};
+use appended::Appended;
+use parts::Parts;
 
 /// The outputs of one job.
 pub struct Publisher {
-    outputs: Vec<Output>,
+    outputs: Vec<(Target, Output)>,
     staging: Dir,
 }
 
-/// One file that is appended to.
-struct Output {
-    target: Target,
-    path: PathBuf,
-    dir: Dir,
-    name: OsString,
-    /// What each generation begins with.
-    header: Vec<u8>,
-    file: Option<File>,
-    unsynced: bool,
-    dir_unsynced: bool,
+/// An output, by what it is on the disk.
+enum Output {
+    Appended(Appended),
+    Parts(Parts),
+}
+
+/// What an output is, where it is, and what it begins with.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// One file, which begins with these bytes.
+    File(&'a Path, &'a [u8]),
+    /// A folder with a file for each microbatch.
+    Folder(&'a Path),
 }
 
 impl Publisher {
-    /// Publishes to these files, with what each begins with, from this staging directory.
-    pub fn open(targets: &[(Target, &Path, &[u8])], staging: &Path) -> Result<Self> {
-        let outputs = targets.iter().map(|(target, path, header)| {
-            Ok(Output {
-                target: *target,
-                path: (*path).to_owned(),
-                dir: Dir::open(path.parent().unwrap_or(Path::new("/")))?,
-                name: path.file_name().unwrap_or_default().to_owned(),
-                header: header.to_vec(),
-                file: None,
-                unsynced: false,
-                dir_unsynced: false,
-            })
-        });
-        let outputs = outputs.collect::<durable::Result<_>>()?;
+    /// Publishes to these places from this staging directory.
+    pub fn open(targets: &[(Target, Place<'_>)], staging: &Path) -> Result<Self> {
+        let open = |(target, place): &(Target, Place<'_>)| {
+            let output = match place {
+                Place::File(path, header) => Output::Appended(Appended::open(path, header)?),
+                Place::Folder(path) => Output::Parts(Parts::open(path)?),
+            };
+            Ok((*target, output))
+        };
+        let outputs = targets.iter().map(open).collect::<Result<_>>()?;
         Ok(Self { outputs, staging: Dir::open(staging)? })
     }
 
     /// Looks where each output ends, before a commit says where the next span begins.
     pub fn observe(&mut self, ledger: &mut Ledger) -> Result<()> {
-        for output in &mut self.outputs {
-            let position = ledger.position(output.target);
+        for (target, output) in &mut self.outputs {
+            let Output::Appended(output) = output else { continue };
+            let position = ledger.position(*target);
             let observed = output.observe(position)?;
             if observed != position {
-                ledger.reposition(output.target, observed);
+                ledger.reposition(*target, observed);
             }
         }
         Ok(())
     }
 
-    /// Publishes a group. Spans that follow each other are one write.
-    pub fn publish<'a>(&mut self, group: impl Iterator<Item = &'a Committed>) -> Result<()> {
-        let mut runs: Vec<Run> = self.outputs.iter().map(|_| Run::default()).collect();
-        for span in group.flat_map(Committed::spans) {
-            let of_target = |output: &&mut Output| output.target == span.addition.target;
-            let both = self.outputs.iter_mut().zip(&mut runs);
-            let Some((output, run)) = both.into_iter().find(|(output, _)| of_target(output)) else {
-                return Err(Failure::fatal("the ledger owes to an output that the job has not"));
-            };
-            match &span.addition.payload {
-                Payload::Memory(bytes) => {
-                    if run.end() != span.at.end {
-                        output.write_run(run)?;
-                        *run = Run { start: span.at.end, bytes: Vec::new() };
-                    }
-                    run.bytes.extend_from_slice(bytes);
+    /// Publishes a group, one output after the other.
+    pub fn publish<'a>(
+        &mut self,
+        group: &(impl Iterator<Item = &'a Committed> + Clone),
+    ) -> Result<()> {
+        let known = |span: &Span<'_>| {
+            self.outputs.iter().any(|(target, _)| *target == span.addition.target)
+        };
+        if !group.clone().flat_map(Committed::spans).all(|span| known(&span)) {
+            return Err(Failure::fatal("the ledger owes to an output that the job has not"));
+        }
+        for (target, output) in &mut self.outputs {
+            let target = *target;
+            let mine = move |span: &Span<'_>| span.addition.target == target;
+            match output {
+                Output::Appended(output) => {
+                    let spans = group.clone().flat_map(Committed::spans).filter(mine);
+                    output.publish(spans, &self.staging)?;
                 }
-                Payload::File(name) => {
-                    output.write_run(run)?;
-                    *run = Run::default();
-                    output.publish_file(span, &self.staging, name)?;
+                Output::Parts(output) => {
+                    for committed in group.clone() {
+                        for span in committed.spans().filter(mine) {
+                            output.publish(committed.sequence(), span)?;
+                        }
+                    }
                 }
             }
-        }
-        for (output, run) in self.outputs.iter_mut().zip(&runs) {
-            output.write_run(run)?;
         }
         Ok(())
     }
@@ -109,38 +101,26 @@ impl Publisher {
     pub fn recover(&mut self, ledger: &mut Ledger) -> Result<Vec<Committed>> {
         let mut owed = ledger.owed()?;
         let mut relocated = false;
-        for output in &mut self.outputs {
+        for (target, output) in &mut self.outputs {
+            let Output::Appended(output) = output else { continue };
             let spans = owed.iter().flat_map(Committed::spans);
-            let mut spans = spans.filter(|span| span.addition.target == output.target);
-            let end = ledger.position(output.target);
-            let first = spans.next().map_or(end, |span| span.at);
-            match output.length()? {
-                None if first.end > 0 && first != end => {
-                    ledger.relocate(output.target, first, &output.header)?;
-                    relocated = true;
-                }
-                None => {}
-                Some(length) if length < first.end => return Err(output.damaged(first.end, length)),
-                Some(_) => output.verify_end(ledger, first)?,
-            }
+            let first =
+                spans.filter(|span| span.addition.target == *target).map(|span| span.at).next();
+            relocated |= output.recover(*target, first, ledger)?;
         }
         if relocated {
             owed = ledger.owed()?;
         }
-        self.publish(owed.iter())?;
+        self.publish(&owed.iter())?;
         Ok(owed)
     }
 
     /// Makes everything published durable.
     pub fn sync(&mut self) -> Result<()> {
-        for output in &mut self.outputs {
-            if let Some(file) = output.file.as_ref().filter(|_| output.unsynced) {
-                durable::sync_data(file, &output.path, "output")?;
-                output.unsynced = false;
-            }
-            if output.dir_unsynced {
-                output.dir.sync("output directory")?;
-                output.dir_unsynced = false;
+        for (_, output) in &mut self.outputs {
+            match output {
+                Output::Appended(output) => output.sync()?,
+                Output::Parts(output) => output.sync()?,
             }
         }
         Ok(())
@@ -149,223 +129,5 @@ impl Publisher {
     /// Removes a staging file that nothing needs any more.
     pub fn discard(&self, name: &std::ffi::OsStr) -> Result<()> {
         Ok(self.staging.unlink(name)?)
-    }
-}
-
-/// Bytes of spans that follow each other in one output.
-#[derive(Default)]
-struct Run {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Run {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-impl Output {
-    /// The position that the next span can have: what the ledger says, as long as the file agrees.
-    fn observe(&mut self, position: Position) -> Result<Position> {
-        let Some(length) = self.length()? else {
-            let taken_away = position.end > 0;
-            if taken_away {
-                tracing::info!(output = %self.path.display(), "was taken away; a new one begins");
-            }
-            let generation = position.generation + u64::from(taken_away);
-            return Ok(Position { generation, end: 0 });
-        };
-        if length < position.end {
-            return Err(self.damaged(position.end, length));
-        }
-        if length > position.end {
-            tracing::warn!(
-                output = %self.path.display(), ledger = position.end, found = length,
-                "holds bytes that spoolmill did not write; going on behind them"
-            );
-        }
-        Ok(Position { end: length, ..position })
-    }
-
-    /// How long the file is that its path leads to; it is open after this, if it is there.
-    fn length(&mut self) -> Result<Option<u64>> {
-        let Some(there) = self.dir.stat(&self.name)? else {
-            // What is not durable in the file that was taken away is durable in the ledger, but
-            // from now on nothing will write it again: so it has to be made durable here.
-            if let Some(file) = self.file.take().filter(|_| self.unsynced) {
-                durable::sync_data(&file, &self.path, "output")?;
-            }
-            self.unsynced = false;
-            return Ok(None);
-        };
-        let same = |file: &File| -> std::io::Result<bool> {
-            let metadata = file.metadata()?;
-            Ok((metadata.dev(), metadata.ino()) == (there.st_dev, there.st_ino))
-        };
-        let open = self.file.as_ref().map(same).transpose();
-        if !open.map_err(|error| self.transient(error))?.unwrap_or(false) {
-            self.file = Some(self.dir.open_existing(&self.name)?);
-        }
-        Ok(Some(u64::try_from(there.st_size).unwrap_or_default()))
-    }
-
-    fn write_run(&mut self, run: &Run) -> Result<()> {
-        if run.bytes.is_empty() {
-            return Ok(());
-        }
-        self.create_if_missing()?;
-        self.write(&run.bytes, run.start)
-    }
-
-    fn write(&mut self, bytes: &[u8], start: u64) -> Result<()> {
-        let Some(file) = &self.file else {
-            return Err(Failure::fatal("an output is written that is not open"));
-        };
-        self.unsynced = true;
-        Ok(durable::write_at(file, &self.path, bytes, start)?)
-    }
-
-    fn create_if_missing(&mut self) -> Result<()> {
-        if self.file.is_none() {
-            self.file = Some(match self.dir.create_new(&self.name) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                    return self.adopt_empty();
-                }
-                created => created?,
-            });
-            self.dir_unsynced = true;
-        }
-        Ok(())
-    }
-
-    /// Somebody created the file since it was last looked for. An empty one will do.
-    fn adopt_empty(&mut self) -> Result<()> {
-        match self.length()? {
-            Some(0) => {
-                self.dir_unsynced = true;
-                Ok(())
-            }
-            found => Err(Failure::fatal(format!(
-                "{} was created by another program with {} bytes in it; move it away",
-                self.path.display(),
-                found.unwrap_or(0)
-            ))),
-        }
-    }
-
-    /// Publishes a staging file: renamed into place where the output does not exist yet, else
-    /// copied.
-    fn publish_file(
-        &mut self,
-        span: Span<'_>,
-        staging: &Dir,
-        name: &std::ffi::OsStr,
-    ) -> Result<()> {
-        if staging.stat(name)?.is_none() {
-            return self.already_published(span);
-        }
-        let skip = span.addition.skip;
-        if self.file.is_none()
-            && (span.at.end, skip) == (0, 0)
-            && self.rename_into_place(staging, name)?
-        {
-            return Ok(());
-        }
-        self.create_if_missing()?;
-        let mut staged = staging.open_existing(name)?;
-        staged.seek(SeekFrom::Start(skip)).map_err(|error| self.transient(error))?;
-        let mut checksum = crc32fast::Hasher::new();
-        let mut buffer = vec![0; COPY_BYTES];
-        let mut done = 0;
-        loop {
-            let got = staged.read(&mut buffer).map_err(|error| self.transient(error))?;
-            if got == 0 {
-                break;
-            }
-            let bytes = buffer.get(..got).unwrap_or_default();
-            checksum.update(bytes);
-            self.write(bytes, span.at.end + done)?;
-            done += got as u64;
-        }
-        if (done, checksum.finalize()) == (span.addition.length, span.addition.checksum) {
-            return Ok(());
-        }
-        Err(Failure::fatal(format!(
-            "the staging file {} is damaged: expected {} bytes with checksum {:08x}; restore it, or \
-             take the input from the archive again",
-            staging.path().join(name).display(),
-            span.addition.length,
-            span.addition.checksum
-        )))
-    }
-
-    fn rename_into_place(&mut self, staging: &Dir, name: &std::ffi::OsStr) -> Result<bool> {
-        match staging.rename_no_replace(name, &self.dir, &self.name) {
-            Ok(true) => {
-                self.file = Some(self.dir.open_existing(&self.name)?);
-                self.dir_unsynced = true;
-                Ok(true)
-            }
-            Ok(false) => Ok(false),
-            Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The staging file is gone, so it became the output before a crash; or it is lost.
-    fn already_published(&mut self, span: Span<'_>) -> Result<()> {
-        let length = self.length()?.unwrap_or(0);
-        if length < span.at.end + span.addition.length {
-            return Err(self.damaged(span.at.end + span.addition.length, length));
-        }
-        self.dir_unsynced = true;
-        self.verify(span.at.end, span.addition.length, span.addition.checksum)
-    }
-
-    /// What the output ends in must be what the ledger remembers.
-    fn verify_end(&self, ledger: &Ledger, position: Position) -> Result<()> {
-        match ledger.last_span(self.target, position)? {
-            Some((start, length, checksum)) if length <= VERIFIED_BYTES => {
-                self.verify(start, length, checksum)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn verify(&self, start: u64, length: u64, expected: u32) -> Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let mut checksum = crc32fast::Hasher::new();
-        let mut buffer = vec![0; COPY_BYTES];
-        let (mut at, end) = (start, start + length);
-        while at < end {
-            let want = usize::try_from(end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-            let bytes = buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact_at(bytes, at).map_err(|error| self.transient(error))?;
-            checksum.update(bytes);
-            at += want as u64;
-        }
-        let found = checksum.finalize();
-        if found == expected {
-            return Ok(());
-        }
-        Err(Failure::fatal(format!(
-            "{} is damaged: bytes {start} to {end} have checksum {found:08x}, the ledger says \
-             {expected:08x}; restore the file, or move it away to begin a new one",
-            self.path.display()
-        )))
-    }
-
-    fn damaged(&self, expected: u64, found: u64) -> Failure {
-        Failure::fatal(format!(
-            "{} is damaged: expected {expected} bytes, found {found}; restore the file, or move it \
-             away to begin a new one",
-            self.path.display()
-        ))
-    }
-
-    fn transient(&self, error: std::io::Error) -> Failure {
-        let doing = format!("use {}", self.path.display());
-        Failure::Transient(Err::<(), _>(error).context(doing).expect_err("it is an error"))
     }
 }

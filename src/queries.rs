@@ -15,19 +15,23 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 
 use crate::config::{Config, Error, Problem, file};
+use crate::decode::blocks::Blocks;
 use crate::decode::compression::Compression;
 use crate::decode::csv::Csv;
-use crate::decode::frame::{Framer, Framing};
+use crate::decode::frame::{self, Framer, Framing};
 use crate::decode::json::Json;
+use crate::decode::parquet::Parquet;
 use crate::decode::{self, infer};
 use crate::durable;
 use crate::engine::{self, Engine, Query};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Counts, Delivery, Flow, Origin};
+use crate::publish::parts;
 use crate::record::Reject;
 use crate::record::columns::{Columns, Type};
 use crate::record::text_schema;
 use crate::sink;
+use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
@@ -42,8 +46,7 @@ pub struct Queries {
     transform: Option<Query>,
     tables: Vec<Reference>,
     finals: Vec<Final>,
-    input: Option<SchemaRef>,
-    header: Vec<u8>,
+    output: Option<SchemaRef>,
 }
 
 /// A reference table, and the file as it was when it was read.
@@ -68,8 +71,6 @@ struct Final {
     encode: sink::Format,
     /// How the output is read back.
     decode: decode::Format,
-    /// The columns of the output.
-    schema: SchemaRef,
 }
 
 impl Queries {
@@ -89,8 +90,7 @@ impl Queries {
             transform: None,
             tables: Vec::new(),
             finals: Vec::new(),
-            input: input.clone(),
-            header: Vec::new(),
+            output: None,
         };
         let sql = match &written.transform {
             Transform::Sql(sql) => Some(sql),
@@ -103,25 +103,25 @@ impl Queries {
             queries.engine = Some(engine.clone());
             queries.load_tables(config, &engine)?;
         }
-        let Some(input) = input else { return Ok(queries) };
-        let output = match (sql, &queries.engine) {
-            (Some(sql), Some(engine)) => {
-                let query = Query::new(engine, &sql.query, "input", &input);
+        queries.output = match (&written.transform, sql, &queries.engine) {
+            (_, Some(sql), Some(engine)) => {
+                let query = Query::new(engine, &sql.query, "input", input.as_deref());
                 let query = query
                     .map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
                 let output = query.schema();
                 queries.transform = Some(query);
                 output
             }
-            _ => input,
+            (Transform::Command(_), ..) => None,
+            _ => written.input.format.schema(),
         };
-        if let Some(reason) = written.output.format.refuses(&output).filter(|_| sql.is_some()) {
+        if let Some(output) = &queries.output
+            && let Some(reason) = written.output.format.refuses(output)
+        {
             return Err(Problem::new("output.format", reason));
         }
-        if !matches!(written.transform, Transform::Command(_)) {
-            queries.header = written.output.format.header(&output).unwrap_or_default();
-        }
-        queries.plan_finals(config, &output)?;
+        let output = queries.output.clone().or(input);
+        queries.plan_finals(config, output.as_ref())?;
         Ok(queries)
     }
 
@@ -144,9 +144,13 @@ impl Queries {
         Ok(())
     }
 
-    fn plan_finals(&mut self, config: &Config, output: &SchemaRef) -> Result<(), Problem> {
+    fn plan_finals(&mut self, config: &Config, output: Option<&SchemaRef>) -> Result<(), Problem> {
         let Some(engine) = &self.engine else { return Ok(()) };
         for written in &config.written.finals {
+            let message = "needs the columns of the output: name those of the input with \
+                           `[input.format.parquet.columns]` (`spoolmill check --infer SAMPLE` \
+                           prints them)";
+            let output = output.ok_or_else(|| Problem::new("final", message))?;
             let format = config.written.output.format;
             let decode = read_back(format, output).ok_or_else(|| {
                 Problem::new("final", "the output has a column that cannot be read back")
@@ -155,14 +159,14 @@ impl Queries {
                 decode::Format::Lines {} => text_schema(),
                 ref format => format.schema().unwrap_or_else(|| output.clone()),
             };
-            let query = Query::new(engine, &written.query, "output", &schema);
+            let query = Query::new(engine, &written.query, "output", Some(&schema));
             let query = query.map_err(|error| Problem::new("final.query", error.to_string()))?;
             let encode = written.format.unwrap_or(format);
-            if let Some(reason) = encode.refuses(&query.schema()) {
+            if let Some(reason) = query.schema().and_then(|made| encode.refuses(&made)) {
                 return Err(Problem::new("final.format", reason));
             }
             let path = config.absolute(&written.path);
-            self.finals.push(Final { query, path, encode, decode, schema });
+            self.finals.push(Final { query, path, encode, decode });
         }
         Ok(())
     }
@@ -179,12 +183,12 @@ impl Queries {
 
     /// True when a run of the query may take all the memory that there is.
     pub fn is_greedy(&self) -> bool {
-        self.transform.as_ref().is_some_and(|query| query.blocking().is_some())
+        self.transform.as_ref().is_some_and(|query| !query.is_row_wise())
     }
 
-    /// What the output begins with.
-    pub fn header(&self) -> &[u8] {
-        &self.header
+    /// The columns of the output, where they are known before the first input.
+    pub fn output(&self) -> Option<SchemaRef> {
+        self.output.clone()
     }
 
     /// True when there is something to be made of the whole output.
@@ -197,10 +201,8 @@ impl Queries {
     pub fn refresh(&mut self) {
         let Some(engine) = &self.engine else { return };
         let plan_again = || -> Result<(), engine::Problem> {
-            if let (Some(query), Some(input)) = (&self.transform, &self.input) {
-                query.plan_again(input)?;
-            }
-            self.finals.iter().try_for_each(|made| made.query.plan_again(&made.schema))
+            let finals = self.finals.iter().map(|made| &made.query);
+            self.transform.iter().chain(finals).try_for_each(Query::plan_again)
         };
         for reference in &mut self.tables {
             let now = stamp(&reference.path);
@@ -256,14 +258,6 @@ impl Final {
             skip_byte_order_mark: false,
             ..config.framing.clone()
         };
-        let file: Box<dyn std::io::Read + Send> = match File::open(output) {
-            Ok(file) => Box::new(file),
-            // Nothing was ever written to it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Box::new(std::io::empty())
-            }
-            Err(error) => return Err(error).context("read the output"),
-        };
         let flow = Flow {
             decode: &self.decode,
             transform: &Transform::None {},
@@ -275,29 +269,59 @@ impl Final {
             bounds: Bounds::Microbatch,
             pulse,
         };
-        let header = self.encode.header(&self.query.schema()).unwrap_or_default();
         durable::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
-        let mut made = Made { file: Replaced::new(&self.path)? };
-        made.records(&header).map_err(Failure::into_error)?;
+        let mut made =
+            Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };
         let name = output.to_string_lossy();
         let origin = Origin { file: &name, now_ms: crate::ledger::now_ms() };
-        let framer = Framer::bounded(file, &framing, u64::MAX);
-        let counts = flow.run(framer, origin, &mut made).map_err(Failure::into_error)?;
+        let output = self.written(output, &framing)?;
+        let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(
             counts.rejected == 0,
             "{} of the records in {name} cannot be read back; the old result stays",
             counts.rejected
         );
+        let end = made.envelope.end().map_err(Failure::Bad);
+        end.and_then(|end| made.records(&end)).map_err(Failure::into_error)?;
         made.file.finish()
+    }
+
+    /// All that the job has written.
+    fn written<'a>(&self, output: &Path, framing: &'a Framing) -> anyhow::Result<Blocks<'a>> {
+        if let decode::Format::Parquet(parquet) = &self.decode {
+            let parts =
+                if output.is_dir() { parts::list(output)? } else { vec![output.to_owned()] };
+            return Ok(Blocks::Decoded(parquet.chain(parts)));
+        }
+        let file: frame::Reader<'_> = match File::open(output) {
+            Ok(file) => Box::new(file),
+            // Nothing was ever written to it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Box::new(std::io::empty())
+            }
+            Err(error) => return Err(error).context("read the output"),
+        };
+        Ok(Framer::bounded(file, framing, u64::MAX).into())
     }
 }
 
 /// The delivery of a final result.
 struct Made {
     file: Replaced,
+    envelope: Envelope,
 }
 
 impl Delivery for Made {
+    fn begin(&mut self, schema: &SchemaRef) -> Result<(), Failure> {
+        let header = self.envelope.begin(schema).map_err(Failure::Bad)?;
+        self.records(&header)
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<(), Failure> {
+        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+        self.records(&bytes)
+    }
+
     fn records(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.file.write_all(bytes);
         written.context("write the final result").map_err(Failure::Transient)
@@ -331,6 +355,9 @@ fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format> {
         sink::Format::Json {} => {
             decode::Format::Json(Json { columns: columns()?, ..Json::default() })
         }
+        sink::Format::Parquet(_) => {
+            decode::Format::Parquet(Parquet { columns: columns()?, ..Parquet::default() })
+        }
     })
 }
 
@@ -347,10 +374,15 @@ fn read_table(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Ve
         Some(format) => format.clone(),
         None => infer::infer(path)?.into_format(),
     };
-    let schema = format.schema().context("has no columns")?;
     let framing = Framing::whole(format.dialect());
     let file = File::open(path).context("open it")?;
-    let reader = Compression::of(path.as_os_str().as_encoded_bytes()).decompress(file)?;
+    let blocks = if let Some(blocks) = format.open(&file, file.metadata()?.len())? {
+        blocks
+    } else {
+        let reader = Compression::of(path.as_os_str().as_encoded_bytes()).decompress(file)?;
+        Framer::bounded(reader, &framing, u64::MAX).into()
+    };
+    let schema = blocks.schema().cloned().or_else(|| format.schema()).context("has no columns")?;
     let flow = Flow {
         decode: &format,
         transform: &Transform::None {},
@@ -363,8 +395,7 @@ fn read_table(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Ve
         pulse: &Pulse::default(),
     };
     let mut content = Content { records: Vec::new() };
-    let framer = Framer::bounded(reader, &framing, u64::MAX);
-    flow.read(framer, &mut content).map_err(Failure::into_error)?;
+    flow.read(blocks, &mut content).map_err(Failure::into_error)?;
     Ok((schema, content.records))
 }
 

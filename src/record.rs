@@ -55,6 +55,12 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// Records of a format that has no lines: each counts as one.
+    pub fn without_lines(records: RecordBatch) -> Self {
+        let lines = records.num_rows() as u64;
+        Self { records, rejects: Vec::new(), lines, positions: None }
+    }
+
     /// On which line of the block each good record begins, from 1.
     pub fn line_numbers(&self) -> Vec<u64> {
         if let Some(positions) = &self.positions {

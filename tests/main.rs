@@ -36,6 +36,10 @@ mod drivers;
 #[cfg(feature = "sql")]
 mod sql;
 
+/// Parquet in and out.
+#[cfg(feature = "sql")]
+mod parquet;
+
 /// The grammar of numbers against Python's.
 mod numbers;
 

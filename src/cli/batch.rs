@@ -22,8 +22,9 @@ use crate::decode::frame::Framer;
 use crate::durable;
 use crate::failure::Failure;
 use crate::ledger::now_ms;
-use crate::pipeline::flow::Origin;
+use crate::pipeline::flow::{Delivery as _, Origin};
 use crate::queries::Queries;
+use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::source::Source;
 use crate::telemetry::{Pulse, escaped};
@@ -126,6 +127,16 @@ fn unnamed() -> anyhow::Result<File> {
     Ok(fd.with_context(|| format!("make a temporary file in {}", folder.display()))?.into())
 }
 
+/// The file, or what a pipe gives, in a file.
+fn seekable(file: File) -> anyhow::Result<File> {
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    let mut copy = unnamed()?;
+    std::io::copy(&mut &file, &mut copy).context("read the input")?;
+    Ok(copy)
+}
+
 /// Where the job says that rejects go. What the daemon has written there stays: the ledger counts
 /// on it.
 fn rejects(config: &Config) -> anyhow::Result<Replaced> {
@@ -151,9 +162,12 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
     let (name, shown) = (Vec::new(), Some(progress.clone()));
-    let mut output = output;
-    output.write_all(queries.header()).context("write the output")?;
-    let mut delivery = Plain { output, rejects, tolerance, name, rejected: 0, progress: shown };
+    let envelope = Envelope::new(config.written.output.format);
+    let mut delivery =
+        Plain { envelope, output, rejects, tolerance, name, rejected: 0, progress: shown };
+    if let Some(schema) = queries.output() {
+        delivery.begin(&schema).map_err(Failure::into_error)?;
+    }
     for path in inputs {
         let name = path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes();
         delivery.name = name.to_vec();
@@ -169,6 +183,7 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
             break;
         }
     }
+    delivery.end().map_err(Failure::into_error)?;
     progress.finish();
     Ok((delivery.output, delivery.rejects))
 }
@@ -182,12 +197,18 @@ fn transform_one<Output: Write + Send, Rejects: Write + Send>(
     progress: &Arc<Progress>,
     pulse: &Pulse,
 ) -> anyhow::Result<bool> {
-    let reader = Compression::of(name).decompress(progress.reading(file))?;
-    let framer = Framer::bounded(reader, &config.framing, u64::MAX);
+    let format = &config.written.input.format;
+    let blocks = if format.needs_file() {
+        let file = seekable(file)?;
+        format.open(&file, file.metadata()?.len())?.context("a format lost its file")?
+    } else {
+        let reader = Compression::of(name).decompress(progress.reading(file))?;
+        Framer::bounded(reader, &config.framing, u64::MAX).into()
+    };
     let file = String::from_utf8_lossy(name);
     let origin = Origin { file: &file, now_ms: now_ms() };
     let flow = flow(config, queries, Bounds::Microbatch, pulse);
-    let counts = flow.run(framer, origin, delivery);
+    let counts = flow.run(blocks, origin, delivery);
     let counts = counts.and_then(|counts| delivery.check(&counts).map(|()| counts));
     let counts = counts.map_err(Failure::into_error)?;
     progress.add(counts.read, counts.rejected);

@@ -4,16 +4,21 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 
 use super::progress::Progress;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
 use crate::record::Reject;
+use crate::sink::envelope::Envelope;
 use crate::sink::rejects;
 
 /// Writes records to one writer, rejects to another.
 pub struct Plain<Output, Rejects> {
+    /// What is around the records.
+    pub envelope: Envelope,
     /// Where records go.
     pub output: Output,
     /// Where rejects go.
@@ -33,11 +38,27 @@ impl<Output: Write + Send, Rejects: Write + Send> Plain<Output, Rejects> {
     pub fn check(&self, counts: &Counts) -> Result<()> {
         self.tolerance.check(counts)
     }
+
+    /// Writes what stands behind the last record.
+    pub fn end(&mut self) -> Result<()> {
+        let end = self.envelope.end().map_err(Failure::Bad)?;
+        self.records(&end)
+    }
 }
 
 impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rejects> {
     fn records(&mut self, bytes: &[u8]) -> Result<()> {
         self.output.write_all(bytes).map_err(|error| failed(error, "write the output"))
+    }
+
+    fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
+        let header = self.envelope.begin(schema).map_err(Failure::Bad)?;
+        self.records(&header)
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+        self.records(&bytes)
     }
 
     fn reject(&mut self, reject: &Reject) -> Result<()> {

@@ -1,10 +1,9 @@
 //! `spoolmill stream`: standard input to standard output, as long as the input lasts.
 
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use anyhow::Context as _;
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -16,6 +15,7 @@ use crate::failure::Failure;
 use crate::ledger::now_ms;
 use crate::pipeline::flow::Origin;
 use crate::queries::Queries;
+use crate::sink::envelope::Envelope;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
@@ -39,6 +39,10 @@ impl Stream {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         config.check_program()?;
+        let (format, encode) = (&config.written.input.format, config.written.output.format);
+        if format.needs_file() || encode.is_columnar() {
+            anyhow::bail!("parquet has its index at its end, and a stream has none: use `batch`");
+        }
         let queries = Queries::open(&config, &std::env::temp_dir())?;
         #[cfg(feature = "sql")]
         if let Some(operator) = queries.blocking().filter(|_| !self.until_eof) {
@@ -56,6 +60,7 @@ impl Stream {
         let stdin = Input { stdin, patience, pulse: pulse.clone() };
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
         let mut delivery = Plain {
+            envelope: Envelope::new(encode),
             output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
             rejects: std::io::stderr(),
             tolerance: tolerance(&config),
@@ -63,10 +68,9 @@ impl Stream {
             rejected: 0,
             progress: None,
         };
-        delivery.output.write_all(queries.header()).context("write the output")?;
         let origin = Origin { file: "-", now_ms: now_ms() };
         let flow = flow(&config, &queries, Bounds::Stream, &pulse);
-        let result = flow.run(framer, origin, &mut delivery);
+        let result = flow.run(framer.into(), origin, &mut delivery);
         let result = result.and_then(|counts| delivery.check(&counts));
         quiet_if_reader_left(result.map_err(Failure::into_error))
     }

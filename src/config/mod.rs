@@ -8,7 +8,9 @@ mod locate;
 mod surroundings;
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
+use arrow_schema::Schema;
 use globset::{GlobBuilder, GlobMatcher};
 use regex::bytes::Regex;
 
@@ -206,7 +208,8 @@ const NEEDS_SQL: &str = "; this one needs a build with `--features sql`";
 
 /// True for a word that is unknown only because the feature is missing.
 fn needs_sql(message: &str) -> bool {
-    let words = ["sql", "csv", "json", "table", "final"].map(|word| format!("`{word}`, expected"));
+    let words = ["sql", "csv", "json", "parquet", "table", "final"]
+        .map(|word| format!("`{word}`, expected"));
     !cfg!(feature = "sql") && words.iter().any(|word| message.contains(word))
 }
 
@@ -223,16 +226,19 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
     if let Some((key, message)) = written.input.format.check() {
         return Err(Problem::new(key, message));
     }
-    let Some(schema) = written.input.format.schema() else {
+    let schema = written.input.format.schema();
+    if schema.is_none() && !written.input.format.needs_file() {
         let message = "has no columns: `spoolmill check --infer SAMPLE` prints them";
         return Err(Problem::new("input.format", message));
-    };
+    }
     if let Transform::Scale(scale) = &written.transform
         && !(scale.below.is_finite() && scale.by.is_finite())
     {
         return Err(Problem::new("transform.scale", "expected finite numbers"));
     }
-    if let Some(reason) = written.transform.refuses(&schema) {
+    // Without columns, as before the first file of a format that brings them.
+    let or_none = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
+    if let Some(reason) = written.transform.refuses(&or_none) {
         return Err(Problem::new("transform", reason));
     }
     if let Transform::Command(command) = &written.transform {
@@ -247,6 +253,10 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
         if command.attempts == 0 {
             return Err(Problem::new("transform.command.attempts", "found 0, expected 1 or more"));
         }
+        if written.output.format.is_columnar() {
+            let message = "found parquet, expected a format of text: a command writes lines";
+            return Err(Problem::new("output.format", message));
+        }
         return Ok(());
     }
     // The engine knows what a query gives.
@@ -254,10 +264,8 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
     if matches!(written.transform, Transform::Sql(_)) {
         return Ok(());
     }
-    match written.output.format.refuses(&schema) {
-        Some(reason) => Err(Problem::new("output.format", reason)),
-        None => Ok(()),
-    }
+    let refused = written.output.format.refuses(&or_none).filter(|_| !or_none.fields().is_empty());
+    refused.map_or(Ok(()), |reason| Err(Problem::new("output.format", reason)))
 }
 
 fn check_limits(written: &file::File) -> Result<(), Problem> {

@@ -51,9 +51,12 @@ impl Config {
         };
         check_drop_folder(directory)?;
         make_folder("state.directory", &self.state)?;
-        make_folder("output.path", output.parent().unwrap_or(Path::new("/")))?;
+        let is_folder = self.written.output.format.is_columnar();
+        let folder = if is_folder { output } else { output.parent().unwrap_or(Path::new("/")) };
+        make_folder("output.path", folder)?;
         make_folder("rejects.path", rejects.parent().unwrap_or(Path::new("/")))?;
-        for (key, path) in [("output.path", output), ("rejects.path", rejects)] {
+        let files = [("output.path", output), ("rejects.path", rejects)];
+        for (key, path) in files.into_iter().skip(usize::from(is_folder)) {
             let no_file = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file());
             if no_file {
                 let message = format!("found \"{}\", which is no regular file", path.display());

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::decode::compression::Compression;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
+use crate::pipeline::beginning::Beginning;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
-use crate::publish::Publisher;
+use crate::publish::parts::WAITING;
+use crate::publish::{Place, Publisher};
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
@@ -61,6 +63,8 @@ pub struct Job {
     pub source: Source,
     queries: Queries,
     staging: StagingArea,
+    parts: Option<StagingArea>,
+    beginning: Beginning,
     targets: [Target; 2],
     carried: Option<Input>,
     _locks: Vec<File>,
@@ -80,22 +84,40 @@ impl Job {
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         let targets = [ledger.target(output)?, ledger.target(rejects)?];
-        let header = queries.header();
-        let paths = [(targets[0], output.as_path(), header), (targets[1], rejects.as_path(), &[])];
-        let publisher = Publisher::open(&paths, &staging_path)?;
+        let format = config.written.output.format;
+        let header = queries.output().and_then(|schema| format.header(&schema)).unwrap_or_default();
+        let place = if format.is_columnar() {
+            durable::create_dir_all(output)?;
+            Place::Folder(output)
+        } else {
+            Place::File(output, &header)
+        };
+        let places = [(targets[0], place), (targets[1], Place::File(rejects, &[]))];
+        let publisher = Publisher::open(&places, &staging_path)?;
         let archiver =
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
         let rules = config.rules.clone();
         let mut source = Source::open(directory, rules, polls, shares_clock, plain)?;
-        let staging = sweep(&ledger, &staging_path)?;
+        let staging = sweep(&ledger, &staging_path, "")?;
+        let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING));
+        let parts = parts.transpose()?;
         let mut pipeline = Pipeline::new(ledger, publisher, archiver);
         pipeline.recover(&mut source)?;
+        // What a crash has left half written is whole by now.
+        let beginning = Beginning::new(output.clone());
+        let agrees = beginning.agree(&header);
+        agrees.map_err(|reason| {
+            let problem = Problem::new("output.path", reason);
+            Failure::Fatal(config.problem(&problem).into())
+        })?;
         Ok(Self {
             config,
             pipeline,
             queries,
             source,
             staging,
+            parts,
+            beginning,
             targets,
             carried: None,
             _locks: locks,
@@ -245,10 +267,11 @@ impl Job {
         let [output, rejects] = self.targets;
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
-            header: self.queries.header(),
+            beginning: &self.beginning,
             has_finals: self.queries.has_finals(),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
+            parts: self.parts.as_ref(),
             output,
             rejects,
         }
@@ -426,8 +449,9 @@ fn locks(state: &Path, outputs: &[&PathBuf]) -> Result<Vec<File>> {
     paths.into_iter().map(lock).collect()
 }
 
-/// Removes what an earlier run staged and never committed.
-fn sweep(ledger: &Ledger, path: &Path) -> Result<StagingArea> {
+/// Removes what an earlier run staged and never committed. The prefix tells the names of one
+/// staging directory from those of another.
+fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<StagingArea> {
     let owed = ledger.owed()?;
     let kept: Vec<_> = owed
         .iter()
@@ -439,7 +463,7 @@ fn sweep(ledger: &Ledger, path: &Path) -> Result<StagingArea> {
         .collect();
     // Sequence numbers grow, and a staging file is older than the commit that names it: with room
     // for those that were never committed, no name is used twice.
-    let staging = StagingArea::new(Dir::open(path)?, ledger.last_sequence() << 20);
+    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20);
     let swept = staging
         .sweep(|name| kept.iter().any(|kept| kept == name))
         .context("sweep the staging directory")

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Result};
 
+use arrow_array::RecordBatch;
 use memchr::{memchr, memchr_iter, memmem, memrchr};
 
 use super::quotes::Dialect;
@@ -80,6 +81,8 @@ pub struct Block {
     pub kind: Kind,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// Its records, where they come decoded; then there are no bytes.
+    pub records: Option<RecordBatch>,
     /// True when the input has nothing more for now: what is in flight should leave.
     pub paused: bool,
     /// Lines before it, where [`Framer::count_lines`] was asked for.
@@ -271,7 +274,7 @@ impl<'a> Framer<'a> {
         if self.counts_lines {
             self.lines += lines_in(&bytes);
         }
-        Block { kind, bytes, paused: paused && !more, lines_before }
+        Block { kind, bytes, records: None, paused: paused && !more, lines_before }
     }
 
     fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
@@ -298,7 +301,7 @@ impl<'a> Framer<'a> {
         bytes.shrink_to_fit();
         let lines_before = self.lines;
         self.lines += lines_too_long(&bytes);
-        Block { kind: Kind::TooLong, bytes, paused: false, lines_before }
+        Block { kind: Kind::TooLong, bytes, records: None, paused: false, lines_before }
     }
 
     fn has_ended(&self) -> bool {

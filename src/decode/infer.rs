@@ -10,6 +10,7 @@ use super::Format;
 use super::compression::Compression;
 use super::csv::Csv;
 use super::json::Json;
+use super::parquet::{self, Parquet};
 use crate::record::columns::{Columns, Type};
 
 /// Records of a sample that are looked at.
@@ -52,13 +53,15 @@ impl Inferred {
         let (delimiter, columns) = (self.delimiter, self.columns);
         match self.format {
             "csv" => Format::Csv(Csv { delimiter, columns, ..Csv::default() }),
+            // It says its columns by itself, each time that it is read.
+            "parquet" => Format::Parquet(Parquet::default()),
             _ => Format::Json(Json { columns, ..Json::default() }),
         }
     }
 }
 
 /// Looks into a file whose name says its format: `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson`,
-/// compressed or not.
+/// compressed or not, and `.parquet`.
 pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
     let name = path.as_os_str().as_encoded_bytes();
     let compression = Compression::of(name);
@@ -81,20 +84,24 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
                 arrow_json::reader::infer_json_schema(BufReader::new(open()?), Some(RECORDS));
             ("json", schema?.0)
         }
+        "parquet" if compression == Compression::None => {
+            ("parquet", parquet::columns(path)?.as_ref().clone())
+        }
         _ => anyhow::bail!(
-            "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl or .ndjson",
+            "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl, .ndjson or \
+             .parquet",
             path.display()
         ),
     };
-    Ok(Inferred { format, delimiter, columns: columns(&schema) })
+    Ok(Inferred { format, delimiter, columns: columns(&schema, format != "parquet") })
 }
 
 /// A column that was never seen with a value, or is nested, is a text.
-fn columns(schema: &Schema) -> Columns {
+fn columns(schema: &Schema, guessed: bool) -> Columns {
     let column = |field: &std::sync::Arc<arrow_schema::Field>| {
         let kind = match field.data_type() {
             // What no time zone is given for.
-            DataType::Timestamp(_, _) => Some(Type::Timestamp),
+            DataType::Timestamp(_, _) if guessed => Some(Type::Timestamp),
             other => Type::of(other),
         };
         (field.name().clone(), kind.unwrap_or(Type::Varchar))

@@ -3,6 +3,7 @@
 //! What holds here: the verdict on a record depends on its bytes alone, not on its neighbours or
 //! on where the input was cut into blocks. No format reads a file by itself; it is given blocks.
 
+pub mod blocks;
 #[cfg(feature = "sql")]
 mod build;
 pub mod compression;
@@ -15,6 +16,8 @@ pub mod infer;
 pub mod json;
 pub mod lines;
 pub mod numbers;
+#[cfg(feature = "sql")]
+pub mod parquet;
 pub mod quotes;
 
 use arrow_schema::SchemaRef;
@@ -37,6 +40,9 @@ pub enum Format {
     /// One object per line.
     #[cfg(feature = "sql")]
     Json(json::Json),
+    /// A file that brings its columns.
+    #[cfg(feature = "sql")]
+    Parquet(parquet::Parquet),
 }
 
 impl Default for Format {
@@ -90,7 +96,9 @@ impl Format {
             Self::Numbers {} => record::numbers_schema(),
             Self::Lines {} => record::lines_schema(),
             #[cfg(feature = "sql")]
-            Self::Csv(csv::Csv { columns, .. }) | Self::Json(json::Json { columns, .. }) => {
+            Self::Csv(csv::Csv { columns, .. })
+            | Self::Json(json::Json { columns, .. })
+            | Self::Parquet(parquet::Parquet { columns, .. }) => {
                 return (!columns.is_empty()).then(|| columns.schema());
             }
         })
@@ -135,6 +143,9 @@ impl Format {
             }
             #[cfg(feature = "sql")]
             Self::Json(json) => Decoder::Json(json.decoder()),
+            // Its records come decoded.
+            #[cfg(feature = "sql")]
+            Self::Parquet(_) => Decoder::Lines,
         };
         let _ = (block, max_record);
         Ok((decoder, Header::default()))

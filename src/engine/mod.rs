@@ -61,7 +61,8 @@ pub struct Query {
     statement: Statement,
     /// The table's own name.
     table: &'static str,
-    plan: RwLock<Arc<Planned>>,
+    /// The last plan; there is none before the first input, where each brings its own columns.
+    plan: RwLock<Option<Arc<Planned>>>,
 }
 
 /// A query at the time of one microbatch, to be run over all of it or over each part.
@@ -74,7 +75,9 @@ pub struct Ready<'a> {
 /// The plan of a query for one schema of the input.
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
-    /// What of the input's columns the query reads besides those of its format.
+    /// The input's columns.
+    schema: Schema,
+    /// The same, and what the query reads besides them.
     bound: SchemaRef,
     /// The operator that must see more than one record at a time, if there is one.
     blocking: Option<String>,
@@ -161,64 +164,88 @@ impl Engine {
 pub struct Table(Arc<dyn TableProvider>);
 
 impl Query {
-    /// Parses `sql`, a query over `table`, and plans it for records of this schema.
+    /// Parses `sql`, a query over `table`, and plans it for records of this schema, if one is known.
     pub fn new(
         engine: &Arc<Engine>,
         sql: &str,
         table: &'static str,
-        schema: &Schema,
+        schema: Option<&Schema>,
     ) -> Result<Self, Problem> {
         let state = engine.context.state();
         let statement = Statement::parse(&state, sql, table)?;
-        let planned = plan(engine, &statement, table, schema, Utc::now())?;
-        Ok(Self { engine: engine.clone(), statement, table, plan: RwLock::new(Arc::new(planned)) })
+        let query = Self { engine: engine.clone(), statement, table, plan: RwLock::default() };
+        if let Some(schema) = schema {
+            query.keep(query.planned_for(schema, Utc::now())?);
+        }
+        Ok(query)
     }
 
-    /// The columns of the result.
-    pub fn schema(&self) -> SchemaRef {
-        self.planned().plan.schema()
+    /// The columns of the result, once the query is planned.
+    pub fn schema(&self) -> Option<SchemaRef> {
+        self.planned().map(|planned| planned.plan.schema())
     }
 
     /// The operator that must see the end of the input before it can give a record, if there is
     /// one; a query without one may be run on each part of the input by itself.
     pub fn blocking(&self) -> Option<String> {
-        self.planned().blocking.clone()
+        self.planned().and_then(|planned| planned.blocking.clone())
     }
 
-    /// True when the query asks for `_file` or `_line`.
-    pub fn wants_position(&self) -> bool {
-        self.statement.wants_position
+    /// True when each run reads a part of its own, and takes no more memory than that.
+    pub fn is_row_wise(&self) -> bool {
+        self.planned().is_some_and(|planned| planned.blocking.is_none())
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
-    pub fn plan_again(&self, schema: &Schema) -> Result<(), Problem> {
-        let planned = plan(&self.engine, &self.statement, self.table, schema, Utc::now())?;
-        let mut current = self.plan.write().unwrap_or_else(PoisonError::into_inner);
+    pub fn plan_again(&self) -> Result<(), Problem> {
+        let Some(current) = self.planned() else { return Ok(()) };
+        let planned = self.planned_for(&current.schema, Utc::now())?;
         if planned.plan.schema() != current.plan.schema() {
             return Err(Problem::new("the columns of the result would be others"));
         }
-        *current = Arc::new(planned);
+        self.keep(planned);
         Ok(())
     }
 
-    fn planned(&self) -> Arc<Planned> {
+    fn planned(&self) -> Option<Arc<Planned>> {
         self.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The query for one microbatch. `now_ms` is the time that it is told, in milliseconds since 1970.
-    pub fn at(&self, now_ms: i64) -> Result<Ready<'_>, Problem> {
-        let mut planned = self.planned();
-        if self.statement.wants_time {
-            let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
-            let schema = statement::without_position(&planned.bound);
-            planned = Arc::new(plan(&self.engine, &self.statement, self.table, &schema, now)?);
-        }
+    fn planned_for(&self, schema: &Schema, now: DateTime<Utc>) -> Result<Arc<Planned>, Problem> {
+        plan(&self.engine, &self.statement, self.table, schema, now).map(Arc::new)
+    }
+
+    fn keep(&self, planned: Arc<Planned>) {
+        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Some(planned);
+    }
+
+    /// The query for one microbatch of this schema, if the microbatch brings one. `now_ms` is the
+    /// time that it is told, in milliseconds since 1970.
+    pub fn at(&self, now_ms: i64, schema: Option<&SchemaRef>) -> Result<Ready<'_>, Problem> {
+        let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
+        let known = self.planned();
+        let fits = |known: &&Arc<Planned>| schema.is_none_or(|schema| **schema == known.schema);
+        let planned = match (known.as_ref().filter(fits), schema) {
+            (Some(known), _) if !self.statement.wants_time => known.clone(),
+            (Some(known), _) => self.planned_for(&known.schema, now)?,
+            (None, Some(schema)) => {
+                let planned = self.planned_for(schema, now)?;
+                self.keep(planned.clone());
+                planned
+            }
+            (None, None) => return Err(Problem::new("the columns of the input are not known")),
+        };
         let wants_position = self.statement.wants_position;
         Ok(Ready { engine: &self.engine, planned, wants_position })
     }
 }
 
 impl Ready<'_> {
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        self.planned.plan.schema()
+    }
+
     /// True when it may be run over each part of the input by itself.
     pub fn is_row_wise(&self) -> bool {
         self.planned.blocking.is_none()
@@ -319,5 +346,5 @@ fn plan(
     let _ = engine.context.deregister_table(table);
     let plan = planned?;
     let (blocking, scans) = slot::shape(&plan);
-    Ok(Planned { plan, bound, blocking, scans })
+    Ok(Planned { plan, schema: schema.clone(), bound, blocking, scans })
 }

@@ -1,6 +1,7 @@
 //! The engine of a build without the feature `sql`: there are no queries.
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 
 use crate::record::Decoded;
 
@@ -18,7 +19,7 @@ pub enum Query {}
 
 impl Query {
     /// The query for one microbatch.
-    pub fn at(&self, _now_ms: i64) -> Result<Ready<'_>, Problem> {
+    pub fn at(&self, _now_ms: i64, _schema: Option<&SchemaRef>) -> Result<Ready<'_>, Problem> {
         match *self {}
     }
 }
@@ -31,6 +32,12 @@ pub enum Ready<'a> {
 }
 
 impl Ready<'_> {
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        let Self::Never(query) = self;
+        match **query {}
+    }
+
     /// Whether it asks for `_file` or `_line`.
     pub fn wants_position(&self) -> bool {
         let Self::Never(query) = self;

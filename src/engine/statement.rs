@@ -123,9 +123,3 @@ pub fn with_position(schema: &Schema) -> SchemaRef {
     fields.push(Arc::new(Field::new(line, DataType::Int64, false)));
     Arc::new(Schema::new(fields))
 }
-
-/// The schema as the format gives it.
-pub fn without_position(schema: &Schema) -> Schema {
-    let own = |field: &&Arc<Field>| !POSITION.contains(&field.name().as_str());
-    Schema::new(schema.fields().iter().filter(own).cloned().collect::<Vec<_>>())
-}

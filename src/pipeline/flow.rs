@@ -10,9 +10,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 
 use super::work::{self, Task, Work, Worked};
 use crate::decode::Decoder;
+use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framer, Framing, Kind};
 use crate::engine::{Query, Ready};
 use crate::failure::{Failure, Result};
@@ -62,7 +64,14 @@ pub trait Delivery: Send {
     /// Takes encoded records.
     fn records(&mut self, bytes: &[u8]) -> Result<()>;
 
-    /// Takes records that are not encoded; only where a query asked to keep them.
+    /// Records of this schema come.
+    fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
+        let _ = schema;
+        Ok(())
+    }
+
+    /// Takes records that are not encoded: where a query asked to keep them, and for a columnar
+    /// output.
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
         drop(records);
         Err(Failure::fatal("records were kept that nobody asked for"))
@@ -100,17 +109,22 @@ impl Flow<'_> {
     /// Runs the whole input through.
     pub fn run(
         &self,
-        mut framer: Framer<'_>,
+        mut input: Blocks<'_>,
         origin: Origin<'_>,
         delivery: &mut dyn Delivery,
     ) -> Result<Counts> {
-        let query = self.query.map(|query| query.at(origin.now_ms)).transpose();
+        if input.schema().is_none() && self.decode.schema().is_none() {
+            // An empty file, where each file brings its own columns.
+            return Ok(Counts::default());
+        }
+        let query = self.query.map(|query| query.at(origin.now_ms, input.schema())).transpose();
         let query = query.map_err(work::failure)?;
         if query.as_ref().is_some_and(Ready::wants_position) {
-            framer.count_lines();
+            input.count_lines();
         }
+        self.announce(query.as_ref(), &input, delivery)?;
         let mut counts = Counts::default();
-        let (first, decoder) = self.begin(&mut framer, &mut counts)?;
+        let (first, decoder) = self.begin(&mut input, &mut counts)?;
         let passes = matches!(self.transform, Transform::Command(_));
         let work = Work {
             decoder: &decoder,
@@ -122,37 +136,57 @@ impl Flow<'_> {
         };
         match (self.transform, &query) {
             (Transform::Command(command), _) => {
-                self.run_command(command, work, first, framer, delivery)
+                self.run_command(command, work, first, input, delivery)
             }
             #[cfg(feature = "sql")]
             (_, Some(query)) if !query.is_row_wise() => {
-                super::whole::run(self, query, work, first, &mut framer, delivery, counts)
+                super::whole::run(self, query, work, first, &mut input, delivery, counts)
             }
-            _ => self.run_blocks(work, first, &mut framer, delivery, &mut counts).map(|()| counts),
+            _ => self.run_blocks(work, first, &mut input, delivery, &mut counts).map(|()| counts),
         }
+    }
+
+    /// Tells the delivery which columns come. What a command writes has none.
+    fn announce(
+        &self,
+        query: Option<&Ready<'_>>,
+        input: &Blocks<'_>,
+        delivery: &mut dyn Delivery,
+    ) -> Result<()> {
+        let schema = match (self.transform, query) {
+            (Transform::Command(_), _) => None,
+            (_, Some(query)) => Some(query.schema()),
+            _ => input.schema().cloned().or_else(|| self.decode.schema()),
+        };
+        let Some(schema) = schema else { return Ok(()) };
+        // Columns that the job does not name could not be checked before.
+        let refused = input.schema().and_then(|brought| {
+            self.transform.refuses(brought).or_else(|| self.encode.refuses(&schema))
+        });
+        refused.map_or_else(|| delivery.begin(&schema), |reason| Err(Failure::Bad(reason)))
     }
 
     /// Decodes the whole input, and delivers the records as they are.
     #[cfg(feature = "sql")]
-    pub fn read(&self, mut framer: Framer<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
+    pub fn read(&self, mut input: Blocks<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
         let mut counts = Counts::default();
-        let (first, decoder) = self.begin(&mut framer, &mut counts)?;
+        let (first, decoder) = self.begin(&mut input, &mut counts)?;
         let (transform, encode, max_record) =
             (self.transform, self.encode, self.framing.max_record);
         let work =
             Work { decoder: &decoder, transform, query: None, encode, max_record, keeps: true };
-        self.run_blocks(work, first, &mut framer, delivery, &mut counts)?;
+        self.run_blocks(work, first, &mut input, delivery, &mut counts)?;
         Ok(counts)
     }
 
     /// The first block with records, and the decoder for what it begins with.
     fn begin(
         &self,
-        framer: &mut Framer<'_>,
+        input: &mut Blocks<'_>,
         counts: &mut Counts,
     ) -> Result<(Option<Block>, Decoder)> {
         loop {
-            let mut first = framer.next_block().map_err(unreadable)?;
+            let mut first = input.next_block().map_err(unreadable)?;
             if let Some(decoder) = self.decoder(first.as_mut(), counts)? {
                 return Ok((first, decoder));
             }
@@ -190,21 +224,21 @@ impl Flow<'_> {
         &self,
         work: Work<'_>,
         mut first: Option<Block>,
-        framer: &mut Framer<'_>,
+        input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
         counts: &mut Counts,
     ) -> Result<()> {
         loop {
-            let next = first.take().map_or_else(|| framer.next_block(), |block| Ok(Some(block)));
+            let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
             let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
-            if framer.is_live() || framer.is_at_end() || self.workers == 1 {
+            if input.is_live() || input.is_at_end() || self.workers == 1 {
                 deliver(&mut work.on(block, Vec::new())?, delivery, counts)?;
-                if counts.ended && framer.is_live() {
+                if counts.ended && input.is_live() {
                     return Ok(());
                 }
             } else {
-                self.run_parallel(work, block, framer, delivery, counts)?;
+                self.run_parallel(work, block, input, delivery, counts)?;
             }
         }
     }
@@ -215,7 +249,7 @@ impl Flow<'_> {
         &self,
         work: Work<'_>,
         first: Block,
-        framer: &mut Framer<'_>,
+        input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
         counts: &mut Counts,
     ) -> Result<()> {
@@ -234,7 +268,7 @@ impl Flow<'_> {
                     (give, collect)
                 })
                 .collect();
-            self.pump(&lanes, first, framer, delivery, counts)
+            self.pump(&lanes, first, input, delivery, counts)
         })
     }
 
@@ -242,7 +276,7 @@ impl Flow<'_> {
         &self,
         lanes: &[Lane],
         first: Block,
-        framer: &mut Framer<'_>,
+        input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
         counts: &mut Counts,
     ) -> Result<()> {
@@ -258,7 +292,7 @@ impl Flow<'_> {
                 let (_, collect) = lane(lanes, collected)?;
                 let mut worked = collect.recv().map_err(|_| dead())??;
                 deliver(&mut worked, delivery, counts)?;
-                framer.recycle(worked.input);
+                input.recycle(worked.input);
                 output = worked.output;
                 collected += 1;
                 continue;
@@ -268,7 +302,7 @@ impl Flow<'_> {
                 let output = std::mem::take(&mut output);
                 give.send(Task { block, output }).map_err(|_| dead())?;
                 given += 1;
-                next = framer.next_block().map_err(unreadable)?;
+                next = input.next_block().map_err(unreadable)?;
             }
         }
         Ok(())
@@ -280,7 +314,7 @@ impl Flow<'_> {
         command: &Command,
         work: Work<'_>,
         first: Option<Block>,
-        framer: Framer<'_>,
+        input: Blocks<'_>,
         delivery: &mut dyn Delivery,
     ) -> Result<Counts> {
         let back = decode_of(self.encode);
@@ -290,7 +324,7 @@ impl Flow<'_> {
         let shared = Mutex::new(delivery);
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
         let ends = Ends {
-            feed: |pipe: &mut dyn Write| self.feed(work, first, framer, pipe, &shared, &mut fed),
+            feed: |pipe: &mut dyn Write| self.feed(work, first, input, pipe, &shared, &mut fed),
             collect: |pipe: Box<dyn Read + Send + '_>| {
                 self.collect(collect_work, pipe, &framing, &shared, &mut collected)
             },
@@ -312,24 +346,24 @@ impl Flow<'_> {
         &self,
         work: Work<'_>,
         mut first: Option<Block>,
-        mut framer: Framer<'_>,
+        mut input: Blocks<'_>,
         pipe: &mut dyn Write,
         delivery: &Mutex<&mut dyn Delivery>,
         counts: &mut Counts,
     ) -> Result<()> {
         let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
         loop {
-            let next = first.take().map_or_else(|| framer.next_block(), |block| Ok(Some(block)));
+            let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
             let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
             let mut worked = work.on(block, Vec::new())?;
-            let input = std::mem::take(&mut worked.output);
-            pipe.write_all(&input).map_err(broken)?;
+            let records = std::mem::take(&mut worked.output);
+            pipe.write_all(&records).map_err(broken)?;
             if worked.paused {
                 pipe.flush().map_err(broken)?;
             }
             deliver(&mut worked, &mut **locked(delivery), counts)?;
-            if counts.ended && framer.is_live() {
+            if counts.ended && input.is_live() {
                 return Ok(());
             }
         }
@@ -414,6 +448,10 @@ fn sink_of(format: &decode::Format) -> sink::Format {
         }
         #[cfg(feature = "sql")]
         decode::Format::Json(_) => sink::Format::Json {},
+        #[cfg(feature = "sql")]
+        decode::Format::Parquet(_) => {
+            sink::Format::Csv(sink::csv::Csv { header: false, ..Default::default() })
+        }
     }
 }
 
@@ -423,17 +461,19 @@ fn decode_of(format: sink::Format) -> decode::Format {
         sink::Format::Numbers {} => decode::Format::Numbers {},
         sink::Format::Lines {} => decode::Format::Lines {},
         #[cfg(feature = "sql")]
-        sink::Format::Csv(_) | sink::Format::Json {} => decode::Format::Lines {},
+        sink::Format::Csv(_) | sink::Format::Json {} | sink::Format::Parquet(_) => {
+            decode::Format::Lines {}
+        }
     }
 }
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.
-pub(super) fn unreadable(error: io::Error) -> Failure {
+pub fn unreadable(error: io::Error) -> Failure {
     if decode::compression::is_truncation(&error) {
         Failure::Incomplete(format!("ends in the middle: {error}"))
     } else if error.raw_os_error().is_some() {
         Failure::Unreadable(error)
     } else {
-        Failure::Bad(format!("cannot be decompressed: {error}"))
+        Failure::Bad(format!("cannot be read: {error}"))
     }
 }

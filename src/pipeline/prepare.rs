@@ -7,12 +7,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::flow::{Counts, Delivery, Flow, Origin};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::beginning::Beginning;
+use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Microbatch, Payload, Target};
 use crate::record::{Identity, Reject};
+use crate::sink::envelope::Envelope;
 use crate::sink::rejects;
 use crate::sink::stage::{self, Stage, StagingArea};
 use crate::source::input::Input;
@@ -37,11 +42,13 @@ pub struct Preparation<'a> {
     /// How many of them may be bad.
     pub tolerance: Tolerance,
     /// What the output begins with.
-    pub header: &'a [u8],
+    pub beginning: &'a Beginning,
     /// Whether something is made of the whole output when the job ends.
     pub has_finals: bool,
     /// Where output waits.
     pub staging: &'a StagingArea,
+    /// Where the files of a columnar output wait: from there a rename makes them visible.
+    pub parts: Option<&'a StagingArea>,
     /// The output.
     pub output: Target,
     /// The rejects.
@@ -121,22 +128,39 @@ impl Preparation<'_> {
         let mut hash = blake3::Hasher::new();
         let mut staged = Staged {
             name,
-            output: Stage::new(self.staging, self.header),
-            rejects: Stage::new(self.staging, &[]),
+            envelope: Envelope::new(self.flow.encode),
+            header: Vec::new(),
+            beginning: self.beginning,
+            output: self.parts.map_or_else(|| Stage::new(self.staging), Stage::of_file),
+            rejects: Stage::new(self.staging),
             rejected: 0,
             tolerance: self.tolerance,
             line: Vec::new(),
         };
-        let counts = {
+        let file = String::from_utf8_lossy(name);
+        let origin = Origin { file: &file, now_ms };
+        let counts = if self.flow.decode.needs_file() {
+            let mut whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
+            io::copy(&mut whole, &mut io::sink()).map_err(Failure::Unreadable)?;
+            let blocks = self.flow.decode.open(&input.file, size).map_err(unreadable)?;
+            let blocks = blocks.ok_or_else(|| Failure::fatal("a format lost its file"))?;
+            self.flow.run(blocks, origin, &mut staged)?
+        } else {
             let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
             let compression = if size == 0 { Compression::None } else { Compression::of(name) };
             let reader = compression.decompress(whole).map_err(Failure::Unreadable)?;
             let about = if compression == Compression::None { size } else { u64::MAX };
             let framer = Framer::bounded(reader, self.flow.framing, about);
-            let file = String::from_utf8_lossy(name);
-            self.flow.run(framer, Origin { file: &file, now_ms }, &mut staged)?
+            self.flow.run(framer.into(), origin, &mut staged)?
         };
+        if counts.written > 0 {
+            staged.end()?;
+        }
+        let header = std::mem::take(&mut staged.header);
         self.tolerance.check(&counts)?;
+        if counts.written > 0 && !header.is_empty() {
+            self.beginning.decide(&header).map_err(Failure::Bad)?;
+        }
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
             return Err(Failure::Changed);
         }
@@ -261,6 +285,9 @@ impl Read for Whole<'_> {
 /// A delivery into staging.
 struct Staged<'a> {
     name: &'a [u8],
+    envelope: Envelope,
+    header: Vec<u8>,
+    beginning: &'a Beginning,
     output: Stage<'a>,
     rejects: Stage<'a>,
     rejected: u64,
@@ -268,7 +295,27 @@ struct Staged<'a> {
     line: Vec<u8>,
 }
 
+impl Staged<'_> {
+    fn end(&mut self) -> Result<()> {
+        let end = self.envelope.end().map_err(Failure::Bad)?;
+        Ok(self.output.write(&end)?)
+    }
+}
+
 impl Delivery for Staged<'_> {
+    fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
+        let header = self.envelope.begin(schema).map_err(Failure::Bad)?;
+        self.beginning.agree(&header).map_err(Failure::Bad)?;
+        self.output.begin(&header);
+        self.header = header;
+        Ok(())
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+        Ok(self.output.write(&bytes)?)
+    }
+
     fn records(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.output.write(bytes)?)
     }

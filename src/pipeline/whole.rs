@@ -10,7 +10,8 @@ use arrow_array::RecordBatch;
 
 use super::flow::{Counts, Delivery, Flow};
 use super::work::{Work, failure};
-use crate::decode::frame::{Block, Framer};
+use crate::decode::blocks::Blocks;
+use crate::decode::frame::Block;
 use crate::engine::{Fed, Feed, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
@@ -24,7 +25,7 @@ pub fn run(
     query: &Ready<'_>,
     work: Work<'_>,
     mut first: Option<Block>,
-    framer: &mut Framer<'_>,
+    input: &mut Blocks<'_>,
     delivery: &mut dyn Delivery,
     mut counts: Counts,
 ) -> Result<Counts> {
@@ -37,7 +38,7 @@ pub fn run(
         let feeding = scope.spawn(move || {
             let mut feeding = Feeding { give: Some(give), delivery: shared };
             let work = Work { keeps: true, ..work };
-            flow.run_blocks(work, first.take(), framer, &mut feeding, counts)?;
+            flow.run_blocks(work, first.take(), input, &mut feeding, counts)?;
             // Whether the query still listens is its own affair.
             if let Some(give) = feeding.give {
                 let _ = give.send(Fed::End);
@@ -69,7 +70,11 @@ fn collect(
         bytes.clear();
         flow.encode.encode(&records, &mut bytes);
         let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
-        delivery.records(&bytes)?;
+        if flow.encode.is_columnar() {
+            delivery.batch(records)?;
+        } else {
+            delivery.records(&bytes)?;
+        }
     }
     Ok(written)
 }

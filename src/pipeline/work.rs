@@ -25,7 +25,7 @@ pub struct Worked {
     /// The block's own buffer, to be used again.
     pub input: Vec<u8>,
     pub output: Vec<u8>,
-    /// The records themselves, where they are to be kept.
+    /// The records themselves, where they are to be kept or cannot be encoded here.
     pub batch: Option<RecordBatch>,
     pub rejects: Vec<Reject>,
     /// Good records read.
@@ -63,6 +63,7 @@ impl Work<'_> {
                 let records = self.transform(records)?;
                 worked.written = records.num_rows() as u64;
                 self.encode.encode(&records, &mut output);
+                worked.batch = self.encode.is_columnar().then_some(records);
             }
         }
         worked.output = output;
@@ -71,16 +72,20 @@ impl Work<'_> {
 
     /// The records of a block, and the rest of what is in it.
     fn decode(self, block: Block) -> (Worked, Option<Decoded>) {
-        let Block { kind, bytes, paused, .. } = block;
+        let Block { kind, bytes, records: given, paused, .. } = block;
         let (output, rejects) = (Vec::new(), Vec::new());
         let (records, written, lines, batch) = (0, 0, 1, None);
         let mut worked =
             Worked { kind, input: bytes, output, batch, rejects, records, written, lines, paused };
         let bytes = &worked.input;
+        let is_lines = matches!(self.decoder, Decoder::Lines);
         match kind {
             Kind::Records => {
-                let mut decoded = self.decoder.decode(bytes, self.max_record);
-                if self.query.is_some() && matches!(self.decoder, Decoder::Lines) {
+                let mut decoded = match given {
+                    Some(records) => Decoded::without_lines(records),
+                    None => self.decoder.decode(bytes, self.max_record),
+                };
+                if self.query.is_some() && !bytes.is_empty() && is_lines {
                     decoded = lines::as_text(decoded);
                 }
                 worked.records = decoded.records.num_rows() as u64;

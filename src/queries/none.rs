@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use arrow_schema::SchemaRef;
+
 use crate::config::{Config, Error};
 use crate::engine::Query;
 use crate::telemetry::Pulse;
@@ -26,9 +28,9 @@ impl Queries {
         false
     }
 
-    /// No format of this build has a header.
-    pub fn header(&self) -> &[u8] {
-        &[]
+    /// No format of this build begins with its columns.
+    pub fn output(&self) -> Option<SchemaRef> {
+        None
     }
 
     /// Nothing is made of the whole output.

@@ -6,9 +6,12 @@
 mod cells;
 #[cfg(feature = "sql")]
 pub mod csv;
+pub mod envelope;
 #[cfg(feature = "sql")]
 mod json;
 mod numbers;
+#[cfg(feature = "sql")]
+pub mod parquet;
 pub mod rejects;
 pub mod replaced;
 pub mod stage;
@@ -33,6 +36,9 @@ pub enum Format {
     /// One object per line.
     #[cfg(feature = "sql")]
     Json {},
+    /// A file for each microbatch, by columns.
+    #[cfg(feature = "sql")]
+    Parquet(parquet::Parquet),
 }
 
 impl Default for Format {
@@ -44,6 +50,10 @@ impl Default for Format {
 impl Format {
     /// Why records of this schema cannot be written in this format, if so.
     pub fn refuses(self, schema: &Schema) -> Option<String> {
+        let mut names = std::collections::HashSet::new();
+        if let Some(twice) = schema.fields().iter().find(|field| !names.insert(field.name())) {
+            return Some(format!("two columns are called `{}`: name one with `as`", twice.name()));
+        }
         let fields: Vec<_> = schema.fields().iter().map(|field| field.data_type()).collect();
         match (self, fields.as_slice()) {
             (Self::Numbers {} | Self::Lines {}, [DataType::Float64])
@@ -53,6 +63,8 @@ impl Format {
             ) => None,
             (Self::Numbers {}, _) => Some("`numbers` writes one column of type double".to_owned()),
             (Self::Lines {}, _) => Some("`lines` writes one column of text".to_owned()),
+            #[cfg(feature = "sql")]
+            (Self::Parquet(parquet), _) => parquet.refuses(schema),
             #[cfg(feature = "sql")]
             (Self::Csv(_) | Self::Json {}, _) => {
                 let odd = |field: &&std::sync::Arc<arrow_schema::Field>| {
@@ -76,13 +88,25 @@ impl Format {
         }
     }
 
-    /// Appends the records to `out`. The schema was checked by [`Format::refuses`].
+    /// True when a file of this format is written as a whole: the output of a daemon is a folder
+    /// then, and records go through an [`envelope::Envelope`] in their order.
+    pub fn is_columnar(self) -> bool {
+        match self {
+            #[cfg(feature = "sql")]
+            Self::Parquet(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Appends the records to `out`, unless they are columnar. The schema was checked by [`Format::refuses`].
     pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) {
         match self {
             #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.encode(records, out),
             #[cfg(feature = "sql")]
             Self::Json {} => json::encode(records, out),
+            #[cfg(feature = "sql")]
+            Self::Parquet(_) => {}
             Self::Numbers {} | Self::Lines {} => encode_column(records.column(0), out),
         }
     }

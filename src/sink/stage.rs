@@ -26,6 +26,7 @@ const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub struct StagingArea {
     dir: Dir,
+    prefix: &'static str,
     next: AtomicU64,
 }
 
@@ -54,9 +55,9 @@ pub enum Payload {
 }
 
 impl StagingArea {
-    /// Uses `dir`, and no name below `first`.
-    pub fn new(dir: Dir, first: u64) -> Self {
-        Self { dir, next: AtomicU64::new(first) }
+    /// Uses `dir`, and no name with this prefix below `first`.
+    pub fn new(dir: Dir, prefix: &'static str, first: u64) -> Self {
+        Self { dir, prefix, next: AtomicU64::new(first) }
     }
 
     /// The directory itself.
@@ -64,13 +65,14 @@ impl StagingArea {
         &self.dir
     }
 
-    /// Removes every file that `keep` does not name: what an earlier run never committed. Returns
-    /// how many there were.
+    /// Removes every file of this area that `keep` does not name: what an earlier run never
+    /// committed. Returns how many there were.
     pub fn sweep(&self, keep: impl Fn(&OsStr) -> bool) -> anyhow::Result<u64> {
+        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(self.prefix.as_bytes());
         let mut swept = 0;
         for entry in std::fs::read_dir(self.dir.path())? {
             let name = entry?.file_name();
-            if !keep(&name) {
+            if is_ours(&name) && !keep(&name) {
                 self.dir.unlink(&name)?;
                 swept += 1;
             }
@@ -80,7 +82,7 @@ impl StagingArea {
 
     fn create(&self) -> Result<(OsString, File)> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = OsString::from(format!("{number:016x}"));
+        let name = OsString::from(format!("{}{number:016x}", self.prefix));
         let file = self.dir.create_new(&name)?;
         Ok((name, file))
     }
@@ -98,25 +100,40 @@ pub struct Stage<'a> {
     checksum: crc32fast::Hasher,
     flushing: Option<JoinHandle<Result<()>>>,
     flushed: u64,
+    /// However little it is, it goes to a file.
+    is_file: bool,
 }
 
 impl<'a> Stage<'a> {
-    /// A stage without records. What it begins with counts only where the output begins.
-    pub fn new(area: &'a StagingArea, header: &[u8]) -> Self {
+    /// A stage without records.
+    pub fn new(area: &'a StagingArea) -> Self {
         let checksum = crc32fast::Hasher::new();
-        let mut of_header = crc32fast::Hasher::new();
-        of_header.update(header);
         Self {
             area,
-            buffer: header.to_vec(),
+            buffer: Vec::new(),
             file: None,
             written: 0,
-            header: of_header,
-            header_bytes: header.len() as u64,
+            header: checksum.clone(),
+            header_bytes: 0,
             checksum,
             flushing: None,
             flushed: 0,
+            is_file: false,
         }
+    }
+
+    /// A stage whose file is going to be the output as it is.
+    pub fn of_file(area: &'a StagingArea) -> Self {
+        let mut stage = Self::new(area);
+        stage.is_file = true;
+        stage
+    }
+
+    /// What stands before the first record counts only where the output begins.
+    pub fn begin(&mut self, header: &[u8]) {
+        self.header.update(header);
+        self.header_bytes += header.len() as u64;
+        self.buffer.extend_from_slice(header);
     }
 
     /// Appends `bytes`.
@@ -181,7 +198,7 @@ impl<'a> Stage<'a> {
         let checksum = self.checksum.clone().finalize();
         self.header.combine(&self.checksum);
         let (header, whole_checksum) = (self.header_bytes, self.header.clone().finalize());
-        if self.file.is_some() && !self.buffer.is_empty() {
+        if (self.file.is_some() || self.is_file) && !self.buffer.is_empty() {
             self.flush()?;
         }
         self.join_flush()?;

@@ -1,0 +1,340 @@
+//! Parquet to records: a file that brings its own columns, and has its index at its end.
+//!
+//! What holds here: a file is read page by page, never as a whole; one that ends in the middle is
+//! told from one that is damaged; a value that its column cannot hold fails the file.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::os::unix::fs::FileExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length};
+use serde::{Deserialize, Serialize};
+
+use super::Unknown;
+use super::frame::{Block, Kind};
+use crate::record::columns::{Columns, Type};
+
+/// What a Parquet file begins and ends with (Apache Parquet, "File format").
+const MAGIC: &[u8] = b"PAR1";
+
+/// The shortest file: magic, an empty index, its length, magic.
+const BYTES_MIN: u64 = 12;
+
+/// Records in a batch.
+const BATCH_RECORDS: usize = 8192;
+
+/// Bytes read at once in front of a page.
+const READ_BYTES: usize = 64 * 1024;
+
+/// `[input.format.parquet]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parquet {
+    /// The columns that a file must have, by name; whatever it has, unless given.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
+    /// What a column is that is not named here.
+    pub unknown: Unknown,
+}
+
+/// The records of one file, or of several with the same columns.
+pub struct Reader {
+    parquet: Parquet,
+    schema: Option<SchemaRef>,
+    current: Option<Current>,
+    waiting: VecDeque<PathBuf>,
+    records: u64,
+}
+
+/// The file that is being read.
+struct Current {
+    batches: ParquetRecordBatchReader,
+    schema: SchemaRef,
+    /// The system's own error, which the library turns into a text.
+    failed: Failed,
+    left: u64,
+}
+
+type Failed = Arc<Mutex<Option<io::Error>>>;
+
+impl Parquet {
+    /// Reads the first `size` bytes of a file.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends in the middle; the system's own errors as they are; all
+    /// others say what is wrong with the file.
+    pub fn open(&self, file: &File, size: u64) -> io::Result<Reader> {
+        let current = if size == 0 { None } else { Some(self.begin(file, size)?) };
+        let own = (!self.columns.is_empty()).then(|| self.columns.schema());
+        let schema = current.as_ref().map(|current| current.schema.clone()).or(own);
+        let parquet = self.clone();
+        Ok(Reader { parquet, schema, current, waiting: VecDeque::new(), records: 0 })
+    }
+
+    /// Reads these files, one after the other. The columns must be given.
+    pub fn chain(&self, paths: Vec<PathBuf>) -> Reader {
+        let schema = Some(self.columns.schema());
+        let (parquet, waiting) = (self.clone(), paths.into());
+        Reader { parquet, schema, current: None, waiting, records: 0 }
+    }
+
+    fn begin(&self, file: &File, size: u64) -> io::Result<Current> {
+        check_magic(file, size)?;
+        let failed = Failed::default();
+        let part = Part { file: Arc::new(file.try_clone()?), size, failed: failed.clone() };
+        let made = guard(&failed, || self.build(part))?;
+        let (batches, schema, left) = made?;
+        Ok(Current { batches, schema, failed, left })
+    }
+
+    fn build(
+        &self,
+        part: Part,
+    ) -> Result<io::Result<(ParquetRecordBatchReader, SchemaRef, u64)>, ParquetError> {
+        // The columns as Parquet says them: what a writer has added for Arrow is a hint, and nobody
+        // has checked it.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(part, options)?;
+        let (schema, roots) = match self.columns_of(builder.schema()) {
+            Ok(found) => found,
+            Err(reason) => return Ok(Err(damaged(reason))),
+        };
+        let left = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let builder = builder.with_projection(mask).with_batch_size(BATCH_RECORDS);
+        Ok(Ok((builder.build()?, schema, left)))
+    }
+
+    /// The columns to read from a file with these, and which of its own they are.
+    fn columns_of(&self, found: &Schema) -> Result<(SchemaRef, Vec<usize>), String> {
+        let mut names = std::collections::HashSet::new();
+        if let Some(twice) = found.fields().iter().find(|field| !names.insert(field.name())) {
+            return Err(format!("has two columns `{}`", twice.name()));
+        }
+        if self.columns.is_empty() {
+            let field = |field: &Arc<Field>| {
+                let kind = Type::of(field.data_type()).map(Type::data_type);
+                Field::new(field.name(), kind.unwrap_or_else(|| field.data_type().clone()), true)
+            };
+            let fields: Vec<_> = found.fields().iter().map(field).collect();
+            let roots = (0..fields.len()).collect();
+            return Ok((Arc::new(Schema::new(fields)), roots));
+        }
+        let mut roots = Vec::with_capacity(self.columns.0.len());
+        for (name, wanted) in &self.columns.0 {
+            let at = found.fields().iter().position(|field| field.name() == name);
+            let at = at.ok_or_else(|| format!("has no column `{name}`"))?;
+            let kind = found.field(at).data_type();
+            if !widens(kind, *wanted) {
+                let kind = Type::of(kind).map_or_else(|| kind.to_string(), |kind| kind.to_string());
+                return Err(format!("column `{name}` is {kind}, expected {wanted}"));
+            }
+            roots.push(at);
+        }
+        let odd = found.fields().iter().enumerate().find(|(at, _)| !roots.contains(at));
+        match odd.filter(|_| self.unknown == Unknown::Reject) {
+            Some((_, field)) => Err(format!("has the unknown column `{}`", field.name())),
+            None => Ok((self.columns.schema(), roots)),
+        }
+    }
+}
+
+impl Reader {
+    /// The columns; `None` for an empty file whose columns are not given.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.schema.as_ref()
+    }
+
+    /// True when all records have been given out.
+    pub fn is_at_end(&self) -> bool {
+        self.waiting.is_empty() && self.current.as_ref().is_none_or(|current| current.left == 0)
+    }
+
+    /// The next records, or `None` at the end. A record has no line, so that its number stands for
+    /// it.
+    pub fn next_block(&mut self) -> io::Result<Option<Block>> {
+        loop {
+            if let Some(current) = &mut self.current {
+                if let Some(records) = current.next_batch()? {
+                    let lines_before = self.records;
+                    self.records += records.num_rows() as u64;
+                    return Ok(Some(Block {
+                        kind: Kind::Records,
+                        bytes: Vec::new(),
+                        records: Some(records),
+                        paused: false,
+                        lines_before,
+                    }));
+                }
+                self.current = None;
+            }
+            let Some(path) = self.waiting.pop_front() else { return Ok(None) };
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            self.current = Some(self.parquet.begin(&file, size)?);
+        }
+    }
+}
+
+impl Current {
+    fn next_batch(&mut self) -> io::Result<Option<RecordBatch>> {
+        let batches = &mut self.batches;
+        let batch = guard(&self.failed, || batches.next().transpose().map_err(ParquetError::from))?;
+        let Some(batch) = batch else { return Ok(None) };
+        self.left = self.left.saturating_sub(batch.num_rows() as u64);
+        let column = |field: &Arc<Field>| -> io::Result<ArrayRef> {
+            let name = field.name();
+            let column = batch.column_by_name(name);
+            let column = column.ok_or_else(|| damaged(format!("has lost column `{name}`")))?;
+            let options = CastOptions { safe: false, ..CastOptions::default() };
+            cast_with_options(column, field.data_type(), &options)
+                .map_err(|error| damaged(format!("column `{name}`: {error}")))
+        };
+        let columns = self.schema.fields().iter().map(column).collect::<io::Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let records = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
+        records.map(Some).map_err(|error| damaged(error.to_string()))
+    }
+}
+
+/// True when each value of a file's column is one of the wanted type too.
+fn widens(found: &DataType, wanted: Type) -> bool {
+    use Type::{Bigint, Decimal, Double, Int, Real, Smallint, Varchar};
+    // Older writers do not say that their texts are texts; a cast refuses what is no UTF-8.
+    if matches!(found, DataType::Binary) && wanted == Varchar {
+        return true;
+    }
+    let Some(found) = Type::of(found) else { return false };
+    match (found, wanted) {
+        (Smallint, Int | Bigint) | (Int, Bigint | Double) | (Smallint | Real, Double) => true,
+        (Decimal(digits, scale), Decimal(more, wider)) => {
+            scale <= wider && digits - scale <= more - wider
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
+/// Tells a file that is still arriving from one that is no Parquet file.
+fn check_magic(file: &File, size: u64) -> io::Result<()> {
+    let mut first = [0; 4];
+    let length = usize::try_from(size).unwrap_or(4).min(4);
+    let first = first.get_mut(..length).unwrap_or_default();
+    file.read_exact_at(first, 0)?;
+    if !MAGIC.starts_with(first) {
+        return Err(damaged("is no Parquet file: it does not begin with `PAR1`"));
+    }
+    let mut last = [0; 4];
+    if size >= BYTES_MIN {
+        file.read_exact_at(&mut last, size - 4)?;
+    }
+    if last == MAGIC {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::UnexpectedEof, "there is no index at the end of the file"))
+}
+
+/// Runs the library, which knows neither our errors nor, on a file made to harm, its own limits.
+fn guard<T>(failed: &Failed, run: impl FnOnce() -> Result<T, ParquetError>) -> io::Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(error);
+    }
+    match result {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(damaged(error.to_string())),
+        Err(_) => Err(damaged("is damaged: the Parquet reader gave up")),
+    }
+}
+
+fn damaged(reason: impl Into<String>) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, reason.into())
+}
+
+/// The columns of the file at `path`.
+pub fn columns(path: &Path) -> io::Result<SchemaRef> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let reader = Parquet::default().open(&file, size)?;
+    reader.schema.ok_or_else(|| damaged("is empty"))
+}
+
+/// The bytes of a file up to where it ended when it was found complete.
+struct Part {
+    file: Arc<File>,
+    size: u64,
+    failed: Failed,
+}
+
+impl Part {
+    fn note<T>(&self, result: io::Result<T>) -> Result<T, ParquetError> {
+        result.map_err(|error| {
+            let text = error.to_string();
+            if error.raw_os_error().is_some() {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+            ParquetError::EOF(text)
+        })
+    }
+}
+
+impl Length for Part {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Part {
+    type T = BufReader<At>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let (file, left) = (self.file.clone(), self.size.saturating_sub(start));
+        let failed = self.failed.clone();
+        Ok(BufReader::with_capacity(READ_BYTES, At { file, place: start, left, failed }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(ParquetError::EOF("a page lies behind the end of the file".to_owned()));
+        }
+        let mut bytes = vec![0; length];
+        self.note(self.file.read_exact_at(&mut bytes, start))?;
+        Ok(bytes.into())
+    }
+}
+
+/// Reads on from one place, whoever else reads the same file.
+pub struct At {
+    file: Arc<File>,
+    place: u64,
+    left: u64,
+    failed: Failed,
+}
+
+impl Read for At {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let got = self.file.read_at(buffer.get_mut(..want).unwrap_or_default(), self.place);
+        if let Err(error) = &got
+            && let Some(code) = error.raw_os_error()
+        {
+            let error = io::Error::from_raw_os_error(code);
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        }
+        let got = got?;
+        (self.place, self.left) = (self.place + got as u64, self.left - got as u64);
+        Ok(got)
+    }
+}

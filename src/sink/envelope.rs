@@ -1,0 +1,74 @@
+//! What is around the records of one output: what it begins with, and what it ends with.
+//!
+//! What holds here: an output has one set of columns from its beginning to its end.
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+
+use super::Format;
+#[cfg(feature = "sql")]
+use super::parquet::Encoder;
+
+/// The beginning and the end of one output.
+pub struct Envelope {
+    format: Format,
+    schema: Option<SchemaRef>,
+    #[cfg(feature = "sql")]
+    encoder: Option<Encoder>,
+}
+
+impl Envelope {
+    /// Of an output in this format.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            schema: None,
+            #[cfg(feature = "sql")]
+            encoder: None,
+        }
+    }
+
+    /// Records of this schema come; returns what stands before the first of them, once.
+    ///
+    /// # Errors
+    /// When other columns came before, or these cannot be written.
+    pub fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<u8>, String> {
+        if let Some(begun) = &self.schema {
+            let same =
+                |(one, other): (&std::sync::Arc<arrow_schema::Field>, &std::sync::Arc<_>)| {
+                    let other: &arrow_schema::Field = other;
+                    (one.name(), one.data_type()) == (other.name(), other.data_type())
+                };
+            let fields = (begun.fields(), schema.fields());
+            if fields.0.len() == fields.1.len() && fields.0.iter().zip(fields.1).all(same) {
+                return Ok(Vec::new());
+            }
+            return Err("its columns are not those of the inputs before it".to_owned());
+        }
+        self.schema = Some(schema.clone());
+        #[cfg(feature = "sql")]
+        if let Format::Parquet(parquet) = self.format {
+            self.encoder = Some(parquet.encoder(schema)?);
+        }
+        Ok(self.format.header(schema).unwrap_or_default())
+    }
+
+    /// Takes records that the workers do not encode; returns the bytes that are finished by now.
+    pub fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
+        #[cfg(feature = "sql")]
+        if let Some(encoder) = &mut self.encoder {
+            return encoder.encode(records);
+        }
+        let _ = records;
+        Err("records came that nobody asked for".to_owned())
+    }
+
+    /// What stands behind the last record.
+    pub fn end(&mut self) -> Result<Vec<u8>, String> {
+        #[cfg(feature = "sql")]
+        if let Some(encoder) = self.encoder.take() {
+            return encoder.finish();
+        }
+        Ok(Vec::new())
+    }
+}

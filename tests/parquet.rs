@@ -1,0 +1,395 @@
+//! Parquet in and out: a file that brings its columns, and a folder of whole microbatches.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Random, Spool, has, skipped};
+
+/// A job over Parquet with CSV as its output.
+fn reading(columns: &str, query: &str) -> Spool {
+    Spool::new(&format!(
+        "[input.format.parquet]\n{columns}[transform.sql]\nquery = '''{query}'''\n\
+         [output]\npath = \"output.txt\"\n[output.format.csv]\n"
+    ))
+}
+
+/// A Parquet file with what `query` makes of the numbers from 1 to `rows` as `id`.
+fn file(rows: usize, query: &str) -> Vec<u8> {
+    let spool = Spool::new(&format!(
+        "[input.format.csv]\nheader = false\n[input.format.csv.columns]\nid = \"bigint\"\n\
+         [transform.sql]\nquery = '''{query}'''\n[output]\npath = \"unused\"\n[output.format.parquet]\n"
+    ));
+    let numbers: String = (1..=rows).map(|number| format!("{number}\n")).collect();
+    fs::write(spool.path("numbers"), numbers).unwrap();
+    let output = spool.run("batch", &["-o", "made.parquet", "numbers"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read(spool.path("made.parquet")).unwrap()
+}
+
+const TYPES: &str = "select id, cast(id as int) as i, cast(id as smallint) as s, id / 4.0 as d, \
+    cast(id as real) as r, 'n' || id as name, id % 2 = 0 as even, date '2024-02-27' as day, \
+    timestamp '2024-02-28 22:35:00.25' as at, cast(id as decimal(9,2)) as price, \
+    nullif(id, 2) as maybe from input";
+
+#[test]
+fn every_type_goes_through_parquet_and_back() {
+    let spool = reading("", "select *, _file, _line from input where _line <> 3");
+    spool.drop_file("a.parquet", file(4, TYPES));
+    spool.run_once();
+    assert_eq!(
+        spool.output(),
+        "id,i,s,d,r,name,even,day,at,price,maybe,_file,_line\n\
+         1,1,1,0.25,1.0,n1,false,2024-02-27,2024-02-28 22:35:00.25,1.00,1,a.parquet,1\n\
+         2,2,2,0.5,2.0,n2,true,2024-02-27,2024-02-28 22:35:00.25,2.00,,a.parquet,2\n\
+         4,4,4,1.0,4.0,n4,true,2024-02-27,2024-02-28 22:35:00.25,4.00,4,a.parquet,4\n"
+    );
+    spool.assert_names(&["processed-a.parquet"]);
+}
+
+#[test]
+fn the_drivers_agree_on_a_large_file() {
+    let content = file(300_000, "select id, id * 6364136223846793005 as mixed from input");
+    let row_wise = "select id + 1 as id, mixed, _line from input where mixed % 3 = 0";
+    for query in [row_wise, "select * from input order by mixed", "select count(*) as n from input"]
+    {
+        let spool = reading("", query);
+        spool.drop_file("a", &content);
+        fs::write(spool.path("copy"), &content).unwrap();
+        spool.run_once();
+        let batch = spool.run("batch", &["copy"]);
+        assert!(batch.status.success(), "{}", String::from_utf8_lossy(&batch.stderr));
+        let piped = spool.pipe("batch", &["-"], &content);
+        assert!(spool.output() == String::from_utf8_lossy(&batch.stdout), "{query}");
+        assert!(spool.output() == String::from_utf8_lossy(&piped.stdout), "{query}");
+        assert!(!spool.output().is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_ends_in_the_middle_is_still_arriving() {
+    let whole = file(100, TYPES);
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nincomplete_grace = \"1h\"",
+        "[input.format.parquet]\n[output]\npath = \"output.txt\"\n[output.format.json]\n",
+    );
+    for length in [1, 3, 4, 8, 100, whole.len() / 2, whole.len() - 1] {
+        spool.drop_file(format!("cut-{length}"), &whole[..length]);
+    }
+    spool.drop_file("odd", "this is a text, and long enough");
+    spool.drop_file("whole", &whole);
+    spool.drop_file("empty", "");
+    spool.run_once();
+    let names = spool.names();
+    assert_eq!(names.iter().filter(|name| name.starts_with("cut-")).count(), 7, "{names:?}");
+    assert!(names.contains("failed-odd") && names.contains("processed-empty"), "{names:?}");
+    assert!(names.contains("processed-whole"));
+    assert!(spool.read("in/failed-odd.error.json").contains("is no Parquet file"));
+    assert_eq!(spool.output().lines().count(), 100);
+    // The grace is over.
+    spool.configure(
+        "settle = \"0s\"\nincomplete_grace = \"0s\"",
+        "[input.format.parquet]\n[output]\npath = \"output.txt\"\n[output.format.json]\n",
+    );
+    spool.run_once();
+    assert!(spool.read("in/failed-cut-100.error.json").contains("ends in the middle"));
+}
+
+/// Whatever is in the file, it becomes a microbatch or is set aside, and the daemon lives.
+#[test]
+fn a_damaged_file_harms_nobody_else() {
+    let whole = file(2_000, TYPES);
+    let spool = reading("", "select * from input");
+    spool.drop_file("a", &whole);
+    spool.run_once();
+    let mut random = Random(7);
+    for number in 0..150 {
+        let mut content = whole.clone();
+        for _ in 0..=random.below(4) {
+            // Most of the structure is at the end.
+            let from = if number % 2 == 0 { whole.len() as u64 / 2 } else { 0 };
+            let at = from + random.below(whole.len() as u64 - from - 4);
+            content[at as usize] = random.next() as u8;
+        }
+        spool.drop_file(format!("f{number:03}"), content);
+    }
+    spool.drop_file("z", &whole);
+    spool.run("run", &["--once"]);
+    spool.run_once();
+    let names = spool.names();
+    let left: Vec<_> =
+        names.iter().filter(|name| name.starts_with('f') && !name.starts_with("failed-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(names.contains("processed-z"), "{names:?}");
+    let failed = names.iter().filter(|name| name.starts_with("failed-")).count();
+    assert!(failed > 50, "{failed}");
+}
+
+#[test]
+fn columns_that_are_named_are_checked() {
+    let columns = "[input.format.parquet.columns]\ni = \"bigint\"\nr = \"double\"\nprice = \"decimal(12,4)\"\n";
+    let spool = reading(columns, "select i, r, price from input");
+    spool.drop_file("a", file(1, TYPES));
+    spool.drop_file("b", file(1, "select id as i, 1.5e0 as r from input"));
+    spool.drop_file("c", file(1, "select 'x' as i, 1.5e0 as r, 1 as price from input"));
+    spool.run_once();
+    assert_eq!(spool.output(), "i,r,price\n1,1.0,1.0000\n");
+    assert!(spool.read("in/failed-b.error.json").contains("has no column `price`"));
+    let report = spool.read("in/failed-c.error.json");
+    assert!(report.contains("column `i` is varchar, expected bigint"), "{report}");
+    let strict = columns.replace(
+        "[input.format.parquet.columns]",
+        "unknown = \"reject\"\n[input.format.parquet.columns]",
+    );
+    let spool = reading(&strict, "select i, r, price from input");
+    spool.drop_file("a", file(1, TYPES));
+    spool.run_once();
+    assert!(spool.read("in/failed-a.error.json").contains("unknown column `id`"));
+}
+
+/// Without named columns each file brings its own; an output has one set of them all the same.
+#[test]
+fn a_file_with_other_columns_is_set_aside() {
+    let spool = reading("", "select * from input");
+    spool.drop_file("a", file(1, "select id from input"));
+    spool.run_once();
+    // A new process knows the columns from the output itself.
+    spool.drop_file("b", file(1, "select id, 2 as other from input"));
+    spool.drop_file("c", file(1, "select id + 1 as id from input"));
+    spool.run_once();
+    assert_eq!(spool.output(), "id\n1\n2\n");
+    let report = spool.read("in/failed-b.error.json");
+    assert!(report.contains("begins with") && report.contains("id,other"), "{report}");
+    spool.assert_names(&["processed-a", "failed-b", "failed-b.error.json", "processed-c"]);
+}
+
+#[test]
+fn a_query_that_does_not_fit_the_file_sets_it_aside() {
+    let spool = reading("", "select missing from input");
+    spool.drop_file("a", file(1, "select id from input"));
+    spool.run_once();
+    assert!(spool.read("in/failed-a.error.json").contains("missing"));
+    // What can be known without a file is known at the start.
+    let spool = reading("", "selec 1");
+    let output = spool.run("check", &[]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+const WRITING: &str = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\nid = \"bigint\"\n\
+    [transform.sql]\nquery = \"select id, _file from input where id > 0\"\n\
+    [output]\npath = \"out\"\n[output.format.parquet]\n";
+
+fn parts(spool: &Spool) -> Vec<String> {
+    let entries = fs::read_dir(spool.path("out")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.starts_with('.'));
+    names.sort();
+    names
+}
+
+#[test]
+fn each_microbatch_is_one_file_of_the_folder() {
+    let spool = Spool::new(WRITING);
+    spool.drop_file("a", "1\n2\nbad\n");
+    spool.drop_file("b", "-1\n");
+    spool.drop_file("c", "3\n");
+    spool.run_once();
+    assert_eq!(parts(&spool), ["0000000000000001.parquet", "0000000000000003.parquet"]);
+    assert_eq!(spool.rejects().lines().count(), 1);
+    assert_eq!(fs::read_dir(spool.path("out")).unwrap().count(), 2);
+    // What a reader has taken away does not come back.
+    fs::remove_file(spool.path("out/0000000000000001.parquet")).unwrap();
+    spool.drop_file("d", "4\n");
+    spool.run_once();
+    assert_eq!(parts(&spool), ["0000000000000003.parquet", "0000000000000004.parquet"]);
+    let back = reading("", "select * from input");
+    for name in parts(&spool) {
+        back.drop_file(&name, fs::read(spool.path("out").join(&name)).unwrap());
+    }
+    back.run_once();
+    assert_eq!(back.output(), "id,_file\n3,c\n4,d\n");
+}
+
+/// A reader may take a file as soon as it is there, and a crash at that moment makes it twice
+/// nowhere.
+#[test]
+fn a_file_that_was_taken_before_a_crash_does_not_come_back() {
+    let mut taken = 0;
+    for number in 1..100 {
+        let mut spool = Spool::new(WRITING);
+        spool.drop_file("a", "1\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+        let aborted = !spool.run("run", &["--once"]).status.success();
+        spool.no_environment();
+        let part = spool.path("out/0000000000000001.parquet");
+        let was_there = fs::remove_file(&part).is_ok();
+        spool.run_once();
+        assert_eq!(part.exists(), !was_there, "abort:{number}");
+        taken += u32::from(was_there && aborted);
+        if !aborted {
+            break;
+        }
+    }
+    assert!(taken > 0);
+}
+
+#[test]
+fn a_file_of_somebody_else_is_not_replaced() {
+    let spool = Spool::new(WRITING);
+    fs::create_dir(spool.path("out")).unwrap();
+    fs::write(spool.path("out/0000000000000001.parquet"), "mine").unwrap();
+    spool.drop_file("a", "1\n");
+    let output = spool.run("run", &["--once"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("is there already"), "{log}");
+    assert_eq!(spool.read("out/0000000000000001.parquet"), "mine");
+    fs::remove_file(spool.path("out/0000000000000001.parquet")).unwrap();
+    spool.run_once();
+    assert_eq!(parts(&spool).len(), 1);
+    spool.assert_names(&["processed-a"]);
+}
+
+#[test]
+fn a_final_reads_all_files_and_can_write_one() {
+    let finals = "[[final]]\nquery = \"select id from output order by id desc\"\npath = \"sorted.csv\"\n\
+        [final.format.csv]\n[[final]]\nquery = \"select sum(id) as total from output\"\npath = \"total.parquet\"\n";
+    let spool =
+        Spool::with_input("settle = \"0s\"\nend_marker = \"END\"", &format!("{WRITING}{finals}"));
+    spool.drop_file("a", "1\n2\n");
+    spool.drop_file("b", "30\n");
+    spool.drop_file("c", "END\n");
+    spool.run_once();
+    assert_eq!(spool.read("sorted.csv"), "id\n30\n2\n1\n");
+    let back = reading("", "select * from input");
+    back.drop_file("a", fs::read(spool.path("total.parquet")).unwrap());
+    back.run_once();
+    assert_eq!(back.output(), "total\n33\n");
+}
+
+#[test]
+fn a_table_can_be_parquet_and_a_sample_too() {
+    let spool = Spool::new(
+        "[input.format.lines]\n[transform.sql]\nquery = \"select line, name from input join t on t.id = cast(line as bigint)\"\n\
+         [[table]]\nname = \"t\"\npath = \"t.parquet\"\n[output]\npath = \"output.txt\"\n[output.format.csv]\n",
+    );
+    let content = file(3, TYPES);
+    fs::write(spool.path("t.parquet"), &content).unwrap();
+    spool.drop_file("a", "2\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "line,name\n2,n2\n");
+    let output = Command::new(env!("CARGO_BIN_EXE_spoolmill"))
+        .args(["check", "--infer"])
+        .arg(spool.path("t.parquet"))
+        .output()
+        .unwrap();
+    let stanza = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stanza.starts_with("[input.format.parquet]\n[input.format.parquet.columns]\nid"),
+        "{stanza}"
+    );
+    for column in [
+        "i     = \"int\"",
+        "price = \"decimal(9,2)\"",
+        "at    = \"timestamp\"",
+        "even  = \"boolean\"",
+    ] {
+        assert!(stanza.contains(column), "{stanza}");
+    }
+    // What is printed is a job.
+    let query = "select i, price from input";
+    let spool = reading(stanza.trim_start_matches("[input.format.parquet]\n"), query);
+    spool.drop_file("a", content);
+    spool.run_once();
+    assert_eq!(spool.output(), "i,price\n1,1.00\n2,2.00\n3,3.00\n");
+}
+
+#[test]
+fn a_rule_for_numbers_takes_columns_of_numbers() {
+    let spool = Spool::new(
+        "[input.format.parquet]\n[transform.scale]\nbelow = 3.0\nby = 100.0\n\
+         [output]\npath = \"output.txt\"\n[output.format.numbers]\n",
+    );
+    spool.drop_file("a", file(3, "select cast(id as double) as x from input"));
+    spool.drop_file("b", file(3, "select id from input"));
+    spool.drop_file("c", file(3, "select cast(id as double) as x, 1.5e0 as y from input"));
+    spool.run_once();
+    assert_eq!(spool.output(), "100.0\n200.0\n3.0\n");
+    assert!(spool.read("in/failed-b.error.json").contains("a column of numbers"));
+    assert!(spool.read("in/failed-c.error.json").contains("one column of type double"));
+}
+
+#[test]
+fn a_command_gets_the_records_as_csv() {
+    let spool = Spool::new(
+        "[input.format.parquet]\n[transform.command]\nargv = [\"sort\", \"-r\"]\n\
+         [output]\npath = \"output.txt\"\n[output.format.lines]\n",
+    );
+    spool.drop_file("a", file(3, "select id, 'a,b' as t from input"));
+    spool.run_once();
+    assert_eq!(spool.output(), "3,\"a,b\"\n2,\"a,b\"\n1,\"a,b\"\n");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_reason() {
+    for (configuration, verb, reason) in [
+        (WRITING, "stream", "use `batch`"),
+        (
+            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.csv]\n",
+            "stream",
+            "use `batch`",
+        ),
+        (
+            "[input.format.lines]\n[transform.command]\nargv = [\"cat\"]\n[output]\npath = \"o\"\n[output.format.parquet]\n",
+            "check",
+            "a command writes lines",
+        ),
+        (
+            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.csv]\n[[final]]\nquery = \"select * from output\"\npath = \"f\"\n",
+            "check",
+            "needs the columns of the output",
+        ),
+    ] {
+        let spool = Spool::new(configuration);
+        let output = spool.run(verb, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(reason), "{configuration}: {said}");
+    }
+}
+
+/// Files by another writer, and ours for another reader.
+#[test]
+fn duckdb_reads_what_we_write_and_we_read_what_it_writes() {
+    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
+    if !has(&duckdb) {
+        skipped("duckdb is not installed");
+        return;
+    }
+    let spool = reading("", "select * from input order by id");
+    let ask = |sql: &str| {
+        let output = Command::new(&duckdb)
+            .args(["-csv", "-noheader", "-c", sql])
+            .current_dir(spool.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, codec) in [("a", "snappy"), ("b", "zstd"), ("c", "gzip"), ("d", "lz4_raw")] {
+        ask(&format!(
+            "copy (select id, id::utinyint as u, (id / 3)::float as f, 'x' || id as s, id::decimal(18,3) as d, \
+             timestamp_ns '2024-02-28 22:35:00.123456' as ns, timestamptz '2024-02-28 22:35:00+01' as tz, \
+             date '1969-12-31' as day, case when id % 2 = 0 then id end as n from range(3) t(id)) \
+             to 'in/{name}.tmp' (format parquet, compression {codec})"
+        ));
+        fs::rename(spool.input(format!("{name}.tmp")), spool.input(name)).unwrap();
+    }
+    spool.run_once();
+    let one =
+        "1,1,0.33333334,x1,1.000,2024-02-28 22:35:00.123456,2024-02-28 21:35:00Z,1969-12-31,\n";
+    let output = spool.output();
+    assert_eq!(output.matches(one).count(), 4, "{output}\n{:?}", spool.names());
+    fs::write(spool.path("ours.parquet"), file(3, TYPES)).unwrap();
+    let theirs = ask("select * from 'ours.parquet' where id = 2");
+    assert_eq!(theirs, "2,2,2,0.5,2.0,n2,true,2024-02-27,2024-02-28 22:35:00.25,2.00,NULL\n");
+}
