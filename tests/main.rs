@@ -36,6 +36,10 @@ mod drivers;
 #[cfg(feature = "sql")]
 mod sql;
 
+/// Reference tables, finals, results that no format can hold.
+#[cfg(feature = "sql")]
+mod queries;
+
 /// Parquet in and out.
 #[cfg(feature = "sql")]
 mod parquet;

@@ -26,7 +26,7 @@ fn printed(number: f64) -> String {
             .records;
     }
     let mut text = Vec::new();
-    Format::Numbers {}.encode(&decoded, &mut text);
+    Format::Numbers {}.encode(&decoded, &mut text).unwrap();
     String::from_utf8(text).unwrap().trim_end().to_owned()
 }
 

@@ -124,6 +124,33 @@ fn a_damaged_file_harms_nobody_else() {
     assert!(failed > 50, "{failed}");
 }
 
+/// The library reads nothing of a file whose index counts no records, and says nothing.
+#[test]
+fn a_file_that_counts_wrongly_is_not_taken_for_a_shorter_one() {
+    let whole = file(1000, "select id from input");
+    // The total in the index is the first of these: field 3, a 64-bit number, 1000 in zigzag.
+    let total = [0x16, 0xd0, 0x0f];
+    let index = whole.len()
+        - 8
+        - u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().unwrap()) as usize;
+    let at = index + whole[index..].windows(3).position(|bytes| bytes == total).unwrap();
+    let spool = reading("", "select count(*) as n from input");
+    for (name, zigzag) in
+        [("a", [0x16, 0x80, 0x00]), ("b", [0x16, 0xce, 0x0f]), ("c", [0x16, 0xd2, 0x0f])]
+    {
+        let mut content = whole.clone();
+        content[at..at + 3].copy_from_slice(&zigzag);
+        spool.drop_file(name, content);
+    }
+    spool.drop_file("d", &whole);
+    spool.run_once();
+    assert_eq!(spool.output(), "n\n1000\n");
+    for name in ["a", "b", "c"] {
+        let report = spool.read(&format!("in/failed-{name}.error.json"));
+        assert!(report.contains("records by its index"), "{report}");
+    }
+}
+
 #[test]
 fn columns_that_are_named_are_checked() {
     let columns = "[input.format.parquet.columns]\ni = \"bigint\"\nr = \"double\"\nprice = \"decimal(12,4)\"\n";
@@ -386,7 +413,7 @@ fn duckdb_reads_what_we_write_and_we_read_what_it_writes() {
     }
     spool.run_once();
     let one =
-        "1,1,0.33333334,x1,1.000,2024-02-28 22:35:00.123456,2024-02-28 21:35:00Z,1969-12-31,\n";
+        "1,1,0.33333334,x1,1.000,2024-02-28 22:35:00.123456,2024-02-28 21:35:00,1969-12-31,\n";
     let output = spool.output();
     assert_eq!(output.matches(one).count(), 4, "{output}\n{:?}", spool.names());
     fs::write(spool.path("ours.parquet"), file(3, TYPES)).unwrap();

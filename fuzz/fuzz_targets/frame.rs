@@ -28,6 +28,7 @@ fn verdicts(input: &[u8], block_bytes: usize, step: usize) -> (Vec<u8>, usize, u
         end_marker: Some(b"EOF".to_vec()),
         skip_byte_order_mark: false,
         block_bytes,
+        dialect: None,
     };
     let mut framer = Framer::bounded(Box::new(Slow(input, step)), &framing, u64::MAX);
     let (mut good, mut bad, mut behind) = (Vec::new(), 0, 0);
@@ -36,7 +37,7 @@ fn verdicts(input: &[u8], block_bytes: usize, step: usize) -> (Vec<u8>, usize, u
             Kind::Records => {
                 let decoded = lines::decode(&block.bytes, framing.max_record);
                 bad += decoded.rejects.len();
-                spoolmill::sink::Format::Lines {}.encode(&decoded.records, &mut good);
+                spoolmill::sink::Format::Lines {}.encode(&decoded.records, &mut good).unwrap();
             }
             Kind::TooLong => bad += 1,
             Kind::EndMarker => {}

@@ -166,7 +166,9 @@ pub fn date(text: &str) -> Option<i32> {
 
 /// Microseconds since 1970 in UTC. Without an offset it is UTC already.
 pub fn timestamp(text: &str) -> Option<i64> {
-    string_to_datetime(&Utc, text).ok().map(|time| time.timestamp_micros())
+    let time = string_to_datetime(&Utc, text).ok()?;
+    // There is no 61st second in the result, and the next minute is not what was written.
+    (time.timestamp_subsec_nanos() < 1_000_000_000).then(|| time.timestamp_micros())
 }
 
 /// So many decimal digits, of which `scale` behind the point; what is finer is rounded, half away
@@ -222,7 +224,14 @@ mod tests {
         assert_eq!(timestamp("2024-02-28T23:35:00+01:00"), at);
         assert_eq!(timestamp("2024-02-28T22:35:00.000000Z"), at);
         assert_eq!(timestamp("0001-01-01 00:00:00").map(i64::signum), Some(-1));
-        for text in ["", "2024-02-30 00:00:00", "2024-02-28 24:00:00", "22:35", "yesterday"] {
+        for text in [
+            "",
+            "2024-02-30 00:00:00",
+            "2024-02-28 24:00:00",
+            "22:35",
+            "yesterday",
+            "2016-12-31 23:59:60",
+        ] {
             assert_eq!(timestamp(text), None, "{text}");
         }
     }

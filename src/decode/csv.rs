@@ -13,7 +13,7 @@ use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use super::build::{self, Builder};
-use super::quotes::{Dialect, End, Field};
+use super::quotes::{Dialect, End, Field, LINE_BREAKS_MAX};
 use super::{Header, Unknown, frame};
 use crate::record::columns::{Columns, Type};
 use crate::record::{Decoded, Reject};
@@ -33,12 +33,15 @@ pub struct Csv {
     pub unknown: Unknown,
     /// The columns and their types.
     pub columns: Columns,
+    /// Line breaks that a record may hold. What this program has written has no lost quotes.
+    #[serde(skip)]
+    pub line_breaks: usize,
 }
 
 impl Default for Csv {
     fn default() -> Self {
         let (unknown, columns) = (Unknown::Ignore, Columns::default());
-        Self { header: true, delimiter: ',', unknown, columns }
+        Self { header: true, delimiter: ',', unknown, columns, line_breaks: LINE_BREAKS_MAX }
     }
 }
 
@@ -46,7 +49,7 @@ impl Csv {
     /// How records and fields are told apart.
     pub fn dialect(&self) -> Dialect {
         let delimiter = u8::try_from(self.delimiter).unwrap_or(b',');
-        Dialect { delimiter, quote: b'"' }
+        Dialect { delimiter, quote: b'"', line_breaks: self.line_breaks }
     }
 
     /// What is wrong with it, and under which key.

@@ -40,7 +40,12 @@ impl Inferred {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             !name.is_empty() && name.chars().all(plain)
         };
-        let key = |name: &String| if bare(name) { name.clone() } else { format!("{name:?}") };
+        // What JSON writes in quotes TOML reads, but for one character.
+        let quoted = |name: &String| {
+            let json = serde_json::to_string(name).unwrap_or_default();
+            json.replace('\u{7f}', "\\u007f")
+        };
+        let key = |name: &String| if bare(name) { name.clone() } else { quoted(name) };
         let width = self.columns.0.iter().map(|(name, _)| key(name).len()).max().unwrap_or(0);
         for (name, kind) in &self.columns.0 {
             let _ = writeln!(text, "{:width$} = \"{kind}\"", key(name));
@@ -93,7 +98,13 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
             path.display()
         ),
     };
-    Ok(Inferred { format, delimiter, columns: columns(&schema, format != "parquet") })
+    let columns = columns(&schema, format != "parquet");
+    let mut names = std::collections::HashSet::new();
+    anyhow::ensure!(!columns.is_empty(), "{} has no columns", path.display());
+    if let Some((twice, _)) = columns.0.iter().find(|(name, _)| !names.insert(name)) {
+        anyhow::bail!("{} has two columns `{twice}`", path.display());
+    }
+    Ok(Inferred { format, delimiter, columns })
 }
 
 /// A column that was never seen with a value, or is nested, is a text.
@@ -104,7 +115,9 @@ fn columns(schema: &Schema, guessed: bool) -> Columns {
             DataType::Timestamp(_, _) if guessed => Some(Type::Timestamp),
             other => Type::of(other),
         };
-        (field.name().clone(), kind.unwrap_or(Type::Varchar))
+        // As the header of a file is read.
+        let name = if guessed { field.name().trim() } else { field.name() };
+        (name.to_owned(), kind.unwrap_or(Type::Varchar))
     };
     Columns(schema.fields().iter().map(column).collect())
 }

@@ -5,9 +5,11 @@
 //! `1.0`, not `"12"` and not `1.7`.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use arrow_schema::SchemaRef;
+use memchr::memchr;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
@@ -152,6 +154,7 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
         let columns = &self.decoder.columns;
         // Keys mostly come in the order of the columns.
         let mut expected = 0;
+        let mut unknown = HashSet::new();
         while let Some(Key(key)) = map.next_key::<Key<'a>>()? {
             let is = |at: &usize| columns.get(*at).is_some_and(|(name, _)| *name == key);
             let found = Some(expected)
@@ -162,6 +165,9 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
                     return Err(M::Error::custom(format!("unknown key `{key}`")));
                 }
                 map.next_value::<IgnoredAny>()?;
+                if let Some(key) = unknown.replace(key) {
+                    return Err(M::Error::custom(format!("the key `{key}` stands twice")));
+                }
                 continue;
             };
             expected = at + 1;
@@ -240,6 +246,22 @@ impl<'a> DeserializeSeed<'a> for Value<'_> {
                 "null" => Ok(Cell::Null),
                 _ if build::decimal(raw, precision, scale).is_some() => Ok(Cell::Text(raw.into())),
                 _ => Err(self.refuse(raw)),
+            };
+        }
+        if self.kind == Type::Varchar {
+            // Other values than texts are their own text.
+            let raw = <&RawValue>::deserialize(deserializer)?.get();
+            return match raw.as_bytes() {
+                b"null" => Ok(Cell::Null),
+                [b'"', text @ .., b'"'] if memchr(b'\\', text).is_none() => {
+                    Ok(Cell::Text(raw.trim_matches('"').into()))
+                }
+                [b'"', ..] => {
+                    let mut json = serde_json::Deserializer::from_str(raw);
+                    let text = json.deserialize_str(Text);
+                    text.map(Cell::Text).map_err(|error| D::Error::custom(reason(&error)))
+                }
+                _ => Ok(Cell::Text(raw.into())),
             };
         }
         deserializer.deserialize_any(self)

@@ -20,6 +20,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,10 @@ impl Parquet {
             Ok(found) => found,
             Err(reason) => return Ok(Err(damaged(reason))),
         };
-        let left = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let left = match records_of(builder.metadata()) {
+            Ok(records) => records,
+            Err(reason) => return Ok(Err(damaged(reason))),
+        };
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         let builder = builder.with_projection(mask).with_batch_size(BATCH_RECORDS);
         Ok(Ok((builder.build()?, schema, left)))
@@ -193,8 +197,13 @@ impl Current {
     fn next_batch(&mut self) -> io::Result<Option<RecordBatch>> {
         let batches = &mut self.batches;
         let batch = guard(&self.failed, || batches.next().transpose().map_err(ParquetError::from))?;
-        let Some(batch) = batch else { return Ok(None) };
-        self.left = self.left.saturating_sub(batch.num_rows() as u64);
+        let Some(batch) = batch else {
+            let left = self.left;
+            let whole = (left == 0).then_some(None);
+            return whole.ok_or_else(|| damaged(format!("ends {left} records too early")));
+        };
+        let left = self.left.checked_sub(batch.num_rows() as u64);
+        self.left = left.ok_or_else(|| damaged("has more records than its index says"))?;
         let column = |field: &Arc<Field>| -> io::Result<ArrayRef> {
             let name = field.name();
             let column = batch.column_by_name(name);
@@ -225,6 +234,18 @@ fn widens(found: &DataType, wanted: Type) -> bool {
         }
         (found, wanted) => found == wanted,
     }
+}
+
+/// How many records a file has. Some writers leave the total out; the library would then read none
+/// of them, and say nothing.
+fn records_of(metadata: &ParquetMetaData) -> Result<u64, String> {
+    let total = metadata.file_metadata().num_rows();
+    let mut groups = metadata.row_groups().iter();
+    let sum = groups.try_fold(0_i64, |sum, group| sum.checked_add(group.num_rows()));
+    if sum != Some(total) {
+        return Err(format!("has {total} records by its index, and its parts have others"));
+    }
+    u64::try_from(total).map_err(|_| format!("has {total} records by its index"))
 }
 
 /// Tells a file that is still arriving from one that is no Parquet file.

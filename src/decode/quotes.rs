@@ -6,9 +6,9 @@
 
 use memchr::{memchr, memchr2};
 
-/// Line breaks that one record may hold. A file of lost quotes would otherwise be read as often as
-/// it has lines.
-const LINE_BREAKS_MAX: usize = 1000;
+/// Line breaks that one record of a file may hold. A file of lost quotes would otherwise be read as
+/// often as it has lines.
+pub const LINE_BREAKS_MAX: usize = 1000;
 
 /// The bytes that have a meaning in CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Dialect {
     pub delimiter: u8,
     /// What may stand around a field; twice inside, it means itself.
     pub quote: u8,
+    /// Line breaks that one record may hold.
+    pub line_breaks: usize,
 }
 
 /// How a record ends.
@@ -148,7 +150,7 @@ impl Dialect {
             }
             if block.get(at) == Some(&b'\n') {
                 breaks += 1;
-                if breaks > LINE_BREAKS_MAX {
+                if breaks > self.line_breaks {
                     return Closing::None;
                 }
             } else if block.get(at + 1) == Some(&self.quote) {
@@ -227,7 +229,7 @@ fn broken(block: &[u8], start: usize, whole: bool) -> End {
 mod tests {
     use super::*;
 
-    const DIALECT: Dialect = Dialect { delimiter: b',', quote: b'"' };
+    const DIALECT: Dialect = Dialect { delimiter: b',', quote: b'"', line_breaks: LINE_BREAKS_MAX };
 
     fn fields(text: &str) -> (Vec<&str>, End) {
         let mut fields = Vec::new();

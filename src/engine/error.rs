@@ -1,5 +1,6 @@
 //! What the engine says when it fails, in one line.
 
+use arrow_schema::ArrowError;
 use datafusion::common::{DataFusionError, Location};
 
 /// Why a query cannot be planned or executed.
@@ -9,6 +10,15 @@ pub struct Problem {
     message: String,
     /// True when the disk is at fault, not the query or the data.
     pub transient: bool,
+}
+
+/// True when the system failed, as it does when there is no room to spill to.
+fn is_io(error: &DataFusionError) -> bool {
+    match error {
+        DataFusionError::IoError(_) => true,
+        DataFusionError::ArrowError(error, _) => matches!(**error, ArrowError::IoError(_, _)),
+        _ => false,
+    }
 }
 
 impl Problem {
@@ -31,10 +41,7 @@ impl Problem {
         ]
         .iter()
         .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
-        Self {
-            message: message.replace('\n', " "),
-            transient: matches!(root, DataFusionError::IoError(_)),
-        }
+        Self { message: message.replace('\n', " "), transient: is_io(root) }
     }
 
     /// A problem with a statement, with its place marked.
@@ -73,6 +80,16 @@ fn marked(message: &str, sql: &str, place: Location) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_passes() {
+        let full = || std::io::Error::from_raw_os_error(28);
+        assert!(Problem::of(&DataFusionError::IoError(full())).transient);
+        let error = ArrowError::IoError("write".to_owned(), full());
+        let error = DataFusionError::ArrowError(Box::new(error), None);
+        assert!(Problem::of(&error.context("spill")).transient);
+        assert!(!Problem::of(&DataFusionError::Execution("no".to_owned())).transient);
+    }
 
     #[test]
     fn the_place_is_marked() {

@@ -16,6 +16,7 @@ mod statement;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Schema, SchemaRef};
@@ -30,11 +31,13 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt as _;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::JoinHandle;
 
 use crate::record::Decoded;
 pub use error::Problem;
-use slot::Slot;
 pub use slot::{Fed, Feed};
+use slot::{Shape, Slot};
 use statement::Statement;
 
 /// Rows in a batch between two operators.
@@ -44,13 +47,20 @@ const BATCH_ROWS: usize = 8192;
 /// of a small budget.
 const SORT_RESERVE: u64 = 8 << 20;
 
+/// Threads of the engine. One may wait for input while another spills.
+const WORKERS: usize = 2;
+
+/// How often a query that is at work asks whether it should go on.
+const BEAT: Duration = Duration::from_millis(100);
+
 /// How many consumers of memory an error names.
 const CONSUMERS_NAMED: usize = 3;
 
 /// What all queries of a job share: memory, a place to spill to, threads, and reference tables.
 pub struct Engine {
     context: SessionContext,
-    runtime: Runtime,
+    /// There until the engine is dropped.
+    runtime: Option<Runtime>,
     memory: usize,
     planning: Mutex<()>,
 }
@@ -79,15 +89,18 @@ struct Planned {
     schema: Schema,
     /// The same, and what the query reads besides them.
     bound: SchemaRef,
-    /// The operator that must see more than one record at a time, if there is one.
-    blocking: Option<String>,
-    /// How often the plan reads the input.
-    scans: usize,
+    shape: Shape,
+}
+
+/// An execution on a thread of its own.
+pub struct Watched<'a> {
+    engine: &'a Engine,
+    batches: Receiver<Result<RecordBatch, Problem>>,
+    task: JoinHandle<()>,
 }
 
 /// An execution that is under way.
-pub struct Run<'a> {
-    engine: &'a Engine,
+struct Run {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     /// The partition that is being read, and how many have been begun.
@@ -104,6 +117,8 @@ impl Engine {
         let environment = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
             .with_temp_file_path(spill)
+            // The disk is the limit: a full one passes.
+            .with_max_temp_directory_size(u64::MAX)
             .build_arc()
             .map_err(|error| Problem::of(&error))?;
         let mut config = SessionConfig::new()
@@ -121,12 +136,22 @@ impl Engine {
         let reserve = SORT_RESERVE.min(memory / 8);
         options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(0);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            .worker_threads(WORKERS)
+            .enable_time()
             .thread_name("sql")
             .build()
             .map_err(|error| Problem::new(format!("start the SQL threads: {error}")))?;
         let context = SessionContext::new_with_config_rt(config, environment);
-        Ok(Arc::new(Self { context, runtime, memory: bytes, planning: Mutex::new(()) }))
+        Ok(Arc::new(Self {
+            context,
+            runtime: Some(runtime),
+            memory: bytes,
+            planning: Mutex::new(()),
+        }))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("the engine is not dropped")
     }
 
     /// What an execution is given. A plan holds its functions itself.
@@ -160,6 +185,15 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A query that was left alone may be at work for hours before it notices.
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// The content of a reference table.
 pub struct Table(Arc<dyn TableProvider>);
 
@@ -188,12 +222,13 @@ impl Query {
     /// The operator that must see the end of the input before it can give a record, if there is
     /// one; a query without one may be run on each part of the input by itself.
     pub fn blocking(&self) -> Option<String> {
-        self.planned().and_then(|planned| planned.blocking.clone())
+        self.planned().and_then(|planned| planned.shape.blocking.clone())
     }
 
-    /// True when each run reads a part of its own, and takes no more memory than that.
-    pub fn is_row_wise(&self) -> bool {
-        self.planned().is_some_and(|planned| planned.blocking.is_none())
+    /// True when a run takes no memory to speak of besides the records that it is given.
+    pub fn is_frugal(&self) -> bool {
+        let planned = self.planned();
+        planned.is_some_and(|planned| planned.shape.blocking.is_none() && !planned.shape.builds)
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
@@ -248,7 +283,12 @@ impl Ready<'_> {
 
     /// True when it may be run over each part of the input by itself.
     pub fn is_row_wise(&self) -> bool {
-        self.planned.blocking.is_none()
+        self.planned.shape.blocking.is_none()
+    }
+
+    /// True when each run begins with work of its own, such as the hash table of a join.
+    pub fn builds(&self) -> bool {
+        self.planned.shape.builds
     }
 
     /// True when it asks for `_file` or `_line`.
@@ -256,13 +296,28 @@ impl Ready<'_> {
         self.wants_position
     }
 
-    /// Starts the query over `feed`.
-    pub fn run(&self, feed: Feed) -> Result<Run<'_>, Problem> {
-        let feed = if self.planned.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
+    /// Starts the query over `feed`, on a thread of its own: whoever waits for it can stop waiting,
+    /// however long it is at work on one batch.
+    pub fn start(&self, feed: Feed) -> Result<Watched<'_>, Problem> {
+        let mut run = self.run(feed)?;
+        let (give, batches) = channel(1);
+        let task = self.engine.runtime().spawn(async move {
+            while let Some(next) = run.next().await.transpose() {
+                let is_last = next.is_err();
+                if give.send(next).await.is_err() || is_last {
+                    break;
+                }
+            }
+        });
+        Ok(Watched { engine: self.engine, batches, task })
+    }
+
+    fn run(&self, feed: Feed) -> Result<Run, Problem> {
+        let feed = if self.planned.shape.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
         let context = Arc::new(self.engine.task(feed));
         let plan = reset_plan_states(self.planned.plan.clone());
         let plan = plan.map_err(|error| Problem::of(&error))?;
-        Ok(Run { engine: self.engine, plan, context, stream: None, begun: 0 })
+        Ok(Run { plan, context, stream: None, begun: 0 })
     }
 
     /// The records with the columns that the query asks for besides their own.
@@ -283,10 +338,13 @@ impl Ready<'_> {
     /// Runs the query over one batch.
     pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, Problem> {
         let mut run = self.run(Feed::of(records))?;
-        let mut batches = Vec::new();
-        while let Some(batch) = run.next_batch()? {
-            batches.push(batch);
-        }
+        let batches = self.engine.runtime().block_on(async {
+            let mut batches = Vec::new();
+            while let Some(batch) = run.next().await? {
+                batches.push(batch);
+            }
+            Ok(batches)
+        })?;
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
@@ -295,12 +353,12 @@ impl Ready<'_> {
     }
 }
 
-impl Run<'_> {
+impl Run {
     /// The next batch of the result; `None` at its end.
-    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
         loop {
             if let Some(stream) = &mut self.stream {
-                let next = self.engine.runtime.block_on(stream.next());
+                let next = stream.next().await;
                 if let Some(batch) = next.transpose().map_err(|error| Problem::of(&error))? {
                     return Ok(Some(batch));
                 }
@@ -309,11 +367,31 @@ impl Run<'_> {
             if self.begun == self.plan.output_partitioning().partition_count() {
                 return Ok(None);
             }
-            let _inside = self.engine.runtime.enter();
             let stream = self.plan.execute(self.begun, self.context.clone());
             self.stream = Some(stream.map_err(|error| Problem::of(&error))?);
             self.begun += 1;
         }
+    }
+}
+
+impl Watched<'_> {
+    /// The next batch of the result; `None` at its end. While it is being made, `go_on` is asked
+    /// again and again, and the query is left alone when it says no.
+    pub fn next_batch(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<RecordBatch>, Problem> {
+        loop {
+            let next = async { tokio::time::timeout(BEAT, self.batches.recv()).await };
+            match self.engine.runtime().block_on(next) {
+                Ok(next) => return next.transpose(),
+                Err(_) if go_on() => {}
+                Err(_) => return Err(Problem::new("it was stopped")),
+            }
+        }
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -342,9 +420,9 @@ fn plan(
         let logical = state.statement_to_plan(statement.parsed()).await?;
         slot::hold_tables(state.create_physical_plan(&logical).await?)
     };
-    let planned = engine.runtime.block_on(planning).map_err(|error| statement.explain(&error));
+    let planned = engine.runtime().block_on(planning).map_err(|error| statement.explain(&error));
     let _ = engine.context.deregister_table(table);
     let plan = planned?;
-    let (blocking, scans) = slot::shape(&plan);
-    Ok(Planned { plan, schema: schema.clone(), bound, blocking, scans })
+    let shape = Shape::of(&plan);
+    Ok(Planned { plan, schema: schema.clone(), bound, shape })
 }

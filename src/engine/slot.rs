@@ -139,12 +139,28 @@ impl PartitionStream for Slot {
 const ROW_WISE: [&str; 4] =
     ["FilterExec", "ProjectionExec", "CoalesceBatchesExec", "CooperativeExec"];
 
-/// The operator of a plan that must see more of the input than one record, if there is one; and how
-/// often the plan reads the input.
-pub fn shape(plan: &Arc<dyn ExecutionPlan>) -> (Option<String>, usize) {
-    let scans = scans(plan);
-    let blocking = if scans == 1 { blocking(plan) } else { Some(plan.name().to_owned()) };
-    (blocking, scans)
+/// What a plan is to whoever runs it.
+pub struct Shape {
+    /// The operator that must see more of the input than one record, if there is one.
+    pub blocking: Option<String>,
+    /// How often it reads the input.
+    pub scans: usize,
+    /// Each run first makes something of a reference table, however little it is run over.
+    pub builds: bool,
+}
+
+impl Shape {
+    /// The shape of a plan.
+    pub fn of(plan: &Arc<dyn ExecutionPlan>) -> Self {
+        let scans = scans(plan);
+        let blocking = if scans == 1 { blocking(plan) } else { Some(plan.name().to_owned()) };
+        Self { blocking, scans, builds: builds(plan) }
+    }
+}
+
+fn builds(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let children = plan.children();
+    children.len() > 1 || children.into_iter().any(builds)
 }
 
 /// Makes the reference table of a join the side that is held in memory, however it was written: the

@@ -84,7 +84,8 @@ impl VisitorMut for Look<'_> {
                 self.position |= POSITION.contains(&last);
             }
             Expr::Function(function) => {
-                let name = function.name.to_string().to_lowercase();
+                let name = function.name.0.last().and_then(|part| part.as_ident());
+                let name = name.map(|name| name.value.to_lowercase()).unwrap_or_default();
                 self.time |= TIME.contains(&name.as_str());
             }
             _ => {}

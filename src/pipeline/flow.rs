@@ -81,10 +81,14 @@ pub trait Delivery: Send {
     fn reject(&mut self, reject: &Reject) -> Result<()>;
 
     /// The input pauses: what was taken should leave.
-    fn pause(&mut self) -> Result<()>;
+    fn pause(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// So much of the input has been delivered by now.
-    fn counted(&mut self, counts: &Counts);
+    fn counted(&mut self, counts: &Counts) {
+        let _ = counts;
+    }
 }
 
 /// What a flow has counted.
@@ -139,7 +143,7 @@ impl Flow<'_> {
                 self.run_command(command, work, first, input, delivery)
             }
             #[cfg(feature = "sql")]
-            (_, Some(query)) if !query.is_row_wise() => {
+            (_, Some(query)) if runs_once(query, &input) => {
                 super::whole::run(self, query, work, first, &mut input, delivery, counts)
             }
             _ => self.run_blocks(work, first, &mut input, delivery, &mut counts).map(|()| counts),
@@ -423,6 +427,14 @@ pub(super) fn deliver(
     counts.ended |= worked.kind == Kind::EndMarker;
     delivery.counted(counts);
     if worked.paused { delivery.pause() } else { Ok(()) }
+}
+
+/// True when a query is to be run once, over the whole input: it has to, or each of many runs would
+/// begin with the same work.
+#[cfg(feature = "sql")]
+fn runs_once(query: &Ready<'_>, input: &Blocks<'_>) -> bool {
+    let is_large = !input.is_live() && !input.is_at_end();
+    !query.is_row_wise() || query.builds() && is_large
 }
 
 fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {

@@ -327,10 +327,4 @@ impl Delivery for Staged<'_> {
         rejects::encode(self.name, reject, &mut self.line);
         Ok(self.rejects.write(&self.line)?)
     }
-
-    fn pause(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn counted(&mut self, _counts: &Counts) {}
 }

@@ -63,12 +63,17 @@ fn collect(
     delivery: &Mutex<&mut dyn Delivery>,
 ) -> Result<u64> {
     let (mut written, mut bytes) = (0, Vec::new());
-    let mut run = query.run(feed).map_err(failure)?;
-    while let Some(records) = run.next_batch().map_err(failure)? {
+    let mut run = query.start(feed).map_err(failure)?;
+    let go_on = || flow.check_stop().is_ok();
+    while let Some(records) = run.next_batch(&go_on).or_else(|problem| {
+        // It is no failure of the query that it was stopped.
+        flow.check_stop()?;
+        Err(failure(problem))
+    })? {
         flow.check_stop()?;
         written += records.num_rows() as u64;
         bytes.clear();
-        flow.encode.encode(&records, &mut bytes);
+        flow.encode.encode(&records, &mut bytes).map_err(Failure::Bad)?;
         let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
         if flow.encode.is_columnar() {
             delivery.batch(records)?;
@@ -104,10 +109,6 @@ impl Delivery for Feeding<'_, '_> {
 
     fn reject(&mut self, reject: &Reject) -> Result<()> {
         self.with(|delivery| delivery.reject(reject))
-    }
-
-    fn pause(&mut self) -> Result<()> {
-        Ok(())
     }
 
     fn counted(&mut self, counts: &Counts) {

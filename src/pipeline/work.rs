@@ -62,7 +62,7 @@ impl Work<'_> {
             } else {
                 let records = self.transform(records)?;
                 worked.written = records.num_rows() as u64;
-                self.encode.encode(&records, &mut output);
+                self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
                 worked.batch = self.encode.is_columnar().then_some(records);
             }
         }

@@ -9,8 +9,9 @@ use arrow_array::types::{
     Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
     Int64Type, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef};
-use arrow_schema::{DataType, TimeUnit};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_cast::{CastOptions, cast_with_options};
+use arrow_schema::{ArrowError, DataType, TimeUnit};
 
 use super::numbers;
 
@@ -95,16 +96,29 @@ pub fn has_text(data_type: &DataType) -> bool {
 }
 
 impl Cells {
-    /// The cells of a column. Its type was checked by [`has_text`].
-    pub fn of(array: &ArrayRef) -> Self {
+    /// The cells of all columns. Their types were checked by [`has_text`].
+    ///
+    /// # Errors
+    /// Names a value that has no text.
+    pub fn all(records: &RecordBatch) -> Result<Vec<Self>, String> {
+        let schema = records.schema();
+        let both = schema.fields().iter().zip(records.columns());
+        let cells = both.map(|(field, column)| {
+            Self::of(column).map_err(|error| format!("column `{}`: {error}", field.name()))
+        });
+        cells.collect()
+    }
+
+    fn of(array: &ArrayRef) -> Result<Self, ArrowError> {
         let (kind, cast) =
             Kind::of(array.data_type()).unwrap_or((Kind::Text, Some(DataType::Utf8)));
+        // An unsafe cast would make NULL of what is out of range.
+        let options = CastOptions { safe: false, ..CastOptions::default() };
         let array = match cast {
-            Some(to) => arrow_cast::cast(array, &to)
-                .unwrap_or_else(|_| arrow_array::new_null_array(&to, array.len())),
+            Some(to) => cast_with_options(array, &to, &options)?,
             None => array.clone(),
         };
-        Self { array, kind }
+        Ok(Self { array, kind })
     }
 
     /// How its values are written.

@@ -41,9 +41,12 @@ impl Csv {
     }
 
     /// Appends the records. NULL is nothing, the empty text is `""`.
-    pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// Names a value that has no text.
+    pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
         let delimiter = self.delimiter();
-        let columns: Vec<_> = records.columns().iter().map(Cells::of).collect();
+        let columns = Cells::all(records)?;
         for row in 0..records.num_rows() {
             for (number, cells) in columns.iter().enumerate() {
                 if number > 0 {
@@ -64,6 +67,7 @@ impl Csv {
             }
             out.push(b'\n');
         }
+        Ok(())
     }
 }
 

@@ -5,20 +5,18 @@ use arrow_array::RecordBatch;
 use super::cells::{Cells, Kind};
 
 /// Appends the records. What JSON has no number for (`nan`, `inf`) is `null`.
-pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) {
+///
+/// # Errors
+/// Names a value that has no text.
+pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
     let schema = records.schema();
-    let columns: Vec<_> = schema
-        .fields()
-        .iter()
-        .zip(records.columns())
-        .enumerate()
-        .map(|(number, (field, column))| {
-            let mut key = vec![if number == 0 { b'{' } else { b',' }];
-            string(field.name(), &mut key);
-            key.push(b':');
-            (key, Cells::of(column))
-        })
-        .collect();
+    let keys = schema.fields().iter().enumerate().map(|(number, field)| {
+        let mut key = vec![if number == 0 { b'{' } else { b',' }];
+        string(field.name(), &mut key);
+        key.push(b':');
+        key
+    });
+    let columns: Vec<_> = keys.zip(Cells::all(records)?).collect();
     for row in 0..records.num_rows() {
         if columns.is_empty() {
             out.push(b'{');
@@ -39,6 +37,7 @@ pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) {
         }
         out.extend_from_slice(b"}\n");
     }
+    Ok(())
 }
 
 fn string(text: &str, out: &mut Vec<u8>) {

@@ -99,23 +99,27 @@ impl Format {
     }
 
     /// Appends the records to `out`, unless they are columnar. The schema was checked by [`Format::refuses`].
-    pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    /// When a value cannot be written so that it reads back as the same.
+    pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
         match self {
             #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.encode(records, out),
             #[cfg(feature = "sql")]
             Self::Json {} => json::encode(records, out),
             #[cfg(feature = "sql")]
-            Self::Parquet(_) => {}
+            Self::Parquet(_) => Ok(()),
             Self::Numbers {} | Self::Lines {} => encode_column(records.column(0), out),
         }
     }
 }
 
-fn encode_column(column: &dyn Array, out: &mut Vec<u8>) {
+fn encode_column(column: &dyn Array, out: &mut Vec<u8>) -> Result<(), String> {
     match column.data_type() {
         DataType::Float64 if column.null_count() == 0 => {
             numbers::encode(column.as_primitive::<Float64Type>().values(), out);
+            Ok(())
         }
         DataType::Float64 => {
             // A NULL is an empty line: there is no number to write.
@@ -125,19 +129,33 @@ fn encode_column(column: &dyn Array, out: &mut Vec<u8>) {
                 }
                 out.push(b'\n');
             }
+            Ok(())
         }
         DataType::Utf8 => encode_texts(column.as_string::<i32>().iter(), out),
         DataType::LargeUtf8 => encode_texts(column.as_string::<i64>().iter(), out),
         DataType::Utf8View => encode_texts(column.as_string_view().iter(), out),
-        _ => encode_lines(column, out),
+        _ => {
+            encode_lines(column, out);
+            Ok(())
+        }
     }
 }
 
-fn encode_texts<'a>(texts: impl Iterator<Item = Option<&'a str>>, out: &mut Vec<u8>) {
+fn encode_texts<'a>(
+    texts: impl Iterator<Item = Option<&'a str>>,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
     for text in texts {
-        out.extend_from_slice(text.unwrap_or_default().as_bytes());
+        let text = text.unwrap_or_default();
+        if memchr::memchr(b'\n', text.as_bytes()).is_some() {
+            let message = "a text with a line end in it cannot be one of `lines`: csv and json can \
+                           hold it";
+            return Err(message.to_owned());
+        }
+        out.extend_from_slice(text.as_bytes());
         out.push(b'\n');
     }
+    Ok(())
 }
 
 fn encode_lines(column: &dyn Array, out: &mut Vec<u8>) {
