@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::queries::Queries;
 use crate::source::rules;
 use crate::source::watch::{self, Hint, Watch};
 use crate::telemetry::{self, Pulse};
@@ -79,6 +80,12 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
             Ending::Done(why) => return daemon.finish(why),
             Ending::Reload(new) => new,
         };
+        // What can be found wrong while the old job is open leaves it as it is, tables and all.
+        if let Err(error) = Queries::open(&new, &new.state.join("spill")) {
+            let error = anyhow::Error::from(error);
+            tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
+            continue;
+        }
         let old = daemon.job.config().clone();
         daemon.job.finish().map_err(Failure::into_error)?;
         // The old one's locks and ledger are closed before the new one's are opened.
@@ -209,7 +216,7 @@ impl<'a> Daemon<'a> {
     /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<()> {
         telemetry::notify(&[NotifyState::Stopping]);
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
             match self.job.finish() {
                 Ok(()) => {
@@ -222,7 +229,13 @@ impl<'a> Daemon<'a> {
                     tracing::warn!(error = %format!("{error:#}"), "left for the next start");
                     break;
                 }
-                Err(failure) => pause = self.pause(failure, pause),
+                Err(failure) => {
+                    failures += 1;
+                    if self.setting.until == Until::Drained && failures >= ONCE_TRIES {
+                        return Err(failure.into_error().context(GAVE_UP));
+                    }
+                    pause = self.pause(failure, pause);
+                }
             }
         }
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;

@@ -4,7 +4,6 @@
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 
-pub mod beginning;
 pub mod flow;
 pub mod prepare;
 mod vanished;
@@ -112,6 +111,8 @@ impl Pipeline {
         let mut settled = self.settled.clone();
         let older = |prepared: &Prepared| self.superseded.get(&prepared.batch.name).copied();
         settled.archived.extend(group.iter().filter_map(older));
+        let files: Vec<_> =
+            group.iter().flat_map(|prepared| prepared.batch.files().cloned()).collect();
         let observed = self.publisher.observe(&mut self.ledger);
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
@@ -129,8 +130,27 @@ impl Pipeline {
                 for input in inputs {
                     source.give_back(input);
                 }
+                // After any other failure it is unknown what was committed.
+                if matches!(failure, Failure::Transient(_)) {
+                    self.discard(&files);
+                }
                 Err(failure)
             }
+        }
+    }
+
+    /// Gives an input back to the source, with what was prepared of it undone.
+    pub fn give_back(&self, prepared: Prepared, source: &mut Source) {
+        let files: Vec<_> = prepared.batch.files().cloned().collect();
+        self.discard(&files);
+        source.give_back(prepared.input);
+    }
+
+    /// Removes staging files that no row of the ledger names.
+    fn discard(&self, files: &[OsString]) {
+        for name in files {
+            // The next start would sweep it.
+            let _ = self.publisher.discard(name);
         }
     }
 

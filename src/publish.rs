@@ -10,12 +10,14 @@
 mod appended;
 pub mod parts;
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Span, Target};
 use appended::Appended;
+pub use appended::begins_otherwise;
 use parts::Parts;
 
 /// The outputs of one job.
@@ -56,7 +58,13 @@ impl Publisher {
     /// Looks where each output ends, before a commit says where the next span begins.
     pub fn observe(&mut self, ledger: &mut Ledger) -> Result<()> {
         for (target, output) in &mut self.outputs {
-            let Output::Appended(output) = output else { continue };
+            let output = match output {
+                Output::Appended(output) => output,
+                Output::Parts(parts) => {
+                    parts.observe()?;
+                    continue;
+                }
+            };
             let position = ledger.position(*target);
             let observed = output.observe(position)?;
             if observed != position {
@@ -127,7 +135,14 @@ impl Publisher {
     }
 
     /// Removes a staging file that nothing needs any more.
-    pub fn discard(&self, name: &std::ffi::OsStr) -> Result<()> {
-        Ok(self.staging.unlink(name)?)
+    pub fn discard(&self, name: &OsStr) -> Result<()> {
+        let parts = self.outputs.iter().find_map(|(_, output)| match output {
+            Output::Parts(parts) if parts::is_waiting(name) => Some(parts),
+            _ => None,
+        });
+        match parts {
+            Some(parts) => parts.discard(name),
+            None => Ok(self.staging.unlink(name)?),
+        }
     }
 }

@@ -74,6 +74,14 @@ impl Queries {
             (Transform::Command(_), ..) => None,
             _ => written.input.format.schema(),
         };
+        if queries.output.is_none()
+            && written.output.format.has_columns()
+            && !matches!(written.transform, Transform::Command(_))
+        {
+            let message = "csv needs the columns of the input: name them \
+                           (`spoolmill check --infer SAMPLE` prints them)";
+            return Err(Problem::new("output.format", message));
+        }
         if let Some(output) = &queries.output
             && let Some(reason) = written.output.format.refuses(output)
         {

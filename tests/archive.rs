@@ -5,6 +5,20 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::support::{Spool, wait_for};
 
+/// What is durable in its place is forgotten soon, and not only when the next file comes.
+#[test]
+fn nothing_is_owed_while_nothing_comes() {
+    let spool = Spool::new("");
+    let daemon = spool.start();
+    spool.drop_file("a", "1\n");
+    wait_for("the commit", || spool.names().contains("processed-a"));
+    wait_for("nothing is owed", || {
+        spool.ledger("SELECT count(*) FROM owed") + spool.ledger("SELECT count(*) FROM unarchived")
+            == 0
+    });
+    daemon.stop();
+}
+
 #[test]
 fn the_same_name_five_times_is_five_files() {
     let spool = Spool::new("");

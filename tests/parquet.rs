@@ -3,13 +3,14 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Random, Spool, has, skipped};
+use crate::support::{Random, Spool, has, skipped, wait_for};
 
-/// A job over Parquet with CSV as its output.
+/// A job over Parquet with CSV as its output, or JSON where each file brings its own columns.
 fn reading(columns: &str, query: &str) -> Spool {
+    let format = if columns.is_empty() { "json" } else { "csv" };
     Spool::new(&format!(
         "[input.format.parquet]\n{columns}[transform.sql]\nquery = '''{query}'''\n\
-         [output]\npath = \"output.txt\"\n[output.format.csv]\n"
+         [output]\npath = \"output.txt\"\n[output.format.{format}]\n"
     ))
 }
 
@@ -36,13 +37,16 @@ fn every_type_goes_through_parquet_and_back() {
     let spool = reading("", "select *, _file, _line from input where _line <> 3");
     spool.drop_file("a.parquet", file(4, TYPES));
     spool.run_once();
-    assert_eq!(
-        spool.output(),
-        "id,i,s,d,r,name,even,day,at,price,maybe,_file,_line\n\
-         1,1,1,0.25,1.0,n1,false,2024-02-27,2024-02-28 22:35:00.25,1.00,1,a.parquet,1\n\
-         2,2,2,0.5,2.0,n2,true,2024-02-27,2024-02-28 22:35:00.25,2.00,,a.parquet,2\n\
-         4,4,4,1.0,4.0,n4,true,2024-02-27,2024-02-28 22:35:00.25,4.00,4,a.parquet,4\n"
-    );
+    let row = |id: u32, d: &str, even: bool, maybe: &str| {
+        format!(
+            "{{\"id\":{id},\"i\":{id},\"s\":{id},\"d\":{d},\"r\":{id}.0,\"name\":\"n{id}\",\"even\":{even},\
+             \"day\":\"2024-02-27\",\"at\":\"2024-02-28 22:35:00.25\",\"price\":{id}.00,\"maybe\":{maybe},\
+             \"_file\":\"a.parquet\",\"_line\":{id}}}\n"
+        )
+    };
+    let expected =
+        row(1, "0.25", false, "1") + &row(2, "0.5", true, "null") + &row(4, "1.0", true, "4");
+    assert_eq!(spool.output(), expected);
     spool.assert_names(&["processed-a.parquet"]);
 }
 
@@ -144,7 +148,7 @@ fn a_file_that_counts_wrongly_is_not_taken_for_a_shorter_one() {
     }
     spool.drop_file("d", &whole);
     spool.run_once();
-    assert_eq!(spool.output(), "n\n1000\n");
+    assert_eq!(spool.output(), "{\"n\":1000}\n");
     for name in ["a", "b", "c"] {
         let report = spool.read(&format!("in/failed-{name}.error.json"));
         assert!(report.contains("records by its index"), "{report}");
@@ -173,20 +177,31 @@ fn columns_that_are_named_are_checked() {
     assert!(spool.read("in/failed-a.error.json").contains("unknown column `id`"));
 }
 
-/// Without named columns each file brings its own; an output has one set of them all the same.
+/// Without named columns each file brings its own.
 #[test]
-fn a_file_with_other_columns_is_set_aside() {
+fn files_may_bring_other_columns_where_the_output_has_none() {
     let spool = reading("", "select * from input");
     spool.drop_file("a", file(1, "select id from input"));
+    spool.drop_file("b", file(1, "select 2 as other, id as _file from input"));
     spool.run_once();
-    // A new process knows the columns from the output itself.
-    spool.drop_file("b", file(1, "select id, 2 as other from input"));
-    spool.drop_file("c", file(1, "select id + 1 as id from input"));
+    let expected = "{\"id\":1}\n{\"other\":2,\"_file\":1}\n";
+    assert_eq!(spool.output(), expected);
+    let batch = spool.run("batch", &["in/processed-a", "in/processed-b"]);
+    assert_eq!(String::from_utf8_lossy(&batch.stdout), expected);
+    let csv = "[input.format.parquet]\n[output]\npath = \"output.txt\"\n[output.format.csv]\n";
+    let output = Spool::new(csv).run("check", &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("csv needs the columns"), "{said}");
+}
+
+/// A file may have a column of the name under which a query asks for the file.
+#[test]
+fn a_column_of_the_file_comes_before_the_name_of_the_file() {
+    let spool = reading("", "select _file, _line from input");
+    spool.drop_file("a", file(1, "select 'mine' as _file from input"));
     spool.run_once();
-    assert_eq!(spool.output(), "id\n1\n2\n");
-    let report = spool.read("in/failed-b.error.json");
-    assert!(report.contains("begins with") && report.contains("id,other"), "{report}");
-    spool.assert_names(&["processed-a", "failed-b", "failed-b.error.json", "processed-c"]);
+    assert_eq!(spool.output(), "{\"_file\":\"mine\",\"_line\":1}\n");
 }
 
 #[test]
@@ -223,7 +238,8 @@ fn each_microbatch_is_one_file_of_the_folder() {
     spool.run_once();
     assert_eq!(parts(&spool), ["0000000000000001.parquet", "0000000000000003.parquet"]);
     assert_eq!(spool.rejects().lines().count(), 1);
-    assert_eq!(fs::read_dir(spool.path("out")).unwrap().count(), 2);
+    // And the owner.
+    assert_eq!(fs::read_dir(spool.path("out")).unwrap().count(), 3);
     // What a reader has taken away does not come back.
     fs::remove_file(spool.path("out/0000000000000001.parquet")).unwrap();
     spool.drop_file("d", "4\n");
@@ -234,7 +250,7 @@ fn each_microbatch_is_one_file_of_the_folder() {
         back.drop_file(&name, fs::read(spool.path("out").join(&name)).unwrap());
     }
     back.run_once();
-    assert_eq!(back.output(), "id,_file\n3,c\n4,d\n");
+    assert_eq!(back.output(), "{\"id\":3,\"_file\":\"c\"}\n{\"id\":4,\"_file\":\"d\"}\n");
 }
 
 /// A reader may take a file as soon as it is there, and a crash at that moment makes it twice
@@ -261,20 +277,102 @@ fn a_file_that_was_taken_before_a_crash_does_not_come_back() {
 }
 
 #[test]
-fn a_file_of_somebody_else_is_not_replaced() {
+fn a_folder_that_is_not_this_job_s_is_not_written_to() {
+    let refused = |spool: &Spool, reason: &str| {
+        let output = spool.run("run", &["--once"]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && log.contains(reason), "{log}");
+    };
+    // Files of an earlier ledger.
     let spool = Spool::new(WRITING);
     fs::create_dir(spool.path("out")).unwrap();
-    fs::write(spool.path("out/0000000000000001.parquet"), "mine").unwrap();
+    let part = spool.path("out/0000000000000001.parquet");
+    fs::write(&part, "mine").unwrap();
     spool.drop_file("a", "1\n");
-    let output = spool.run("run", &["--once"]);
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{log}");
-    assert!(log.contains("is there already"), "{log}");
-    assert_eq!(spool.read("out/0000000000000001.parquet"), "mine");
-    fs::remove_file(spool.path("out/0000000000000001.parquet")).unwrap();
+    refused(&spool, "holds files that this ledger has not written");
+    assert_eq!(fs::read(&part).unwrap(), b"mine");
+    spool.assert_names(&["a"]);
+    fs::remove_file(&part).unwrap();
     spool.run_once();
     assert_eq!(parts(&spool).len(), 1);
-    spool.assert_names(&["processed-a"]);
+    // Another job.
+    let text = fs::read_to_string(spool.path("job.toml")).unwrap();
+    fs::write(spool.path("job.toml"), text.replace("\"state\"", "\"other\"")).unwrap();
+    fs::rename(&part, spool.path("taken")).unwrap();
+    refused(&spool, "belongs to the job whose state is in");
+    // The state would be swept.
+    fs::write(spool.path("job.toml"), text.replace("\"out\"", "\"state/staging\"")).unwrap();
+    refused(&spool, "keeps what is not committed");
+}
+
+/// What waits in a folder that was taken away is not taken for published.
+#[test]
+fn a_folder_that_is_taken_away_is_missed() {
+    let mut missed = 0;
+    for number in 1..100 {
+        let mut spool = Spool::new(WRITING);
+        spool.drop_file("a", "1\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+        let aborted = !spool.run("run", &["--once"]).status.success();
+        spool.no_environment();
+        let owed = spool.path("state/ledger.db").exists()
+            && spool.ledger("SELECT count(*) FROM sqlite_master WHERE name = 'owed'") == 1
+            && spool.ledger("SELECT count(*) FROM owed") == 1;
+        if owed {
+            fs::rename(spool.path("out"), spool.path("taken")).unwrap();
+            let output = spool.run("run", &["--once"]);
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "abort:{number}: {log}");
+            assert!(log.contains("is not the folder that committed files are owed to"), "{log}");
+            fs::remove_dir(spool.path("out")).unwrap();
+            fs::rename(spool.path("taken"), spool.path("out")).unwrap();
+            missed += 1;
+        }
+        spool.run_once();
+        assert_eq!(parts(&spool).len(), 1, "abort:{number}");
+        if !aborted {
+            break;
+        }
+    }
+    assert!(missed > 0);
+}
+
+#[test]
+fn a_folder_that_is_replaced_is_noticed() {
+    let spool = Spool::new(WRITING);
+    let daemon = spool.start();
+    spool.drop_file("a", "1\n");
+    wait_for("the part", || spool.path("out").exists() && !parts(&spool).is_empty());
+    wait_for("it is settled", || spool.ledger("SELECT count(*) FROM owed") == 0);
+    fs::rename(spool.path("out"), spool.path("moved")).unwrap();
+    fs::create_dir(spool.path("out")).unwrap();
+    spool.drop_file("b", "2\n");
+    let (status, log) = daemon.wait();
+    assert!(!status.success() && log.contains("is another folder than at the start"), "{log}");
+    spool.run_once();
+    assert_eq!(parts(&spool), ["0000000000000002.parquet"]);
+}
+
+/// A disk that is full gets no fuller by trying again.
+#[test]
+fn what_was_staged_for_a_commit_that_failed_is_removed() {
+    let lines = "[output.format.lines]\n";
+    for (configuration, folder) in [(WRITING, "out"), (lines, "state/staging")] {
+        let mut spool = Spool::new(configuration);
+        for number in 0..5 {
+            spool.drop_file(format!("f{number}"), "1\n".repeat(200_000));
+        }
+        spool.environment("SPOOLMILL_FAULT", "fail:commit:28:1+");
+        assert!(!spool.run("run", &["--once"]).status.success());
+        let left = fs::read_dir(spool.path(folder)).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == ".spoolmill-owner"), "{left:?}");
+        // What fails after the last commit does not last for ever either.
+        spool.environment("SPOOLMILL_FAULT", "fail:commit:28:2+");
+        assert!(!spool.run("run", &["--once"]).status.success());
+        spool.no_environment().run_once();
+        assert!(spool.names().iter().all(|name| name.starts_with("processed-")));
+    }
 }
 
 #[test]
@@ -291,7 +389,7 @@ fn a_final_reads_all_files_and_can_write_one() {
     let back = reading("", "select * from input");
     back.drop_file("a", fs::read(spool.path("total.parquet")).unwrap());
     back.run_once();
-    assert_eq!(back.output(), "total\n33\n");
+    assert_eq!(back.output(), "{\"total\":33}\n");
 }
 
 #[test]
@@ -362,7 +460,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
     for (configuration, verb, reason) in [
         (WRITING, "stream", "use `batch`"),
         (
-            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.csv]\n",
+            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.json]\n",
             "stream",
             "use `batch`",
         ),
@@ -372,7 +470,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
             "a command writes lines",
         ),
         (
-            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.csv]\n[[final]]\nquery = \"select * from output\"\npath = \"f\"\n",
+            "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.json]\n[[final]]\nquery = \"select * from output\"\npath = \"f\"\n",
             "check",
             "needs the columns of the output",
         ),
@@ -382,6 +480,52 @@ fn what_cannot_be_is_refused_with_its_reason() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(reason), "{configuration}: {said}");
     }
+}
+
+/// Types that Parquet has in several kinds are read back as they were meant.
+#[test]
+fn what_is_written_reads_back_as_the_same_type() {
+    let types = "select id, to_timestamp_seconds(id) as sec, to_timestamp_millis(id) as ms, \
+        arrow_cast(id, 'UInt64') as u, arrow_cast(id, 'Int8') as b, arrow_cast('x', 'Utf8View') as v \
+        from input";
+    let columns = "[input.format.parquet.columns]\nsec = \"timestamp\"\nms = \"timestamp\"\n\
+        u = \"decimal(20,0)\"\nb = \"smallint\"\nv = \"varchar\"\n";
+    let spool = reading(columns, "select * from input");
+    spool.drop_file("a", file(1, types));
+    spool.run_once();
+    assert_eq!(
+        spool.output(),
+        "sec,ms,u,b,v\n1970-01-01 00:00:01,1970-01-01 00:00:00.001,1,1,x\n",
+        "{:?}",
+        spool.names()
+    );
+    let interval = WRITING.replace("select id, _file", "select id, interval '1 month' as i, _file");
+    let output = Spool::new(&interval).run("check", &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("parquet cannot hold it"), "{said}");
+}
+
+/// A value of a dictionary that stands in every record is in memory once.
+#[test]
+fn a_long_text_in_every_record_costs_no_memory() {
+    let content = file(20_000, "select repeat('long ', 20000) as s from input");
+    assert!(content.len() < 200_000, "{}", content.len());
+    let spool = reading("", "select count(*) as n, max(length(s)) as l from input");
+    spool.drop_file("a", content);
+    let mut command = spool.command("run");
+    let child = command.arg("--once").stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    let status = format!("/proc/{}/status", child.id());
+    let mut daemon = crate::support::spool::Daemon::of(child, spool.path("no-log"));
+    wait_for("the end", || {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or("0");
+        let kib = line.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+        most = most.max(kib.unwrap_or(0));
+        daemon.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(spool.output(), "{\"n\":20000,\"l\":100000}\n");
+    assert!(most > 0 && most < 400 << 10, "{most} KiB");
 }
 
 /// Files by another writer, and ours for another reader.
@@ -412,8 +556,7 @@ fn duckdb_reads_what_we_write_and_we_read_what_it_writes() {
         fs::rename(spool.input(format!("{name}.tmp")), spool.input(name)).unwrap();
     }
     spool.run_once();
-    let one =
-        "1,1,0.33333334,x1,1.000,2024-02-28 22:35:00.123456,2024-02-28 21:35:00,1969-12-31,\n";
+    let one = "{\"id\":1,\"u\":1,\"f\":0.33333334,\"s\":\"x1\",\"d\":1.000,\"ns\":\"2024-02-28 22:35:00.123456\",\"tz\":\"2024-02-28 21:35:00\",\"day\":\"1969-12-31\",\"n\":null}\n";
     let output = spool.output();
     assert_eq!(output.matches(one).count(), 4, "{output}\n{:?}", spool.names());
     fs::write(spool.path("ours.parquet"), file(3, TYPES)).unwrap();

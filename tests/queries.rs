@@ -172,6 +172,61 @@ fn what_a_format_cannot_hold_is_no_record() {
     }
 }
 
+/// The engine gives up on some values. What it has given by then is not the result.
+#[test]
+fn a_query_that_panics_sets_its_file_aside() {
+    let rows = "1\n2\n-5\n4\n";
+    let wide = "select id, lpad('x', id) as x from input";
+    for query in [
+        wide.to_owned(),
+        format!("{wide} order by id"),
+        format!("select id, 'y' as x from input union all {wide}"),
+    ] {
+        let spool = job(&query, "");
+        spool.drop_file("a", rows);
+        spool.drop_file("b", "3\n");
+        spool.run_once();
+        let reason = reason(&spool, "a");
+        assert!(reason.contains("the engine gave up"), "{query}: {reason}");
+        assert!(spool.output().ends_with("3,\"  x\"\n"), "{query}: {}", spool.output());
+        assert!(!spool.output().contains("1,"), "{query}");
+        assert!(!spool.run("batch", &["in/failed-a"]).status.success(), "{query}");
+    }
+    let wide = wide.replace("input", "output");
+    let finals = format!("[[final]]\nquery = \"{wide} order by id\"\npath = \"final\"\n");
+    let spool = ending("select id from input", &finals);
+    fs::write(spool.path("final"), "old").unwrap();
+    spool.drop_file("a", format!("{rows}END\n"));
+    assert!(!spool.run("run", &["--once"]).status.success());
+    assert_eq!(spool.read("final"), "old");
+}
+
+#[test]
+fn a_binary_value_is_a_line_too() {
+    let query = "select arrow_cast(case id when 1 then 'a' when 3 then 'b\nc' end, 'Binary') as line from input";
+    let text = configuration(query, "").replace("[output.format.csv]", "[output.format.lines]");
+    let spool = Spool::new(&text);
+    spool.drop_file("a", "1\n2\n");
+    spool.drop_file("b", "3\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "a\n\n");
+    assert!(reason(&spool, "b").contains("a line end in it"));
+}
+
+#[test]
+fn a_reload_with_a_broken_table_keeps_the_old_one() {
+    let spool = job("select i.id, n.name from input i join names n on n.id = i.id", NAMES);
+    fs::write(spool.path("names.csv"), "id,name\n1,one\n").unwrap();
+    let daemon = spool.start();
+    take(&spool, "a", "1\n");
+    fs::write(spool.path("names.csv"), "id,name\n1,one,more\n").unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_for("the complaint", || daemon.log().contains("was not reloaded"));
+    take(&spool, "b", "1\n");
+    daemon.stop();
+    assert_eq!(spool.output(), "id,name\n1,one\n1,one\n");
+}
+
 #[test]
 fn two_columns_of_one_name_are_refused() {
     let said = refused(&job("select id, id + 1 as id from input", ""), "check");

@@ -139,6 +139,17 @@ impl Config {
         if self.output.is_some() && self.output == self.rejects {
             return Err(Problem::new("rejects.path", "is the same file as `output.path`"));
         }
+        // What stands there without a row in the ledger is swept.
+        let swept = ["staging", "spill"].map(|name| resolved(&self.state.join(name)));
+        for (key, place) in [("output.path", &self.output), ("rejects.path", &self.rejects)] {
+            let is_inside =
+                |place: &PathBuf| swept.iter().any(|swept| resolved(place).starts_with(swept));
+            if place.as_ref().is_some_and(is_inside) {
+                let message = "is where the state directory keeps what is not committed: expected \
+                               another place";
+                return Err(Problem::new(key, message));
+            }
+        }
         let Some(directory) = &self.directory else { return Ok(()) };
         let archive = self.archive();
         #[cfg(feature = "sql")]
@@ -235,6 +246,17 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
         && !(scale.below.is_finite() && scale.by.is_finite())
     {
         return Err(Problem::new("transform.scale", "expected finite numbers"));
+    }
+    if written.input.format.needs_file()
+        && (written.input.end_marker.is_some()
+            || matches!(
+                written.input.complete,
+                Some(file::Complete::Lines(_) | file::Complete::Trailer(_))
+            ))
+    {
+        let message = "`end_marker`, `complete.lines` and `complete.trailer` are for lines, and parquet \
+                       has none";
+        return Err(Problem::new("input.format", message));
     }
     // Without columns, as before the first file of a format that brings them.
     let or_none = schema.unwrap_or_else(|| Arc::new(Schema::empty()));

@@ -14,13 +14,12 @@ use crate::config::{Config, Problem};
 use crate::decode::compression::Compression;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, Target};
+use crate::ledger::{Committed, Ledger, Target};
 use crate::pipeline::Pipeline;
-use crate::pipeline::beginning::Beginning;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
-use crate::publish::parts::WAITING;
-use crate::publish::{Place, Publisher};
+use crate::publish::parts::{self, WAITING};
+use crate::publish::{self, Place, Publisher};
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
@@ -64,7 +63,6 @@ pub struct Job {
     queries: Queries,
     staging: StagingArea,
     parts: Option<StagingArea>,
-    beginning: Beginning,
     targets: [Target; 2],
     carried: Option<Input>,
     _locks: Vec<File>,
@@ -87,7 +85,7 @@ impl Job {
         let format = config.written.output.format;
         let header = queries.output().and_then(|schema| format.header(&schema)).unwrap_or_default();
         let place = if format.is_columnar() {
-            durable::create_dir_all(output)?;
+            claim(output, &config, &ledger, targets[0])?;
             Place::Folder(output)
         } else {
             Place::File(output, &header)
@@ -104,12 +102,10 @@ impl Job {
         let mut pipeline = Pipeline::new(ledger, publisher, archiver);
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
-        let beginning = Beginning::new(output.clone());
-        let agrees = beginning.agree(&header);
-        agrees.map_err(|reason| {
+        if let Some(reason) = publish::begins_otherwise(output, &header) {
             let problem = Problem::new("output.path", reason);
-            Failure::Fatal(config.problem(&problem).into())
-        })?;
+            return Err(Failure::Fatal(config.problem(&problem).into()));
+        }
         Ok(Self {
             config,
             pipeline,
@@ -117,7 +113,6 @@ impl Job {
             source,
             staging,
             parts,
-            beginning,
             targets,
             carried: None,
             _locks: locks,
@@ -173,7 +168,7 @@ impl Job {
             for prepared in self.prepare(inputs, pulse) {
                 match prepared {
                     // What comes behind a failure must not overtake it.
-                    Ok(prepared) if trouble.is_some() => self.source.give_back(prepared.input),
+                    Ok(prepared) if trouble.is_some() => self.give_back(prepared),
                     Ok(prepared) => {
                         bytes += staged_bytes(&prepared);
                         group.push(prepared);
@@ -267,7 +262,6 @@ impl Job {
         let [output, rejects] = self.targets;
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
-            beginning: &self.beginning,
             has_finals: self.queries.has_finals(),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
@@ -320,9 +314,14 @@ impl Job {
             group.extend(behind.drain(..1));
         }
         for prepared in behind {
-            self.source.give_back(prepared.input);
+            self.give_back(prepared);
         }
         ends
+    }
+
+    /// What was prepared is prepared again when its turn comes.
+    fn give_back(&mut self, prepared: Prepared) {
+        self.pipeline.give_back(prepared, &mut self.source);
     }
 
     fn give_back_carried(&mut self) {
@@ -354,9 +353,9 @@ impl Job {
     pub fn settle_when_quiet(&mut self) -> Result<()> {
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
             self.pipeline.sync(&self.source)?;
-            self.pipeline.settle()?;
         }
-        Ok(())
+        // Told at once after the sync, whoever asked for that; before it there is nothing to tell.
+        if self.pipeline.sync_due().is_none() { self.pipeline.settle() } else { Ok(()) }
     }
 
     /// When [`Job::round`] may have something to do, hints aside.
@@ -364,6 +363,14 @@ impl Job {
         let others = [self.pipeline.sync_due(), self.pipeline.stuck_due()];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
     }
+}
+
+/// Makes sure that the folder is this job's.
+fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
+    durable::create_dir_all(output)?;
+    let owed = ledger.owed()?;
+    let owes = owed.iter().flat_map(Committed::spans).any(|span| span.addition.target == target);
+    parts::claim(output, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
 }
 
 /// Plans the queries of a job. What an earlier run has spilled is of no use to anyone.
@@ -455,7 +462,7 @@ fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<StagingAr
     let owed = ledger.owed()?;
     let kept: Vec<_> = owed
         .iter()
-        .flat_map(crate::ledger::Committed::spans)
+        .flat_map(Committed::spans)
         .filter_map(|span| match &span.addition.payload {
             crate::ledger::Payload::File(name) => Some(name.clone()),
             crate::ledger::Payload::Memory(_) => None,

@@ -107,17 +107,20 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
     Ok(Inferred { format, delimiter, columns })
 }
 
-/// A column that was never seen with a value, or is nested, is a text.
+/// A column that was never seen with a value, or is nested, is a text where that was guessed. A
+/// Parquet file says what its columns are: those that no SQL type holds are left out.
 fn columns(schema: &Schema, guessed: bool) -> Columns {
     let column = |field: &std::sync::Arc<arrow_schema::Field>| {
+        if !guessed {
+            return Some((field.name().clone(), Type::of(field.data_type())?));
+        }
         let kind = match field.data_type() {
             // What no time zone is given for.
-            DataType::Timestamp(_, _) if guessed => Some(Type::Timestamp),
+            DataType::Timestamp(_, _) => Some(Type::Timestamp),
             other => Type::of(other),
         };
         // As the header of a file is read.
-        let name = if guessed { field.name().trim() } else { field.name() };
-        (name.to_owned(), kind.unwrap_or(Type::Varchar))
+        Some((field.name().trim().to_owned(), kind.unwrap_or(Type::Varchar)))
     };
-    Columns(schema.fields().iter().map(column).collect())
+    Columns(schema.fields().iter().filter_map(column).collect())
 }

@@ -11,14 +11,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::ByteViewType;
+use arrow_array::{ArrayRef, GenericByteViewArray, RecordBatch, RecordBatchOptions};
 use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Type as PhysicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{ChunkReader, Length};
@@ -33,6 +37,9 @@ const MAGIC: &[u8] = b"PAR1";
 
 /// The shortest file: magic, an empty index, its length, magic.
 const BYTES_MIN: u64 = 12;
+
+/// Bytes of texts in a block.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Records in a batch.
 const BATCH_RECORDS: usize = 8192;
@@ -67,6 +74,8 @@ struct Current {
     /// The system's own error, which the library turns into a text.
     failed: Failed,
     left: u64,
+    /// What was read and not given out yet.
+    read: Option<RecordBatch>,
 }
 
 type Failed = Arc<Mutex<Option<io::Error>>>;
@@ -85,7 +94,7 @@ impl Parquet {
         Ok(Reader { parquet, schema, current, waiting: VecDeque::new(), records: 0 })
     }
 
-    /// Reads these files, one after the other. The columns must be given.
+    /// Reads these files, one after the other; errors name the file. The columns must be given.
     pub fn chain(&self, paths: Vec<PathBuf>) -> Reader {
         let schema = Some(self.columns.schema());
         let (parquet, waiting) = (self.clone(), paths.into());
@@ -98,7 +107,7 @@ impl Parquet {
         let part = Part { file: Arc::new(file.try_clone()?), size, failed: failed.clone() };
         let made = guard(&failed, || self.build(part))?;
         let (batches, schema, left) = made?;
-        Ok(Current { batches, schema, failed, left })
+        Ok(Current { batches, schema, failed, left, read: None })
     }
 
     fn build(
@@ -108,7 +117,10 @@ impl Parquet {
         // The columns as Parquet says them: what a writer has added for Arrow is a hint, and nobody
         // has checked it.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(part, options)?;
+        let found = ArrowReaderMetadata::load(&part, options.clone())?;
+        let options = options.with_schema(as_read(&found));
+        let found = ArrowReaderMetadata::try_new(found.metadata().clone(), options)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(part, found);
         let (schema, roots) = match self.columns_of(builder.schema()) {
             Ok(found) => found,
             Err(reason) => return Ok(Err(damaged(reason))),
@@ -131,7 +143,11 @@ impl Parquet {
         if self.columns.is_empty() {
             let field = |field: &Arc<Field>| {
                 let kind = Type::of(field.data_type()).map(Type::data_type);
-                Field::new(field.name(), kind.unwrap_or_else(|| field.data_type().clone()), true)
+                let kind = kind.unwrap_or_else(|| match field.data_type() {
+                    DataType::BinaryView => DataType::Binary,
+                    other => other.clone(),
+                });
+                Field::new(field.name(), kind, true)
             };
             let fields: Vec<_> = found.fields().iter().map(field).collect();
             let roots = (0..fields.len()).collect();
@@ -164,7 +180,8 @@ impl Reader {
 
     /// True when all records have been given out.
     pub fn is_at_end(&self) -> bool {
-        self.waiting.is_empty() && self.current.as_ref().is_none_or(|current| current.left == 0)
+        let done = |current: &Current| current.left == 0 && current.read.is_none();
+        self.waiting.is_empty() && self.current.as_ref().is_none_or(done)
     }
 
     /// The next records, or `None` at the end. A record has no line, so that its number stands for
@@ -186,15 +203,30 @@ impl Reader {
                 self.current = None;
             }
             let Some(path) = self.waiting.pop_front() else { return Ok(None) };
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            self.current = Some(self.parquet.begin(&file, size)?);
+            let begin = || {
+                let file = File::open(&path)?;
+                self.parquet.begin(&file, file.metadata()?.len())
+            };
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            };
+            self.current = Some(begin().map_err(named)?);
         }
     }
 }
 
 impl Current {
     fn next_batch(&mut self) -> io::Result<Option<RecordBatch>> {
+        let read = self.read.take().map_or_else(|| self.read_batch(), |read| Ok(Some(read)))?;
+        let Some(read) = read else { return Ok(None) };
+        let rows = piece(&read);
+        if rows < read.num_rows() {
+            self.read = Some(read.slice(rows, read.num_rows() - rows));
+        }
+        self.typed(&read.slice(0, rows)).map(Some)
+    }
+
+    fn read_batch(&mut self) -> io::Result<Option<RecordBatch>> {
         let batches = &mut self.batches;
         let batch = guard(&self.failed, || batches.next().transpose().map_err(ParquetError::from))?;
         let Some(batch) = batch else {
@@ -204,6 +236,11 @@ impl Current {
         };
         let left = self.left.checked_sub(batch.num_rows() as u64);
         self.left = left.ok_or_else(|| damaged("has more records than its index says"))?;
+        Ok(Some(batch))
+    }
+
+    /// The records in the columns that they are to have.
+    fn typed(&self, batch: &RecordBatch) -> io::Result<RecordBatch> {
         let column = |field: &Arc<Field>| -> io::Result<ArrayRef> {
             let name = field.name();
             let column = batch.column_by_name(name);
@@ -215,7 +252,7 @@ impl Current {
         let columns = self.schema.fields().iter().map(column).collect::<io::Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let records = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
-        records.map(Some).map_err(|error| damaged(error.to_string()))
+        records.map_err(|error| damaged(error.to_string()))
     }
 }
 
@@ -223,7 +260,7 @@ impl Current {
 fn widens(found: &DataType, wanted: Type) -> bool {
     use Type::{Bigint, Decimal, Double, Int, Real, Smallint, Varchar};
     // Older writers do not say that their texts are texts; a cast refuses what is no UTF-8.
-    if matches!(found, DataType::Binary) && wanted == Varchar {
+    if matches!(found, DataType::BinaryView) && wanted == Varchar {
         return true;
     }
     let Some(found) = Type::of(found) else { return false };
@@ -234,6 +271,55 @@ fn widens(found: &DataType, wanted: Type) -> bool {
         }
         (found, wanted) => found == wanted,
     }
+}
+
+/// The columns as they are to be read. Texts as views: then a value of a dictionary that stands in
+/// many records is in memory once. The oldest kind of timestamp in microseconds: in nanoseconds,
+/// times before 1677 and after 2262 become others.
+fn as_read(found: &ArrowReaderMetadata) -> SchemaRef {
+    let parquet = found.parquet_schema();
+    let is_int96 = |root: usize| {
+        let mut leaves =
+            (0..parquet.num_columns()).filter(|leaf| parquet.get_column_root_idx(*leaf) == root);
+        leaves.any(|leaf| parquet.column(leaf).physical_type() == PhysicalType::INT96)
+    };
+    let field = |(root, field): (usize, &Arc<Field>)| {
+        let data_type = match field.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+            DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+            DataType::Timestamp(TimeUnit::Nanosecond, zone) if is_int96(root) => {
+                DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+            }
+            other => other.clone(),
+        };
+        field.as_ref().clone().with_data_type(data_type)
+    };
+    let fields: Vec<_> = found.schema().fields().iter().enumerate().map(field).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// So many of the first records that their texts are no longer than [`PIECE_BYTES`], and one at
+/// least.
+fn piece(records: &RecordBatch) -> usize {
+    let mut bytes = 0;
+    for row in 0..records.num_rows() {
+        for column in records.columns() {
+            bytes += match column.data_type() {
+                DataType::Utf8View => view_bytes(column.as_string_view(), row),
+                DataType::BinaryView => view_bytes(column.as_binary_view(), row),
+                _ => 0,
+            };
+        }
+        if bytes > PIECE_BYTES {
+            return row.max(1);
+        }
+    }
+    records.num_rows()
+}
+
+fn view_bytes<T: ByteViewType>(column: &GenericByteViewArray<T>, row: usize) -> usize {
+    let native: &[u8] = column.value(row).as_ref();
+    native.len()
 }
 
 /// How many records a file has. Some writers leave the total out; the library would then read none

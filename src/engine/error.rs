@@ -27,6 +27,14 @@ impl Problem {
         Self { message: message.into(), transient: false }
     }
 
+    /// The engine has given up, with these words.
+    pub fn panicked(words: &(dyn std::any::Any + Send)) -> Self {
+        let owned = words.downcast_ref::<String>().map(String::as_str);
+        let words = owned.or_else(|| words.downcast_ref::<&str>().copied());
+        let words = words.unwrap_or("it does not say why");
+        Self::new(format!("the engine gave up: {words}"))
+    }
+
     /// A problem of the engine's.
     pub fn of(error: &DataFusionError) -> Self {
         let root = error.find_root();

@@ -14,6 +14,7 @@ mod error;
 mod slot;
 mod statement;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -331,20 +332,28 @@ impl Ready<'_> {
         let lines: Int64Array = decoded.positions.iter().flatten().map(line).collect();
         let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));
         let mut columns = decoded.records.columns().to_vec();
-        columns.extend([Arc::new(files) as ArrayRef, Arc::new(lines)]);
+        let position = [Arc::new(files) as ArrayRef, Arc::new(lines)];
+        let has = |name| self.planned.schema.field_with_name(name).is_ok();
+        let added = statement::POSITION.into_iter().zip(position).filter(|(name, _)| !has(name));
+        columns.extend(added.map(|(_, column)| column));
         RecordBatch::try_new(self.planned.bound.clone(), columns).expect("one line for each record")
     }
 
     /// Runs the query over one batch.
     pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, Problem> {
         let mut run = self.run(Feed::of(records))?;
-        let batches = self.engine.runtime().block_on(async {
-            let mut batches = Vec::new();
-            while let Some(batch) = run.next().await? {
-                batches.push(batch);
-            }
-            Ok(batches)
-        })?;
+        let all = || {
+            self.engine.runtime().block_on(async {
+                let mut batches = Vec::new();
+                while let Some(batch) = run.next().await? {
+                    batches.push(batch);
+                }
+                Ok(batches)
+            })
+        };
+        // The engine gives up on some data, and it must not take the other files with it.
+        let batches = catch_unwind(AssertUnwindSafe(all));
+        let batches = batches.unwrap_or_else(|panic| Err(Problem::panicked(&*panic)))?;
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
@@ -381,10 +390,22 @@ impl Watched<'_> {
         loop {
             let next = async { tokio::time::timeout(BEAT, self.batches.recv()).await };
             match self.engine.runtime().block_on(next) {
-                Ok(next) => return next.transpose(),
+                Ok(Some(next)) => return next.map(Some),
+                Ok(None) => return self.end().map(|()| None),
                 Err(_) if go_on() => {}
                 Err(_) => return Err(Problem::new("it was stopped")),
             }
+        }
+    }
+}
+
+impl Watched<'_> {
+    /// Nothing more comes: that was all, or the engine has given up in the middle.
+    fn end(&mut self) -> Result<(), Problem> {
+        match self.engine.runtime().block_on(&mut self.task) {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_panic() => Err(Problem::panicked(&*error.into_panic())),
+            Err(error) => Err(Problem::new(error.to_string())),
         }
     }
 }

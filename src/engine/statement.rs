@@ -120,7 +120,9 @@ impl VisitorMut for Look<'_> {
 pub fn with_position(schema: &Schema) -> SchemaRef {
     let [file, line] = POSITION;
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(file, DataType::Utf8, false)));
-    fields.push(Arc::new(Field::new(line, DataType::Int64, false)));
+    let position = [(file, DataType::Utf8), (line, DataType::Int64)];
+    // An input that has a column of this name has its own.
+    let added = position.into_iter().filter(|(name, _)| schema.field_with_name(name).is_err());
+    fields.extend(added.map(|(name, data_type)| Arc::new(Field::new(name, data_type, false))));
     Arc::new(Schema::new(fields))
 }

@@ -71,6 +71,16 @@ pub struct Microbatch {
     pub rejected: u64,
 }
 
+impl Microbatch {
+    /// The staging files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &OsString> {
+        self.additions.iter().filter_map(|addition| match &addition.payload {
+            Payload::File(name) => Some(name),
+            Payload::Memory(_) => None,
+        })
+    }
+}
+
 /// A microbatch that happened.
 #[derive(Debug)]
 pub struct Committed {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::beginning::Beginning;
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
@@ -41,8 +40,6 @@ pub struct Preparation<'a> {
     pub flow: Flow<'a>,
     /// How many of them may be bad.
     pub tolerance: Tolerance,
-    /// What the output begins with.
-    pub beginning: &'a Beginning,
     /// Whether something is made of the whole output when the job ends.
     pub has_finals: bool,
     /// Where output waits.
@@ -129,8 +126,6 @@ impl Preparation<'_> {
         let mut staged = Staged {
             name,
             envelope: Envelope::new(self.flow.encode),
-            header: Vec::new(),
-            beginning: self.beginning,
             output: self.parts.map_or_else(|| Stage::new(self.staging), Stage::of_file),
             rejects: Stage::new(self.staging),
             rejected: 0,
@@ -156,11 +151,7 @@ impl Preparation<'_> {
         if counts.written > 0 {
             staged.end()?;
         }
-        let header = std::mem::take(&mut staged.header);
         self.tolerance.check(&counts)?;
-        if counts.written > 0 && !header.is_empty() {
-            self.beginning.decide(&header).map_err(Failure::Bad)?;
-        }
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
             return Err(Failure::Changed);
         }
@@ -286,8 +277,6 @@ impl Read for Whole<'_> {
 struct Staged<'a> {
     name: &'a [u8],
     envelope: Envelope,
-    header: Vec<u8>,
-    beginning: &'a Beginning,
     output: Stage<'a>,
     rejects: Stage<'a>,
     rejected: u64,
@@ -305,9 +294,7 @@ impl Staged<'_> {
 impl Delivery for Staged<'_> {
     fn begin(&mut self, schema: &SchemaRef) -> Result<()> {
         let header = self.envelope.begin(schema).map_err(Failure::Bad)?;
-        self.beginning.agree(&header).map_err(Failure::Bad)?;
         self.output.begin(&header);
-        self.header = header;
         Ok(())
     }
 

@@ -321,3 +321,29 @@ impl Appended {
         Failure::Transient(Err::<(), _>(error).context(doing).expect_err("it is an error"))
     }
 }
+
+/// Why an output that is to begin with this header cannot be continued: it begins with another.
+pub fn begins_otherwise(output: &Path, header: &[u8]) -> Option<String> {
+    use std::io::Read as _;
+    let mut found = Vec::new();
+    if !header.is_empty()
+        && let Ok(file) = File::open(output)
+        && let Err(error) = file.take(header.len() as u64).read_to_end(&mut found)
+    {
+        return Some(format!("{} cannot be read: {error}", output.display()));
+    }
+    if header.starts_with(&found) {
+        return None;
+    }
+    let line = |bytes: &[u8]| {
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        String::from_utf8_lossy(line).into_owned()
+    };
+    Some(format!(
+        "{} begins with \"{}\", and the job's records have the columns \"{}\": move it away to begin a \
+         new one",
+        output.display(),
+        line(&found),
+        line(header)
+    ))
+}

@@ -7,15 +7,23 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::durable::Dir;
+use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Payload, Span};
 
 /// What the names begin with under which files wait. Readers of such folders leave out what begins
 /// with a dot.
-pub const WAITING: &str = ".spoolmill-";
+pub const WAITING: &str = ".spoolmill-wait-";
+
+/// Says whose files wait here: it holds the path of the state directory. A file that waits no more
+/// counts as published, so that it must not be another folder in which it is looked for.
+const OWNER: &str = ".spoolmill-owner";
+
+/// The same, not whole yet.
+const OWNER_NEW: &str = ".spoolmill-owner.new";
 
 /// The suffix of a file.
 const SUFFIX: &str = ".parquet";
@@ -33,6 +41,26 @@ impl Parts {
     /// The folder at `path`.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { dir: Dir::open(path)?, unsynced: false })
+    }
+
+    /// The folder must be the one that was opened.
+    pub fn observe(&self) -> Result<()> {
+        let path = self.dir.path();
+        let there = path.metadata().map_err(|error| {
+            let gone = format!("the output folder {} cannot be used", path.display());
+            Failure::Transient(anyhow::Error::from(error).context(gone))
+        })?;
+        let own = self.dir.stat_self()?;
+        if (there.dev(), there.ino()) == (own.st_dev, own.st_ino) {
+            return Ok(());
+        }
+        let message = "is another folder than at the start: start again to write to it";
+        Err(Failure::fatal(format!("{} {message}", path.display())))
+    }
+
+    /// Removes a file that waits and that nothing needs any more.
+    pub fn discard(&self, name: &OsStr) -> Result<()> {
+        Ok(self.dir.unlink(name)?)
     }
 
     /// Makes the file of a microbatch visible, unless it has been before.
@@ -72,6 +100,55 @@ impl Parts {
             path.display()
         ))
     }
+}
+
+/// True for the name of a file that waits.
+pub fn is_waiting(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(WAITING.as_bytes())
+}
+
+/// Makes sure that the folder at `path` is the one that the ledger in `state` has written to so far,
+/// up to the microbatch `last`, and still owes files to if `owes` says so.
+///
+/// # Errors
+/// When it is another job's, or not the folder that files are owed to.
+pub fn claim(path: &Path, state: &Path, last: u64, owes: bool) -> anyhow::Result<()> {
+    let place = path.display();
+    let newest = list(path)?.pop().and_then(|part| number(&part));
+    anyhow::ensure!(
+        newest.is_none_or(|newest| newest <= last),
+        "{place} holds files that this ledger has not written, up to number {}: move them away",
+        newest.unwrap_or_default()
+    );
+    let own = state.as_os_str().as_bytes();
+    match std::fs::read(path.join(OWNER)) {
+        Ok(owner) if owner == own => return Ok(()),
+        Ok(owner) if owner.is_empty() => {}
+        Ok(owner) => anyhow::bail!(
+            "{place} belongs to the job whose state is in {}: choose another folder, or remove {OWNER} \
+             from it if that job is no more",
+            String::from_utf8_lossy(&owner)
+        ),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Err(_) => anyhow::ensure!(
+            !owes,
+            "{place} is not the folder that committed files are owed to: put that one back, or put an \
+             empty file {OWNER} into this one to go on without them"
+        ),
+    }
+    let dir = Dir::open(path)?;
+    let new = OsStr::new(OWNER_NEW);
+    dir.unlink(new)?;
+    let file = dir.create_new(new)?;
+    durable::write_at(&file, &path.join(new), own, 0)?;
+    durable::sync_data(&file, &path.join(new), "owner of the output")?;
+    dir.replace(new, OsStr::new(OWNER))?;
+    Ok(dir.sync("output directory")?)
+}
+
+/// The number of the microbatch whose file this is.
+fn number(part: &Path) -> Option<u64> {
+    part.file_stem()?.to_str()?.parse().ok()
 }
 
 /// The name of the file of a microbatch.

@@ -1,6 +1,6 @@
 //! What is around the records of one output: what it begins with, and what it ends with.
 //!
-//! What holds here: an output has one set of columns from its beginning to its end.
+//! What holds here: a columnar output has one set of columns from its beginning to its end.
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -34,6 +34,9 @@ impl Envelope {
     /// When other columns came before, or these cannot be written.
     pub fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<u8>, String> {
         if let Some(begun) = &self.schema {
+            if !self.format.is_columnar() {
+                return Ok(Vec::new());
+            }
             let same =
                 |(one, other): (&std::sync::Arc<arrow_schema::Field>, &std::sync::Arc<_>)| {
                     let other: &arrow_schema::Field = other;
@@ -68,6 +71,9 @@ impl Envelope {
         #[cfg(feature = "sql")]
         if let Some(encoder) = self.encoder.take() {
             return encoder.finish();
+        }
+        if self.format.is_columnar() {
+            return Err("nothing says which columns the output has".to_owned());
         }
         Ok(Vec::new())
     }

@@ -88,6 +88,15 @@ impl Format {
         }
     }
 
+    /// True when all records must have the same columns, known before the first of them.
+    pub fn has_columns(self) -> bool {
+        match self {
+            #[cfg(feature = "sql")]
+            Self::Csv(_) => true,
+            _ => false,
+        }
+    }
+
     /// True when a file of this format is written as a whole: the output of a daemon is a folder
     /// then, and records go through an [`envelope::Envelope`] in their order.
     pub fn is_columnar(self) -> bool {
@@ -134,10 +143,7 @@ fn encode_column(column: &dyn Array, out: &mut Vec<u8>) -> Result<(), String> {
         DataType::Utf8 => encode_texts(column.as_string::<i32>().iter(), out),
         DataType::LargeUtf8 => encode_texts(column.as_string::<i64>().iter(), out),
         DataType::Utf8View => encode_texts(column.as_string_view().iter(), out),
-        _ => {
-            encode_lines(column, out);
-            Ok(())
-        }
+        _ => encode_lines(column, out),
     }
 }
 
@@ -146,23 +152,24 @@ fn encode_texts<'a>(
     out: &mut Vec<u8>,
 ) -> Result<(), String> {
     for text in texts {
-        let text = text.unwrap_or_default();
-        if memchr::memchr(b'\n', text.as_bytes()).is_some() {
-            let message = "a text with a line end in it cannot be one of `lines`: csv and json can \
-                           hold it";
-            return Err(message.to_owned());
-        }
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'\n');
+        encode_line(text.unwrap_or_default().as_bytes(), out)?;
     }
     Ok(())
 }
 
-fn encode_lines(column: &dyn Array, out: &mut Vec<u8>) {
+fn encode_lines(column: &dyn Array, out: &mut Vec<u8>) -> Result<(), String> {
     let lines = column.as_binary::<i32>();
     out.reserve(lines.value_data().len() + lines.len());
-    for line in lines.iter().flatten() {
-        out.extend_from_slice(line);
-        out.push(b'\n');
+    lines.iter().try_for_each(|line| encode_line(line.unwrap_or_default(), out))
+}
+
+fn encode_line(line: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    if memchr::memchr(b'\n', line).is_some() {
+        let message =
+            "a text with a line end in it cannot be one of `lines`: csv and json can hold it";
+        return Err(message.to_owned());
     }
+    out.extend_from_slice(line);
+    out.push(b'\n');
+    Ok(())
 }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{Field, Schema, SchemaRef};
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
+
+use crate::record::columns::Type;
 
 /// Bytes that a group of rows may take in memory before it is written.
 const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -50,14 +53,25 @@ impl Parquet {
         if schema.fields().is_empty() {
             return Some("there are no columns, and parquet needs one".to_owned());
         }
-        let converted = ArrowSchemaConverter::new().convert(schema);
-        converted.err().map(|error| format!("parquet cannot hold it: {error}"))
+        // Only writing a value tells.
+        let wrote = self.encoder(schema).and_then(|mut encoder| {
+            let nulls = |field: &Arc<Field>| new_null_array(field.data_type(), 1);
+            let columns = encoder.schema.fields().iter().map(nulls).collect();
+            let records = RecordBatch::try_new(encoder.schema.clone(), columns);
+            encoder.encode(&records.map_err(|error| error.to_string())?)?;
+            encoder.finish()
+        });
+        wrote.err().map(|error| format!("parquet cannot hold it: {error}"))
     }
 
     /// Begins a file of this schema.
     pub fn encoder(self, schema: &Schema) -> Result<Encoder, String> {
-        // Every column may hold NULL: the next file of the same job has the same columns then.
-        let field = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+        // Every column may hold NULL, and is of a type that reads back as the same one.
+        let field = |field: &Arc<Field>| {
+            let own = Type::of(field.data_type()).map(Type::data_type);
+            let data_type = own.unwrap_or_else(|| field.data_type().clone());
+            Field::new(field.name(), data_type, true)
+        };
         let fields: Vec<_> = schema.fields().iter().map(field).collect();
         let schema = Arc::new(Schema::new(fields));
         let compression = match self.compression {
@@ -79,7 +93,14 @@ impl Encoder {
     /// Takes records; returns the bytes that are finished by now.
     pub fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
         let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
-        let (schema, columns) = (self.schema.clone(), records.columns().to_vec());
+        let safe = CastOptions { safe: false, ..CastOptions::default() };
+        let cast = |(column, field): (&ArrayRef, &Arc<Field>)| {
+            cast_with_options(column, field.data_type(), &safe)
+                .map_err(|error| format!("column `{}`: {error}", field.name()))
+        };
+        let columns = records.columns().iter().zip(self.schema.fields()).map(cast);
+        let columns = columns.collect::<Result<_, _>>()?;
+        let schema = self.schema.clone();
         let records = RecordBatch::try_new_with_options(schema, columns, &options);
         self.writer.write(&records.map_err(|error| error.to_string())?).map_err(said)?;
         if self.writer.memory_size() > ROW_GROUP_BYTES {
