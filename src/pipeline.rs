@@ -8,6 +8,11 @@ pub mod flow;
 pub mod prepare;
 mod vanished;
 #[cfg(feature = "sql")]
+pub mod views;
+#[cfg(not(feature = "sql"))]
+#[path = "pipeline/views/none.rs"]
+pub mod views;
+#[cfg(feature = "sql")]
 mod whole;
 mod work;
 
@@ -25,6 +30,7 @@ use crate::source::input::Input;
 use crate::source::queue::Key;
 use prepare::Prepared;
 use vanished::Vanished;
+use views::Views;
 
 /// Files that may be committed and stubbornly not archived before the daemon pauses.
 const STUCK_MAX: usize = 16;
@@ -43,6 +49,8 @@ pub struct Pipeline {
     pub publisher: Publisher,
     /// The way out of the drop folder.
     pub archiver: Archiver,
+    /// The continuous queries.
+    pub views: Views,
     unpublished: Vec<(Committed, Input)>,
     unarchived: Vec<(Committed, Input)>,
     stuck: Vec<Stuck>,
@@ -71,11 +79,12 @@ struct Stuck {
 
 impl Pipeline {
     /// A pipeline with nothing in it.
-    pub fn new(ledger: Ledger, publisher: Publisher, archiver: Archiver) -> Self {
+    pub fn new(ledger: Ledger, publisher: Publisher, archiver: Archiver, views: Views) -> Self {
         Self {
             ledger,
             publisher,
             archiver,
+            views,
             unpublished: Vec::new(),
             unarchived: Vec::new(),
             stuck: Vec::new(),
@@ -103,7 +112,7 @@ impl Pipeline {
 
     /// Commits a group in one transaction, with what has become durable since the last one. When
     /// that fails, the inputs go back to the source.
-    fn commit(&mut self, group: Vec<Prepared>, source: &mut Source) -> Result<()> {
+    fn commit(&mut self, mut group: Vec<Prepared>, source: &mut Source) -> Result<()> {
         if group.is_empty() {
             return Ok(());
         }
@@ -113,12 +122,14 @@ impl Pipeline {
         settled.archived.extend(group.iter().filter_map(older));
         let files: Vec<_> =
             group.iter().flat_map(|prepared| prepared.batch.files().cloned()).collect();
-        let observed = self.publisher.observe(&mut self.ledger);
+        let states = self.publisher.observe(&mut self.ledger);
+        let states = states.and_then(|()| self.views.advance(&self.ledger, &mut group));
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
-        let committed = observed.and_then(|()| self.ledger.commit(batches, &settled));
+        let committed = states.and_then(|states| self.ledger.commit(batches, &states, &settled));
         match committed {
             Ok(committed) => {
+                self.views.note_committed();
                 self.forget_settled()?;
                 for committed in &committed {
                     self.superseded.remove(&committed.batch().name);
@@ -302,6 +313,19 @@ impl Pipeline {
         self.retry_stuck(source)?;
         self.sync(source)?;
         self.settle()
+    }
+
+    /// Replaces the results of views that are due by now.
+    pub fn replace_views(&mut self, now: Instant) -> Result<()> {
+        self.views.replace_due(&self.ledger, now)
+    }
+
+    /// Replaces all results of views that are out of date.
+    pub fn replace_all_views(&mut self) -> Result<()> {
+        while let Some(due) = self.views.due() {
+            self.views.replace_due(&self.ledger, due)?;
+        }
+        Ok(())
     }
 
     /// True when something has waited to become durable for long enough.

@@ -7,6 +7,7 @@
 
 mod finals;
 mod tables;
+mod views;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use arrow_schema::SchemaRef;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
 use crate::engine::{Engine, Query};
+use crate::failure::Failure;
+use crate::ledger::Ledger;
+use crate::pipeline::views::{Definition, Deltas, Tap, Views};
 use crate::record::text_schema;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
@@ -29,6 +33,7 @@ pub struct Queries {
     transform: Option<Query>,
     tables: Tables,
     finals: Vec<Final>,
+    views: Vec<Definition>,
     output: Option<SchemaRef>,
 }
 
@@ -49,13 +54,14 @@ impl Queries {
             transform: None,
             tables: Tables::default(),
             finals: Vec::new(),
+            views: Vec::new(),
             output: None,
         };
         let sql = match &written.transform {
             Transform::Sql(sql) => Some(sql),
             _ => None,
         };
-        if sql.is_some() || !written.finals.is_empty() {
+        if sql.is_some() || !written.finals.is_empty() || !written.view.is_empty() {
             let memory = written.engine.memory.0;
             let engine = Engine::new(memory, spill);
             let engine = engine.map_err(|error| Problem::new("engine", error.to_string()))?;
@@ -88,6 +94,9 @@ impl Queries {
             return Err(Problem::new("output.format", reason));
         }
         queries.plan_finals(config)?;
+        if let Some(engine) = &queries.engine {
+            queries.views = views::plan(engine, config, queries.output.as_ref())?;
+        }
         Ok(queries)
     }
 
@@ -118,6 +127,26 @@ impl Queries {
     /// The columns of the output, where they are known before the first input.
     pub fn output(&self) -> Option<SchemaRef> {
         self.output.clone()
+    }
+
+    /// True when there are continuous views.
+    pub fn has_views(&self) -> bool {
+        !self.views.is_empty()
+    }
+
+    /// The views over their ledger.
+    pub fn open_views(&self, ledger: &mut Ledger) -> Result<Views, Failure> {
+        Views::open(self.views.clone(), ledger)
+    }
+
+    /// What makes partial states of the records of a batch.
+    pub fn tap(&self) -> Tap {
+        Tap::new(self.views.iter().map(|definition| definition.view.clone()))
+    }
+
+    /// Makes the results of the views over everything at once.
+    pub fn finish_views(&self, all: Vec<Deltas>) -> anyhow::Result<()> {
+        views::finish(&self.views, all)
     }
 
     /// True when there is something to be made of the whole output.

@@ -71,6 +71,20 @@ const PARQUET: Job = Job {
     },
 };
 
+/// Two views over the output, one replaced, one appended to.
+#[cfg(feature = "sql")]
+const VIEWS: Job = Job {
+    configuration: "[input.format.csv]\n[input.format.csv.columns]\nnum = \"double\"\n\
+        [output]\npath = \"output.txt\"\n[output.format.csv]\n\
+        [[view]]\nname = \"all\"\nmode = \"complete\"\npath = \"all.csv\"\n\
+        query = \"select num, count(*) as n, sum(num) as s from output group by num order by num\"\n\
+        [[view]]\nname = \"changed\"\nmode = \"update\"\npath = \"changed.csv\"\n\
+        query = \"select num, count(*) as n, sum(num) as s from output group by num\"\n",
+    header: "num\n",
+    record: str::to_owned,
+    seen: Spool::output,
+};
+
 impl Job {
     fn file(self, numbers: &[&str]) -> String {
         let records: String = numbers.iter().map(|number| (self.record)(number) + "\n").collect();
@@ -83,6 +97,7 @@ impl Job {
 struct End {
     output: Lines,
     rejects: Lines,
+    views: String,
     names: BTreeSet<String>,
     report: String,
 }
@@ -104,6 +119,7 @@ fn end(spool: &Spool, job: Job) -> End {
     End {
         output: Lines((job.seen)(spool)),
         rejects: Lines(spool.rejects()),
+        views: spool.read("all.csv") + &spool.read("changed.csv"),
         names: spool.names(),
         report: report["reason"].to_string(),
     }
@@ -189,6 +205,12 @@ fn an_abort_of_a_json_job_changes_nothing_in_the_end() {
 #[test]
 fn an_abort_of_a_parquet_job_changes_nothing_in_the_end() {
     aborts_change_nothing(PARQUET);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn an_abort_of_a_job_with_views_changes_nothing_in_the_end() {
+    aborts_change_nothing(VIEWS);
 }
 
 fn aborts_change_nothing(job: Job) {
@@ -339,6 +361,14 @@ fn a_power_cut_in_a_csv_job_changes_nothing_in_the_end() {
 fn a_power_cut_in_a_parquet_job_changes_nothing_in_the_end() {
     let expected = undisturbed(PARQUET);
     assert_eq!(explore(PARQUET, "", &expected).1, None);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_power_cut_in_a_job_with_views_changes_nothing_in_the_end() {
+    let expected = undisturbed(VIEWS);
+    assert!(expected.views.contains("60000"), "{}", expected.views);
+    assert_eq!(explore(VIEWS, "", &expected).1, None);
 }
 
 /// Proves that the exploration sees what it is there to see.

@@ -40,6 +40,10 @@ mod sql;
 #[cfg(feature = "sql")]
 mod queries;
 
+/// Continuous views.
+#[cfg(feature = "sql")]
+mod views;
+
 /// Parquet in and out.
 #[cfg(feature = "sql")]
 mod parquet;

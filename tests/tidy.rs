@@ -260,6 +260,7 @@ fn no_dependency_comes_unseen() {
         "chrono",
         "crc32fast",
         "datafusion",
+        "datafusion-functions-aggregate-common",
         "fast-float2",
         "flate2",
         "futures",

@@ -162,9 +162,18 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
     let (name, shown) = (Vec::new(), Some(progress.clone()));
-    let envelope = Envelope::new(config.written.output.format);
-    let mut delivery =
-        Plain { envelope, output, rejects, tolerance, name, rejected: 0, progress: shown };
+    let format = config.written.output.format;
+    let mut delivery = Plain {
+        tap: queries.tap(),
+        is_columnar: format.is_columnar(),
+        envelope: Envelope::new(format),
+        output,
+        rejects,
+        tolerance,
+        name,
+        rejected: 0,
+        progress: shown,
+    };
     if let Some(schema) = queries.output() {
         delivery.begin(&schema).map_err(Failure::into_error)?;
     }
@@ -185,6 +194,8 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     }
     delivery.end().map_err(Failure::into_error)?;
     progress.finish();
+    let deltas = delivery.tap.finish().map_err(Failure::into_error)?;
+    queries.finish_views(vec![deltas])?;
     Ok((delivery.output, delivery.rejects))
 }
 

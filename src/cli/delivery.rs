@@ -11,12 +11,17 @@ use super::progress::Progress;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
+use crate::pipeline::views::Tap;
 use crate::record::Reject;
 use crate::sink::envelope::Envelope;
 use crate::sink::rejects;
 
 /// Writes records to one writer, rejects to another.
 pub struct Plain<Output, Rejects> {
+    /// What makes partial states for the views.
+    pub tap: Tap,
+    /// The output is written from records, not from bytes.
+    pub is_columnar: bool,
     /// What is around the records.
     pub envelope: Envelope,
     /// Where records go.
@@ -57,8 +62,11 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
-        self.records(&bytes)
+        if self.is_columnar {
+            let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+            self.records(&bytes)?;
+        }
+        self.tap.take(records)
     }
 
     fn reject(&mut self, reject: &Reject) -> Result<()> {

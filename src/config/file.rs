@@ -34,6 +34,10 @@ pub struct File {
     #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub table: Vec<Table>,
+    /// Continuous queries over everything so far.
+    #[cfg(feature = "sql")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub view: Vec<View>,
     /// Queries over the whole output, made when the job ends.
     #[cfg(feature = "sql")]
     #[serde(rename = "final", skip_serializing_if = "Vec::is_empty")]
@@ -52,6 +56,48 @@ pub struct Table {
     /// How it is decoded; unless given, the suffix says so, and the types are inferred.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<decode::Format>,
+}
+
+/// `[[view]]`.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// What its state is kept under.
+    pub name: String,
+    /// The query; the table is `output`.
+    pub query: String,
+    /// What is written when something has changed.
+    pub mode: Mode,
+    /// The file of its result.
+    pub path: PathBuf,
+    /// How its records become bytes; the format of the output unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<sink::Format>,
+    /// A result that is replaced as a whole is replaced at most so often.
+    #[serde(default = "every")]
+    pub every: Span,
+    /// Functions are allowed whose state grows with the group.
+    #[serde(default)]
+    pub allow_unbounded_state: bool,
+}
+
+#[cfg(feature = "sql")]
+fn every() -> Span {
+    Span::seconds(1)
+}
+
+/// `mode` of a view.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Each window once, when it is closed.
+    Append,
+    /// The groups that have changed, once for each microbatch.
+    Update,
+    /// All groups; the file is replaced as a whole.
+    Complete,
 }
 
 /// `[[final]]`.

@@ -153,18 +153,21 @@ impl Config {
         let Some(directory) = &self.directory else { return Ok(()) };
         let archive = self.archive();
         #[cfg(feature = "sql")]
-        let finals: Vec<_> =
-            self.written.finals.iter().map(|made| self.absolute(&made.path)).collect();
+        let results: Vec<_> = {
+            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
+            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
+            finals.chain(views).map(|(key, path)| (key, self.absolute(path))).collect()
+        };
         #[cfg(not(feature = "sql"))]
-        let finals: [PathBuf; 0] = [];
+        let results: [(&str, PathBuf); 0] = [];
         let places = [
             ("output.path", self.output.as_deref()),
             ("rejects.path", self.rejects.as_deref()),
             ("state.directory", Some(self.state.as_path())),
             ("done.action", archive.as_deref()),
         ];
-        let finals = finals.iter().map(|place| ("final.path", Some(place.as_path())));
-        for (key, place) in places.into_iter().chain(finals) {
+        let results = results.iter().map(|(key, place)| (*key, Some(place.as_path())));
+        for (key, place) in places.into_iter().chain(results) {
             let inside = |place: &&Path| resolved(place).starts_with(resolved(directory));
             if let Some(place) = place.filter(inside) {
                 return Err(Problem::new(
@@ -219,7 +222,7 @@ const NEEDS_SQL: &str = "; this one needs a build with `--features sql`";
 
 /// True for a word that is unknown only because the feature is missing.
 fn needs_sql(message: &str) -> bool {
-    let words = ["sql", "csv", "json", "parquet", "table", "final"]
+    let words = ["sql", "csv", "json", "parquet", "table", "view", "final"]
         .map(|word| format!("`{word}`, expected"));
     !cfg!(feature = "sql") && words.iter().any(|word| message.contains(word))
 }

@@ -90,7 +90,12 @@ impl Job {
         } else {
             Place::File(output, &header)
         };
-        let places = [(targets[0], place), (targets[1], Place::File(rejects, &[]))];
+        let views = queries.open_views(&mut ledger)?;
+        let of_views = views.targets();
+        let mut places = vec![(targets[0], place), (targets[1], Place::File(rejects, &[]))];
+        places.extend(
+            of_views.iter().map(|(target, path, header)| (*target, Place::File(path, header))),
+        );
         let publisher = Publisher::open(&places, &staging_path)?;
         let archiver =
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
@@ -99,7 +104,7 @@ impl Job {
         let staging = sweep(&ledger, &staging_path, "")?;
         let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING));
         let parts = parts.transpose()?;
-        let mut pipeline = Pipeline::new(ledger, publisher, archiver);
+        let mut pipeline = Pipeline::new(ledger, publisher, archiver, views);
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
         if let Some(reason) = publish::begins_otherwise(output, &header) {
@@ -129,6 +134,7 @@ impl Job {
         self.pipeline.catch_up(&mut self.source)?;
         self.queries.refresh();
         let now = Instant::now();
+        self.pipeline.replace_views(now)?;
         self.source.scan_if_due(now).map_err(Failure::Transient)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&self.source)?;
@@ -268,6 +274,7 @@ impl Job {
             parts: self.parts.as_ref(),
             output,
             rejects,
+            views: &self.pipeline.views,
         }
     }
 
@@ -335,7 +342,8 @@ impl Job {
         self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&self.source)?;
-        self.pipeline.settle()
+        self.pipeline.settle()?;
+        self.pipeline.replace_all_views()
     }
 
     /// Makes what is to be made of the whole output, if the job has ended and it is not made yet.
@@ -360,7 +368,8 @@ impl Job {
 
     /// When [`Job::round`] may have something to do, hints aside.
     pub fn next_due(&self) -> Instant {
-        let others = [self.pipeline.sync_due(), self.pipeline.stuck_due()];
+        let others =
+            [self.pipeline.sync_due(), self.pipeline.stuck_due(), self.pipeline.views.due()];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
     }
 }
@@ -396,6 +405,7 @@ pub fn flow<'a>(
         transform: &config.written.transform,
         query: queries.transform(),
         encode: config.written.output.format,
+        taps: queries.has_views(),
         framing: &config.framing,
         workers: config.workers,
         directory: &config.base,

@@ -21,6 +21,12 @@ fn is_io(error: &DataFusionError) -> bool {
     }
 }
 
+impl From<DataFusionError> for Problem {
+    fn from(error: DataFusionError) -> Self {
+        Self::of(&error)
+    }
+}
+
 impl Problem {
     /// A problem of our own.
     pub fn new(message: impl Into<String>) -> Self {

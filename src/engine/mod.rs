@@ -12,7 +12,10 @@
 
 mod error;
 mod slot;
+mod split;
+mod state;
 mod statement;
+mod view;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -40,6 +43,7 @@ pub use error::Problem;
 pub use slot::{Fed, Feed};
 use slot::{Shape, Slot};
 use statement::Statement;
+pub use view::{Asked, Entry, States, View};
 
 /// Rows in a batch between two operators.
 const BATCH_ROWS: usize = 8192;
@@ -315,10 +319,7 @@ impl Ready<'_> {
 
     fn run(&self, feed: Feed) -> Result<Run, Problem> {
         let feed = if self.planned.shape.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
-        let context = Arc::new(self.engine.task(feed));
-        let plan = reset_plan_states(self.planned.plan.clone());
-        let plan = plan.map_err(|error| Problem::of(&error))?;
-        Ok(Run { plan, context, stream: None, begun: 0 })
+        Run::new(self.engine, &self.planned.plan, feed)
     }
 
     /// The records with the columns that the query asks for besides their own.
@@ -341,28 +342,38 @@ impl Ready<'_> {
 
     /// Runs the query over one batch.
     pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, Problem> {
-        let mut run = self.run(Feed::of(records))?;
-        let all = || {
-            self.engine.runtime().block_on(async {
-                let mut batches = Vec::new();
-                while let Some(batch) = run.next().await? {
-                    batches.push(batch);
-                }
-                Ok(batches)
-            })
-        };
-        // The engine gives up on some data, and it must not take the other files with it.
-        let batches = catch_unwind(AssertUnwindSafe(all));
-        let batches = batches.unwrap_or_else(|panic| Err(Problem::panicked(&*panic)))?;
+        let batches = self.run(Feed::held(vec![records]))?.finish(self.engine)?;
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
-        arrow_select::concat::concat_batches(&run.plan.schema(), &batches)
+        arrow_select::concat::concat_batches(&self.schema(), &batches)
             .map_err(|error| Problem::new(error.to_string()))
     }
 }
 
 impl Run {
+    fn new(engine: &Engine, plan: &Arc<dyn ExecutionPlan>, feed: Feed) -> Result<Self, Problem> {
+        let context = Arc::new(engine.task(feed));
+        let plan = reset_plan_states(plan.clone()).map_err(|error| Problem::of(&error))?;
+        Ok(Self { plan, context, stream: None, begun: 0 })
+    }
+
+    /// The whole result. The engine gives up on some data, and must not take others with it.
+    fn finish(mut self, engine: &Engine) -> Result<Vec<RecordBatch>, Problem> {
+        let all = || engine.runtime().block_on(self.all());
+        let batches = catch_unwind(AssertUnwindSafe(all));
+        batches.unwrap_or_else(|panic| Err(Problem::panicked(&*panic)))
+    }
+
+    /// All batches that are left.
+    async fn all(&mut self) -> Result<Vec<RecordBatch>, Problem> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
     /// The next batch of the result; `None` at its end.
     async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
         loop {

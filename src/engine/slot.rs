@@ -64,9 +64,9 @@ fn until_end(batches: Receiver<Fed>) -> impl Iterator<Item = Result<RecordBatch,
 }
 
 impl Feed {
-    /// One batch.
-    pub fn of(records: RecordBatch) -> Self {
-        Self { source: Mutex::new(Source::Held(vec![records])) }
+    /// These batches.
+    pub fn held(records: Vec<RecordBatch>) -> Self {
+        Self { source: Mutex::new(Source::Held(records)) }
     }
 
     /// What another thread sends, until it hangs up.

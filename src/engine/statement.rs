@@ -54,6 +54,11 @@ impl Statement {
         Ok(Self { sql: sql.to_owned(), parsed, wants_position, wants_time })
     }
 
+    /// As it is written.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// The statement for the planner.
     pub fn parsed(&self) -> Parsed {
         self.parsed.clone()

@@ -17,6 +17,7 @@
 
 mod microbatch;
 mod schema;
+mod views;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -31,6 +32,7 @@ use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
+pub use views::{StatePut, ViewId};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";
@@ -130,12 +132,18 @@ impl Ledger {
         self.positions.insert(target, position);
     }
 
-    /// Commits a group of microbatches in one transaction, together with what is settled.
+    /// Commits a group of microbatches in one transaction, together with the states of views that
+    /// they change, and with what is settled.
     ///
     /// # Errors
     /// `Transient` when nothing was committed and the group may be tried again; `Fatal` when it is
     /// unknown whether it was committed.
-    pub fn commit(&mut self, group: Vec<Microbatch>, settled: &Settled) -> Result<Vec<Committed>> {
+    pub fn commit(
+        &mut self,
+        group: Vec<Microbatch>,
+        states: &[StatePut],
+        settled: &Settled,
+    ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
         let (mut positions, mut sequence) = (before.clone(), self.last);
         let mut committed = Vec::with_capacity(group.len());
@@ -161,6 +169,7 @@ impl Ledger {
             {
                 update.execute(params![position.generation, position.end, target.0])?;
             }
+            views::put(connection, states)?;
             forget(connection, settled)
         })?;
         (self.positions, self.last) = (positions, sequence);

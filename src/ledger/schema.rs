@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -56,6 +56,21 @@ const MIGRATIONS: [&str; 2] = [
     ALTER TABLE owed ADD COLUMN skip INTEGER NOT NULL DEFAULT 0;
     -- The job has ended with this microbatch, and its final queries are still to be made.
     CREATE TABLE ended (sequence INTEGER PRIMARY KEY);
+",
+    "
+    -- The continuous views of the job. The signature says what their states mean.
+    CREATE TABLE view (
+        id        INTEGER PRIMARY KEY,
+        name      TEXT NOT NULL UNIQUE,
+        signature TEXT NOT NULL
+    );
+    -- The state of each group of a view, as it is after the last microbatch.
+    CREATE TABLE state (
+        view  INTEGER NOT NULL,
+        key   BLOB NOT NULL,
+        value BLOB NOT NULL,
+        PRIMARY KEY (view, key)
+    ) WITHOUT ROWID;
 ",
 ];
 

@@ -38,6 +38,8 @@ pub struct Flow<'a> {
     pub query: Option<&'a Query>,
     /// Records to bytes.
     pub encode: sink::Format,
+    /// The delivery wants the records too, besides their bytes.
+    pub taps: bool,
     /// How the input is framed.
     pub framing: &'a Framing,
     /// Threads that work on a large input.
@@ -137,13 +139,14 @@ impl Flow<'_> {
             encode: if passes { sink_of(self.decode) } else { self.encode },
             max_record: self.framing.max_record,
             keeps: false,
+            taps: self.taps && !passes,
         };
         match (self.transform, &query) {
             (Transform::Command(command), _) => {
                 self.run_command(command, work, first, input, delivery)
             }
             #[cfg(feature = "sql")]
-            (_, Some(query)) if runs_once(query, &input) => {
+            (_, Some(query)) if super::whole::runs_once(query, &input) => {
                 super::whole::run(self, query, work, first, &mut input, delivery, counts)
             }
             _ => self.run_blocks(work, first, &mut input, delivery, &mut counts).map(|()| counts),
@@ -177,8 +180,15 @@ impl Flow<'_> {
         let (first, decoder) = self.begin(&mut input, &mut counts)?;
         let (transform, encode, max_record) =
             (self.transform, self.encode, self.framing.max_record);
-        let work =
-            Work { decoder: &decoder, transform, query: None, encode, max_record, keeps: true };
+        let work = Work {
+            decoder: &decoder,
+            transform,
+            query: None,
+            encode,
+            max_record,
+            keeps: true,
+            taps: false,
+        };
         self.run_blocks(work, first, &mut input, delivery, &mut counts)?;
         Ok(counts)
     }
@@ -323,7 +333,7 @@ impl Flow<'_> {
     ) -> Result<Counts> {
         let back = decode_of(self.encode);
         let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
-        let collect_work = Work { decoder: &decoder, encode: self.encode, ..work };
+        let collect_work = Work { decoder: &decoder, encode: self.encode, taps: self.taps, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
@@ -427,14 +437,6 @@ pub(super) fn deliver(
     counts.ended |= worked.kind == Kind::EndMarker;
     delivery.counted(counts);
     if worked.paused { delivery.pause() } else { Ok(()) }
-}
-
-/// True when a query is to be run once, over the whole input: it has to, or each of many runs would
-/// begin with the same work.
-#[cfg(feature = "sql")]
-fn runs_once(query: &Ready<'_>, input: &Blocks<'_>) -> bool {
-    let is_large = !input.is_live() && !input.is_at_end();
-    !query.is_row_wise() || query.builds() && is_large
 }
 
 fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {

@@ -11,6 +11,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
+use super::views::{Deltas, Tap, Views};
 use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
 use crate::failure::{Failure, Result};
@@ -50,6 +51,8 @@ pub struct Preparation<'a> {
     pub output: Target,
     /// The rejects.
     pub rejects: Target,
+    /// The continuous queries.
+    pub views: &'a Views,
 }
 
 /// A microbatch that is ready to be committed, and its input.
@@ -61,6 +64,19 @@ pub struct Prepared {
     pub batch: Microbatch,
     /// True when the input ends the job.
     pub ended: bool,
+    /// What it changes in the views.
+    pub deltas: Deltas,
+}
+
+impl Prepared {
+    /// It goes to quarantine after all; what it would have added stays where nobody looks.
+    #[cfg(feature = "sql")]
+    pub fn condemn(&mut self, reason: String) {
+        self.batch.quarantined = Some(reason);
+        self.batch.additions.clear();
+        (self.batch.ends, self.ended) = (false, false);
+        (self.batch.read, self.batch.written, self.batch.rejected) = (0, 0, 0);
+    }
 }
 
 /// An input that did not become a microbatch, and why.
@@ -79,18 +95,18 @@ impl Preparation<'_> {
         };
         let made = match made {
             Err(Failure::Bad(reason)) => {
-                quarantined(&mut input, reason).map(|batch| (batch, false))
+                quarantined(&mut input, reason).map(|batch| (batch, false, Vec::new()))
             }
             made => made,
         };
         match made {
-            Ok((batch, ended)) => Ok(Prepared { input, batch, ended }),
+            Ok((batch, ended, deltas)) => Ok(Prepared { input, batch, ended, deltas }),
             Err(failure) => Err(Box::new((input, failure))),
         }
     }
 
     /// A command that fails is tried again as often as its job says.
-    fn attempt(&self, input: &Input) -> Result<(Microbatch, bool)> {
+    fn attempt(&self, input: &Input) -> Result<(Microbatch, bool, Deltas)> {
         let attempts = match self.flow.transform {
             Transform::Command(command) => command.attempts,
             _ => 1,
@@ -115,7 +131,7 @@ impl Preparation<'_> {
         self.make(input)
     }
 
-    fn make(&self, input: &Input) -> Result<(Microbatch, bool)> {
+    fn make(&self, input: &Input) -> Result<(Microbatch, bool, Deltas)> {
         let size = input.stamp.size;
         if size == 0 && self.tolerance.refuse_empty {
             return Err(Failure::Bad("the file is empty".to_owned()));
@@ -126,6 +142,8 @@ impl Preparation<'_> {
         let mut staged = Staged {
             name,
             envelope: Envelope::new(self.flow.encode),
+            is_columnar: self.flow.encode.is_columnar(),
+            tap: self.views.tap(),
             output: self.parts.map_or_else(|| Stage::new(self.staging), Stage::of_file),
             rejects: Stage::new(self.staging),
             rejected: 0,
@@ -151,6 +169,7 @@ impl Preparation<'_> {
         if counts.written > 0 {
             staged.end()?;
         }
+        let deltas = staged.tap.finish()?;
         self.tolerance.check(&counts)?;
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
             return Err(Failure::Changed);
@@ -170,7 +189,7 @@ impl Preparation<'_> {
             written: counts.written,
             rejected: counts.rejected,
         };
-        Ok((batch, counts.ended))
+        Ok((batch, counts.ended, deltas))
     }
 }
 
@@ -277,6 +296,8 @@ impl Read for Whole<'_> {
 struct Staged<'a> {
     name: &'a [u8],
     envelope: Envelope,
+    is_columnar: bool,
+    tap: Tap,
     output: Stage<'a>,
     rejects: Stage<'a>,
     rejected: u64,
@@ -299,8 +320,11 @@ impl Delivery for Staged<'_> {
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
-        Ok(self.output.write(&bytes)?)
+        if self.is_columnar {
+            let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+            self.output.write(&bytes)?;
+        }
+        self.tap.take(records)
     }
 
     fn records(&mut self, bytes: &[u8]) -> Result<()> {

@@ -19,6 +19,13 @@ use crate::record::Reject;
 /// Batches that wait for the query.
 const WAITING: usize = 2;
 
+/// True when a query is to be run once, over the whole input: it has to, or each of many runs would
+/// begin with the same work.
+pub fn runs_once(query: &Ready<'_>, input: &Blocks<'_>) -> bool {
+    let is_large = !input.is_live() && !input.is_at_end();
+    !query.is_row_wise() || query.builds() && is_large
+}
+
 /// Runs a query over an input that begins with `first`.
 pub fn run(
     flow: &Flow<'_>,
@@ -75,10 +82,9 @@ fn collect(
         bytes.clear();
         flow.encode.encode(&records, &mut bytes).map_err(Failure::Bad)?;
         let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
-        if flow.encode.is_columnar() {
+        delivery.records(&bytes)?;
+        if flow.taps || flow.encode.is_columnar() {
             delivery.batch(records)?;
-        } else {
-            delivery.records(&bytes)?;
         }
     }
     Ok(written)

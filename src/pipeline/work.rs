@@ -47,6 +47,8 @@ pub struct Work<'a> {
     pub max_record: usize,
     /// The records are wanted as they are decoded, for a query over all of them.
     pub keeps: bool,
+    /// The records are wanted besides their bytes.
+    pub taps: bool,
 }
 
 impl Work<'_> {
@@ -63,7 +65,7 @@ impl Work<'_> {
                 let records = self.transform(records)?;
                 worked.written = records.num_rows() as u64;
                 self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
-                worked.batch = self.encode.is_columnar().then_some(records);
+                worked.batch = (self.taps || self.encode.is_columnar()).then_some(records);
             }
         }
         worked.output = output;

@@ -96,6 +96,7 @@ impl Final {
             transform: &Transform::None {},
             query: Some(&self.query),
             encode: self.encode,
+            taps: false,
             framing: &framing,
             workers: config.workers,
             directory: &config.base,

@@ -6,6 +6,9 @@ use arrow_schema::SchemaRef;
 
 use crate::config::{Config, Error};
 use crate::engine::Query;
+use crate::failure::Failure;
+use crate::ledger::Ledger;
+use crate::pipeline::views::{Deltas, Tap, Views};
 use crate::telemetry::Pulse;
 
 /// The queries of one job.
@@ -31,6 +34,26 @@ impl Queries {
     /// No format of this build begins with its columns.
     pub fn output(&self) -> Option<SchemaRef> {
         None
+    }
+
+    /// True when there are continuous views.
+    pub fn has_views(&self) -> bool {
+        false
+    }
+
+    /// There are no views.
+    pub fn open_views(&self, _ledger: &mut Ledger) -> Result<Views, Failure> {
+        Ok(Views::default())
+    }
+
+    /// What makes nothing.
+    pub fn tap(&self) -> Tap {
+        Tap {}
+    }
+
+    /// There is nothing to make.
+    pub fn finish_views(&self, _all: Vec<Deltas>) -> anyhow::Result<()> {
+        Ok(())
     }
 
     /// Nothing is made of the whole output.

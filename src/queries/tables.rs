@@ -231,6 +231,7 @@ fn read(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<Reco
         transform: &Transform::None {},
         query: None,
         encode: sink::Format::default(),
+        taps: false,
         framing: &framing,
         workers: 1,
         directory: Path::new("/"),

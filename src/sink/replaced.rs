@@ -77,7 +77,8 @@ impl Replaced {
             // Dropped, it takes the temporary file with it.
             return place.append(&path);
         }
-        durable::sync_data(&place.file, &path, "batch output")?;
+        let temporary = place.dir.path().join(&place.temporary);
+        durable::sync_data(&place.file, &temporary, "batch output")?;
         place.dir.replace(&place.temporary, &place.name)?;
         place.dir.sync("batch output directory")?;
         self.place = None;

@@ -1,0 +1,205 @@
+//! Groups and their states as bytes, and back.
+//!
+//! What holds here: the same values give the same bytes, in every version of this program; the bytes
+//! of whole numbers and times sort as they do. The types are known beforehand and not written.
+
+use arrow_array::{Array, ArrayRef, new_empty_array};
+use arrow_schema::{DataType, TimeUnit};
+use datafusion::common::{DataFusionError, Result, ScalarValue};
+
+/// True when values of this type can be kept.
+pub fn can_hold(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Null
+        | DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal128(_, _)
+        | DataType::Date32
+        | DataType::Timestamp(_, _)
+        | DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::Binary => true,
+        DataType::List(field) => can_hold(field.data_type()),
+        _ => false,
+    }
+}
+
+/// The bytes of each row of these columns.
+pub fn encode(columns: &[ArrayRef], rows: usize) -> Result<Vec<Vec<u8>>> {
+    let mut encoded = vec![Vec::new(); rows];
+    for column in columns {
+        for (row, out) in encoded.iter_mut().enumerate() {
+            write(&ScalarValue::try_from_array(column, row)?, out)?;
+        }
+    }
+    Ok(encoded)
+}
+
+/// The columns of these types whose rows have these bytes.
+pub fn decode(rows: &[Vec<u8>], types: &[DataType]) -> Result<Vec<ArrayRef>> {
+    let mut columns = vec![Vec::with_capacity(rows.len()); types.len()];
+    for row in rows {
+        let mut bytes = row.as_slice();
+        for (column, data_type) in columns.iter_mut().zip(types) {
+            column.push(read(&mut bytes, data_type)?);
+        }
+    }
+    let arrays = columns.into_iter().zip(types).map(|(column, data_type)| {
+        if column.is_empty() {
+            return Ok(new_empty_array(data_type));
+        }
+        ScalarValue::iter_to_array(column)
+    });
+    arrays.collect()
+}
+
+/// No value.
+const NULL: u8 = 0;
+/// A value follows.
+const VALUE: u8 = 1;
+
+fn write(value: &ScalarValue, out: &mut Vec<u8>) -> Result<()> {
+    if value.is_null() {
+        out.push(NULL);
+        return Ok(());
+    }
+    out.push(VALUE);
+    // Whole numbers with their sign turned, so that the bytes sort as they do.
+    macro_rules! signed {
+        ($value:expr, $type:ty) => {
+            out.extend_from_slice(&($value ^ <$type>::MIN).to_be_bytes())
+        };
+    }
+    match value {
+        ScalarValue::Boolean(Some(value)) => out.push(u8::from(*value)),
+        ScalarValue::Int8(Some(value)) => signed!(*value, i8),
+        ScalarValue::Int16(Some(value)) => signed!(*value, i16),
+        ScalarValue::Int32(Some(value)) | ScalarValue::Date32(Some(value)) => signed!(*value, i32),
+        ScalarValue::Int64(Some(value))
+        | ScalarValue::TimestampSecond(Some(value), _)
+        | ScalarValue::TimestampMillisecond(Some(value), _)
+        | ScalarValue::TimestampMicrosecond(Some(value), _)
+        | ScalarValue::TimestampNanosecond(Some(value), _) => signed!(*value, i64),
+        ScalarValue::Decimal128(Some(value), ..) => signed!(*value, i128),
+        ScalarValue::UInt8(Some(value)) => out.push(*value),
+        ScalarValue::UInt16(Some(value)) => out.extend_from_slice(&value.to_be_bytes()),
+        ScalarValue::UInt32(Some(value)) => out.extend_from_slice(&value.to_be_bytes()),
+        ScalarValue::UInt64(Some(value)) => out.extend_from_slice(&value.to_be_bytes()),
+        ScalarValue::Float32(Some(value)) => out.extend_from_slice(&value.to_bits().to_be_bytes()),
+        ScalarValue::Float64(Some(value)) => out.extend_from_slice(&value.to_bits().to_be_bytes()),
+        ScalarValue::Utf8(Some(text))
+        | ScalarValue::LargeUtf8(Some(text))
+        | ScalarValue::Utf8View(Some(text)) => counted(text.as_bytes(), out)?,
+        ScalarValue::Binary(Some(bytes)) => counted(bytes, out)?,
+        ScalarValue::List(list) => {
+            let values = list.value(0);
+            length(values.len(), out)?;
+            for row in 0..values.len() {
+                write(&ScalarValue::try_from_array(&values, row)?, out)?;
+            }
+        }
+        other => return Err(odd(&other.data_type())),
+    }
+    Ok(())
+}
+
+fn length(length: usize, out: &mut Vec<u8>) -> Result<()> {
+    let length = u32::try_from(length)
+        .map_err(|_| DataFusionError::Execution("a state is larger than 4 GiB".to_owned()))?;
+    out.extend_from_slice(&length.to_be_bytes());
+    Ok(())
+}
+
+fn counted(bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    length(bytes.len(), out)?;
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn read(bytes: &mut &[u8], data_type: &DataType) -> Result<ScalarValue> {
+    let [tag] = array(bytes)?;
+    if tag == NULL {
+        return ScalarValue::try_from(data_type);
+    }
+    macro_rules! signed {
+        ($type:ty) => {
+            <$type>::from_be_bytes(array(bytes)?) ^ <$type>::MIN
+        };
+    }
+    Ok(match data_type {
+        DataType::Boolean => ScalarValue::Boolean(Some(array::<1>(bytes)? == [1])),
+        DataType::Int8 => ScalarValue::Int8(Some(signed!(i8))),
+        DataType::Int16 => ScalarValue::Int16(Some(signed!(i16))),
+        DataType::Int32 => ScalarValue::Int32(Some(signed!(i32))),
+        DataType::Int64 => ScalarValue::Int64(Some(signed!(i64))),
+        DataType::Date32 => ScalarValue::Date32(Some(signed!(i32))),
+        DataType::Timestamp(unit, zone) => {
+            let (value, zone) = (Some(signed!(i64)), zone.clone());
+            match unit {
+                TimeUnit::Second => ScalarValue::TimestampSecond(value, zone),
+                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(value, zone),
+                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(value, zone),
+                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(value, zone),
+            }
+        }
+        DataType::Decimal128(precision, scale) => {
+            ScalarValue::Decimal128(Some(signed!(i128)), *precision, *scale)
+        }
+        DataType::UInt8 => ScalarValue::UInt8(Some(u8::from_be_bytes(array(bytes)?))),
+        DataType::UInt16 => ScalarValue::UInt16(Some(u16::from_be_bytes(array(bytes)?))),
+        DataType::UInt32 => ScalarValue::UInt32(Some(u32::from_be_bytes(array(bytes)?))),
+        DataType::UInt64 => ScalarValue::UInt64(Some(u64::from_be_bytes(array(bytes)?))),
+        DataType::Float32 => {
+            ScalarValue::Float32(Some(f32::from_bits(u32::from_be_bytes(array(bytes)?))))
+        }
+        DataType::Float64 => {
+            ScalarValue::Float64(Some(f64::from_bits(u64::from_be_bytes(array(bytes)?))))
+        }
+        DataType::Utf8 => ScalarValue::Utf8(Some(text(bytes)?)),
+        DataType::LargeUtf8 => ScalarValue::LargeUtf8(Some(text(bytes)?)),
+        DataType::Utf8View => ScalarValue::Utf8View(Some(text(bytes)?)),
+        DataType::Binary => {
+            let length = u32::from_be_bytes(array(bytes)?) as usize;
+            ScalarValue::Binary(Some(take(bytes, length)?.to_vec()))
+        }
+        DataType::List(field) => {
+            let length = u32::from_be_bytes(array(bytes)?);
+            let values = (0..length).map(|_| read(bytes, field.data_type()));
+            let values = values.collect::<Result<Vec<_>>>()?;
+            ScalarValue::List(ScalarValue::new_list(&values, field.data_type(), true))
+        }
+        other => return Err(odd(other)),
+    })
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
+    let split = bytes.split_at_checked(length);
+    let (taken, rest) = split
+        .ok_or_else(|| DataFusionError::Execution("a state in the ledger is damaged".to_owned()))?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N]> {
+    take(bytes, N)?.try_into().map_err(|_| odd(&DataType::Null))
+}
+
+fn text(bytes: &mut &[u8]) -> Result<String> {
+    let length = u32::from_be_bytes(array(bytes)?) as usize;
+    String::from_utf8(take(bytes, length)?.to_vec())
+        .map_err(|_| DataFusionError::Execution("a state in the ledger is damaged".to_owned()))
+}
+
+fn odd(data_type: &DataType) -> DataFusionError {
+    DataFusionError::Execution(format!("a {data_type} cannot be kept between files"))
+}

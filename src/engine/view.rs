@@ -1,0 +1,359 @@
+//! A continuous query: its state, and what one microbatch changes in it.
+//!
+//! What holds here:
+//! - The query is split at its one aggregate. What is below runs over the records of a microbatch
+//!   and gives partial states; these are merged into the states that the ledger holds, group by
+//!   group; what is above runs over the groups that are asked for. (The split of Spark's Structured
+//!   Streaming: partial aggregation, restore, merge, save, final.)
+//! - There is one state for each group, whatever the engine makes of a microbatch: the merge is
+//!   ours.
+//! - The split comes after analysis and before optimization, which would rewrite the aggregate.
+//!
+//! What does not belong here: where states are kept, and when a result is asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::{Schema, SchemaRef};
+use datafusion::common::{DataFusionError, Result as Fallible};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, EmitTo, Expr, GroupsAccumulator};
+use datafusion::optimizer::OptimizerConfig as _;
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
+use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
+
+use super::slot::{self, Feed, Slot};
+use super::split::{self, Split};
+use super::state;
+use super::statement::Statement;
+use super::{Engine, Problem, Run};
+
+/// The table of a view: the records of the output.
+pub const TABLE: &str = "output";
+
+/// What a view is asked for when something has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// The groups that have changed.
+    Changed,
+    /// All groups.
+    All,
+}
+
+/// A continuous query over one table, planned.
+pub struct View {
+    engine: Arc<Engine>,
+    /// Records to partial states.
+    lower: Arc<dyn ExecutionPlan>,
+    aggregates: Vec<Arc<AggregateFunctionExpr>>,
+    /// The group's columns, then the aggregates'.
+    groups: SchemaRef,
+    /// How many columns a group has.
+    keys: usize,
+    /// Groups to the result.
+    upper: Arc<dyn ExecutionPlan>,
+    signature: String,
+}
+
+/// A group and its state, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The group.
+    pub key: Vec<u8>,
+    /// Its state.
+    pub value: Vec<u8>,
+}
+
+/// Groups with their states.
+pub struct States {
+    keys: Vec<Vec<u8>>,
+    /// For each aggregate its columns.
+    states: Vec<Vec<ArrayRef>>,
+}
+
+impl View {
+    /// Parses and plans `sql`, a query over records of this schema.
+    pub fn new(
+        engine: &Arc<Engine>,
+        sql: &str,
+        schema: &Schema,
+        asked: Asked,
+        allow_unbounded: bool,
+    ) -> Result<Self, Problem> {
+        let context = engine.context.state();
+        let statement = Statement::parse(&context, sql, TABLE)?;
+        if statement.wants_position {
+            return Err(Problem::new("`_file` and `_line` are not part of the output"));
+        }
+        if statement.wants_time {
+            return Err(Problem::new(
+                "the result must not depend on when it is asked for: `now()` belongs in the transform",
+            ));
+        }
+        // One catalog serves all queries, and each has a table of this name.
+        let _alone = engine.planning.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let slot = Arc::new(Slot::table(Arc::new(schema.clone()))?);
+        engine.context.register_table(TABLE, slot)?;
+        let planned = engine.runtime().block_on(Self::plan(engine, &statement, asked));
+        let _ = engine.context.deregister_table(TABLE);
+        let view = planned?;
+        let unbounded = view.aggregates.iter().find(|aggregate| is_unbounded(aggregate));
+        match unbounded.filter(|_| !allow_unbounded) {
+            Some(aggregate) => Err(Problem::new(format!(
+                "the state of `{}` grows with each record of its group: allow it with \
+                 allow_unbounded_state = true",
+                aggregate.name()
+            ))),
+            None => Ok(view),
+        }
+    }
+
+    async fn plan(
+        engine: &Arc<Engine>,
+        statement: &Statement,
+        asked: Asked,
+    ) -> Result<Self, Problem> {
+        let context = engine.context.state();
+        let explain = |error| statement.explain(&error);
+        let plan = context.statement_to_plan(statement.parsed()).await.map_err(explain)?;
+        let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
+        let Split { aggregate, upper } = split::split(plan.map_err(explain)?, asked)?;
+        let lower = context.create_physical_plan(&aggregate.input).await.map_err(explain)?;
+        let lower = slot::hold_tables(lower).map_err(explain)?;
+        let partial = partial(&context, &aggregate, lower).map_err(explain)?;
+        let aggregates = partial.aggr_expr().to_vec();
+        let groups = split::columns(aggregate.schema.as_arrow());
+        let upper = context.create_physical_plan(&upper).await.map_err(explain)?;
+        let keys = aggregate.group_expr.len();
+        let signature = signature(statement.sql(), &partial.schema());
+        let (engine, lower) = (engine.clone(), Arc::new(partial));
+        let view = Self { engine, lower, aggregates, groups, keys, upper, signature };
+        view.check_state()?;
+        Ok(view)
+    }
+
+    /// Every column of a group and of a state must be one that can be kept.
+    fn check_state(&self) -> Result<(), Problem> {
+        let schema = self.lower.schema();
+        let odd = schema.fields().iter().find(|field| !state::can_hold(field.data_type()));
+        odd.map_or(Ok(()), |field| {
+            let (name, kind) = (field.name(), field.data_type());
+            Err(Problem::new(format!("`{name}` is a {kind}, which cannot be kept between files")))
+        })
+    }
+
+    /// The columns of the result.
+    pub fn schema(&self) -> SchemaRef {
+        self.upper.schema()
+    }
+
+    /// What a state depends on: with another one of these it has no meaning.
+    pub fn signature(&self) -> &str {
+        &self.signature
+    }
+
+    /// The partial states of some records.
+    pub fn delta(&self, records: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Problem> {
+        self.execute(&self.lower, records)
+    }
+
+    /// The states of the groups in `delta`, as they are after it; `stored` gives the state of a
+    /// group as it was.
+    ///
+    /// # Errors
+    /// Those of `stored`, and when a state cannot be read or merged.
+    pub fn merge<E: From<Problem>>(
+        &self,
+        delta: &[RecordBatch],
+        mut stored: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<States, E> {
+        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+        let (mut keys, mut of_delta) = (Vec::new(), Vec::with_capacity(delta.len()));
+        for batch in delta {
+            let columns = batch.columns().get(..self.keys).unwrap_or_default();
+            let encoded = state::encode(columns, batch.num_rows()).map_err(problem)?;
+            let place = encoded.into_iter().map(|key| {
+                *places.entry(key).or_insert_with_key(|key| {
+                    keys.push(key.clone());
+                    keys.len() - 1
+                })
+            });
+            of_delta.push(place.collect::<Vec<_>>());
+        }
+        let mut found = (Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            if let Some(value) = stored(key)? {
+                found.0.push(place);
+                found.1.push(value);
+            }
+        }
+        let mut merging = self.accumulators().map_err(problem)?;
+        let old = self.decode_states(&found.1).map_err(problem)?;
+        let total = keys.len();
+        let mut merge = |columns: &[ArrayRef], places: &[usize]| {
+            self.merge_into(&mut merging, columns, places, total).map_err(problem)
+        };
+        merge(&old, &found.0)?;
+        for (batch, places) in delta.iter().zip(&of_delta) {
+            merge(batch.columns().get(self.keys..).unwrap_or_default(), places)?;
+        }
+        let states = merging.iter_mut().map(|merging| merging.state(EmitTo::All));
+        let states = states.collect::<Result<_, _>>().map_err(problem)?;
+        Ok(States { keys, states })
+    }
+
+    /// One partial state for each group of several.
+    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, Problem> {
+        let states = self.merge(delta, |_| Ok::<_, Problem>(None))?;
+        let schema = self.lower.schema();
+        let fields = schema.fields().iter().take(self.keys);
+        let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
+        let mut columns = state::decode(&states.keys, &types)?;
+        columns.extend(states.states.into_iter().flatten());
+        let options = RecordBatchOptions::new().with_row_count(Some(states.keys.len()));
+        let batch = RecordBatch::try_new_with_options(schema, columns, &options);
+        batch.map_err(|error| Problem::new(error.to_string()))
+    }
+
+    /// The states of these groups, as they were kept.
+    pub fn states(&self, entries: Vec<Entry>) -> Result<States, Problem> {
+        let (keys, values): (Vec<_>, Vec<_>) =
+            entries.into_iter().map(|entry| (entry.key, entry.value)).unzip();
+        let columns = self.decode_states(&values)?;
+        let mut columns = columns.into_iter();
+        let of_one = |aggregate: &Arc<AggregateFunctionExpr>| {
+            Ok(columns.by_ref().take(aggregate.state_fields()?.len()).collect())
+        };
+        let states = self.aggregates.iter().map(of_one).collect::<Fallible<_>>()?;
+        Ok(States { keys, states })
+    }
+
+    /// The result over these groups.
+    pub fn evaluate(&self, states: &States) -> Result<Vec<RecordBatch>, Problem> {
+        let groups = self.groups_of(states)?;
+        self.execute(&self.upper, vec![groups])
+    }
+
+    fn groups_of(&self, states: &States) -> Fallible<RecordBatch> {
+        let total = states.keys.len();
+        let fields = self.groups.fields().iter().take(self.keys);
+        let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
+        let mut columns = state::decode(&states.keys, &types)?;
+        let places: Vec<usize> = (0..total).collect();
+        for (aggregate, columns_of) in self.aggregates.iter().zip(&states.states) {
+            // Taking the states out has emptied the accumulators.
+            let mut fresh = accumulator(aggregate)?;
+            fresh.merge_batch(columns_of, &places, total)?;
+            columns.push(fresh.evaluate(EmitTo::All)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(total));
+        Ok(RecordBatch::try_new_with_options(self.groups.clone(), columns, &options)?)
+    }
+
+    fn accumulators(&self) -> Fallible<Vec<Box<dyn GroupsAccumulator>>> {
+        self.aggregates.iter().map(accumulator).collect()
+    }
+
+    fn merge_into(
+        &self,
+        merging: &mut [Box<dyn GroupsAccumulator>],
+        columns: &[ArrayRef],
+        places: &[usize],
+        total: usize,
+    ) -> Fallible<()> {
+        let mut columns = columns;
+        for (merging, aggregate) in merging.iter_mut().zip(&self.aggregates) {
+            let (mine, rest) = columns.split_at(aggregate.state_fields()?.len().min(columns.len()));
+            merging.merge_batch(mine, places, total)?;
+            columns = rest;
+        }
+        Ok(())
+    }
+
+    fn decode_states(&self, values: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
+        let schema = self.lower.schema();
+        let fields = schema.fields().iter().skip(self.keys);
+        let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
+        state::decode(values, &types)
+    }
+
+    fn execute(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        records: Vec<RecordBatch>,
+    ) -> Result<Vec<RecordBatch>, Problem> {
+        Run::new(&self.engine, plan, Feed::held(records))?.finish(&self.engine)
+    }
+}
+
+impl States {
+    /// The groups and their states, to be kept.
+    pub fn entries(&self) -> Result<Vec<Entry>, Problem> {
+        let columns: Vec<ArrayRef> = self.states.iter().flatten().cloned().collect();
+        let values = state::encode(&columns, self.keys.len())?;
+        let both = self.keys.iter().cloned().zip(values);
+        Ok(both.map(|(key, value)| Entry { key, value }).collect())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in a `map_err`")]
+fn problem<E: From<Problem>>(error: DataFusionError) -> E {
+    E::from(Problem::of(&error))
+}
+
+fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> Fallible<Box<dyn GroupsAccumulator>> {
+    if aggregate.groups_accumulator_supported() {
+        return aggregate.create_groups_accumulator();
+    }
+    let aggregate = aggregate.clone();
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+}
+
+/// Functions that keep every value that they have seen.
+const UNBOUNDED: [&str; 5] = ["array_agg", "string_agg", "median", "percentile_cont", "nth_value"];
+
+fn is_unbounded(aggregate: &AggregateFunctionExpr) -> bool {
+    let name = aggregate.fun().name();
+    let keeps_values = aggregate.is_distinct() && !["min", "max"].contains(&name);
+    keeps_values || UNBOUNDED.contains(&name)
+}
+
+/// The aggregate over the records of one microbatch, which gives partial states.
+fn partial(
+    context: &SessionState,
+    aggregate: &Aggregate,
+    input: Arc<dyn ExecutionPlan>,
+) -> Fallible<AggregateExec> {
+    let logical = aggregate.input.schema();
+    let (properties, planning) = (context.execution_props(), PhysicalPlanningContext::default());
+    let group = |expr: &Expr| {
+        let physical = create_physical_expr(expr, logical, properties, &planning)?;
+        Ok((physical, expr.schema_name().to_string()))
+    };
+    let groups = aggregate.group_expr.iter().map(group).collect::<Fallible<_>>()?;
+    let schema = input.schema();
+    let (mut functions, mut filters) = (Vec::new(), Vec::new());
+    for expr in &aggregate.aggr_expr {
+        let lowered =
+            LoweredAggregateBuilder::new(expr, logical, &schema, properties, &planning).build()?;
+        functions.push(lowered.aggregate);
+        filters.push(lowered.filter);
+    }
+    let groups = PhysicalGroupBy::new_single(groups);
+    AggregateExec::try_new(AggregateMode::Partial, groups, functions, filters, input, schema)
+}
+
+/// The query, the layout of its state, and the engine that defines it.
+fn signature(sql: &str, state: &Schema) -> String {
+    let fields = state.fields().iter().map(|field| field.data_type().to_string());
+    let fields: Vec<_> = fields.collect();
+    format!("{sql}\n{}\nDataFusion {}", fields.join(", "), datafusion::DATAFUSION_VERSION)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Continuous views: what they hold after each microbatch, through restarts, and in a batch.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::support::{Random, Spool, wait_for};
+
+const INPUT: &str = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\n\
+    k = \"varchar\"\nn = \"bigint\"\n[output]\npath = \"output.txt\"\n[output.format.csv]\n";
+
+fn view(name: &str, mode: &str, query: &str, more: &str) -> String {
+    format!(
+        "[[view]]\nname = \"{name}\"\nquery = \"\"\"{query}\"\"\"\nmode = \"{mode}\"\npath = \"{name}.csv\"\n{more}"
+    )
+}
+
+const SUMS: &str = "select k, count(*) as c, sum(n) as s from output group by k";
+
+fn job() -> Spool {
+    let all = view("all", "complete", &format!("{SUMS} order by k"), "every = \"0s\"\n");
+    Spool::new(&format!("{INPUT}{}{all}", view("changed", "update", SUMS, "")))
+}
+
+/// The view, computed from everything, by a few lines that are obviously right.
+#[derive(Default)]
+struct Model {
+    groups: BTreeMap<String, (u64, i64)>,
+    changes: Vec<String>,
+}
+
+impl Model {
+    fn take(&mut self, records: &[(String, i64)]) {
+        let mut touched = Vec::new();
+        for (key, number) in records {
+            let group = self.groups.entry(key.clone()).or_default();
+            *group = (group.0 + 1, group.1 + number);
+            if !touched.contains(key) {
+                touched.push(key.clone());
+            }
+        }
+        let mut lines: Vec<String> = touched.iter().map(|key| self.line(key)).collect();
+        lines.sort();
+        self.changes.extend(lines);
+    }
+
+    fn line(&self, key: &str) -> String {
+        let (count, sum) = self.groups[key];
+        format!("{key},{count},{sum}")
+    }
+
+    fn all(&self) -> String {
+        let lines: String = self.groups.keys().map(|key| self.line(key) + "\n").collect();
+        format!("k,c,s\n{lines}")
+    }
+}
+
+#[test]
+fn a_view_holds_what_all_files_together_give() {
+    let spool = job();
+    let (mut model, mut random) = (Model::default(), Random(3));
+    let mut seen = 0;
+    for number in 0..25 {
+        let rows = random.below(12);
+        let records: Vec<_> = (0..rows)
+            .map(|_| (format!("key {}", random.below(9)), random.below(100) as i64 - 50))
+            .collect();
+        let text: String =
+            records.iter().map(|(key, number)| format!("{key},{number}\n")).collect();
+        spool.drop_file(format!("f{number:03}"), text);
+        model.take(&records);
+        // Some runs take several files.
+        if random.below(3) > 0 {
+            continue;
+        }
+        spool.run_once();
+        seen += 1;
+        assert_eq!(spool.read("all.csv"), model.all());
+    }
+    spool.run_once();
+    assert!(seen > 3);
+    assert_eq!(spool.read("all.csv"), model.all());
+    let changes = spool.read("changed.csv");
+    let mut lines: Vec<&str> = changes.lines().collect();
+    assert_eq!(lines.remove(0), "k,c,s");
+    lines.sort_unstable();
+    model.changes.sort();
+    assert_eq!(lines, model.changes);
+}
+
+#[test]
+fn a_batch_gives_what_the_daemon_gives() {
+    let spool = job();
+    let large: String = (0..200_000).map(|id| format!("k{},{id}\n", id % 1000)).collect();
+    spool.drop_file("a", &large);
+    spool.drop_file("b", "k1,5\nnew,6\nbad,x\n");
+    spool.run_once();
+    let all = spool.read("all.csv");
+    assert_eq!(all.lines().count(), 1002);
+    fs::remove_file(spool.path("all.csv")).unwrap();
+    let output = spool.run("batch", &["-o", "again.txt", "in/processed-a", "in/processed-b"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(spool.read("all.csv") == all);
+}
+
+/// The seed: unique numbers so far, sorted, seen after each file.
+#[test]
+fn unique_numbers_are_seen_after_each_file() {
+    let numbers = "[input.format.numbers]\n[transform.scale]\nbelow = 10.0\nby = 100.0\n[output.format.numbers]\n";
+    let output = "[output]\npath = \"output.txt\"\n[output.format.numbers]\n";
+    let unique = view(
+        "unique",
+        "complete",
+        "select distinct num from output order by num",
+        "every = \"10ms\"\n",
+    );
+    let spool =
+        Spool::new(&format!("{}{unique}", numbers.replace("[output.format.numbers]\n", output)));
+    let daemon = spool.start();
+    spool.drop_file("a", "12\n3\n12\n");
+    wait_for("the first", || spool.read("unique.csv") == "12.0\n300.0\n");
+    spool.drop_file("b", "300\n1\n");
+    wait_for("the second", || spool.read("unique.csv") == "12.0\n100.0\n300.0\n");
+    daemon.stop();
+}
+
+/// A microbatch after which a view cannot be computed is set aside, and the next one goes on.
+#[test]
+fn a_microbatch_that_breaks_a_view_is_set_aside() {
+    let query = "select k, 100 / sum(n) as share from output group by k";
+    let spool = Spool::new(&format!("{INPUT}{}", view("share", "update", query, "")));
+    spool.drop_file("a", "x,5\n");
+    spool.drop_file("b", "x,-5\n");
+    spool.drop_file("c", "x,15\n");
+    spool.run_once();
+    assert_eq!(spool.read("share.csv"), "k,share\nx,20\nx,5\n");
+    assert_eq!(spool.output(), "k,n\nx,5\nx,15\n");
+    assert!(spool.read("in/failed-b.error.json").contains("ivide by zero"));
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_its_reason() {
+    for (views, reason) in [
+        (view("v", "append", SUMS, ""), "needs windows of event time"),
+        (view("v", "update", &format!("{SUMS} order by k"), ""), "mode = \"complete\""),
+        (view("v", "update", "select k, n from output", ""), "belongs in the transform"),
+        (
+            view("v", "update", "select k, median(n) as m from output group by k", ""),
+            "allow_unbounded_state",
+        ),
+        (view("v", "update", SUMS, "[view.format.parquet]\n"), "cannot be appended to"),
+        (view("v", "update", SUMS, "") + &view("v", "update", SUMS, ""), "found `v` twice"),
+        (
+            view("v", "update", SUMS, "").replace("v.csv", "output.txt"),
+            "something else is written to",
+        ),
+        (view("v", "update", SUMS, "").replace("v.csv", "in/v.csv"), "inside `input.directory`"),
+    ] {
+        let spool = Spool::new(&format!("{INPUT}{views}"));
+        let output = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{views}: {said}");
+        assert!(said.contains(reason), "{views}: {said}");
+    }
+    let allowed = view(
+        "v",
+        "complete",
+        "select k, median(n) as m from output group by k",
+        "allow_unbounded_state = true\n",
+    );
+    let spool = Spool::new(&format!("{INPUT}{allowed}"));
+    spool.drop_file("a", "x,1\nx,9\n");
+    spool.run_once();
+    spool.drop_file("b", "x,5\n");
+    spool.run_once();
+    assert_eq!(spool.read("v.csv"), "k,m\nx,5.0\n");
+}
+
+/// The state of another query has no meaning.
+#[test]
+fn a_view_whose_query_changed_is_not_continued() {
+    let spool = Spool::new(&format!("{INPUT}{}", view("v", "complete", SUMS, "")));
+    spool.drop_file("a", "x,1\n");
+    spool.run_once();
+    let other = SUMS.replace("sum(n)", "max(n)");
+    spool.configure("settle = \"0s\"", &format!("{INPUT}{}", view("v", "complete", &other, "")));
+    let output = spool.run("run", &["--once"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Give the view another name"), "{said}");
+    spool.configure("settle = \"0s\"", &format!("{INPUT}{}", view("w", "complete", &other, "")));
+    spool.drop_file("b", "x,7\n");
+    spool.run_once();
+    assert_eq!(spool.read("w.csv"), "k,c,s\nx,1,7\n");
+}
