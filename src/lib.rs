@@ -31,7 +31,7 @@
 //! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
-//! | [`engine`] | SQL: plans and runs queries over records | `record` |
+//! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
@@ -82,7 +82,8 @@
 //! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the way.
 //! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
 //! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes. *Final*:
-//! a query over the whole output, made when the job ends. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
+//! a query over the whole output, made when the job ends. *View*: a continuous query over everything so far; *state*: what it keeps of one
+//! group. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
 //! notification that something may have come.
 
 pub mod cli;

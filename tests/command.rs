@@ -38,11 +38,7 @@ fn the_filters_that_people_have_work_as_they_are() {
 /// As `config/duckdb.toml` has it.
 #[test]
 fn duckdb_is_a_filter_too() {
-    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
-    if !has(&duckdb) {
-        skipped("duckdb is not installed");
-        return;
-    }
+    let Some(duckdb) = crate::support::duckdb() else { return };
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/duckdb.toml");
     let example: toml::Table = std::fs::read_to_string(example).unwrap().parse().unwrap();
     let mut transform = example["transform"].as_table().unwrap().clone();

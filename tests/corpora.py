@@ -18,6 +18,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,6 +113,9 @@ def check_json(path):
 def check_parquet(path):
     count = "select count(*) from read_parquet('{}')"
     ask = lambda file: subprocess.run([DUCKDB, "-csv", "-noheader", "-c", count.format(file)], capture_output=True)
+    if shutil.which(DUCKDB) is None:
+        seen["parquet without DuckDB to count"] += 1
+        return
     if not batch(path, "[input.format.parquet]\n" + OUTPUT.format("parquet")):
         seen["parquet refused"] += 1
         return

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Random, Spool, has, skipped, wait_for};
+use crate::support::{Random, Spool, wait_for};
 
 /// A job over Parquet with CSV as its output, or JSON where each file brings its own columns.
 fn reading(columns: &str, query: &str) -> Spool {
@@ -458,6 +458,11 @@ fn a_command_gets_the_records_as_csv() {
 #[test]
 fn what_cannot_be_is_refused_with_its_reason() {
     for (configuration, verb, reason) in [
+        (
+            "end_marker = \"END\"\n[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.json]\n",
+            "check",
+            "are for lines, and parquet has none",
+        ),
         (WRITING, "stream", "use `batch`"),
         (
             "[input.format.parquet]\n[output]\npath = \"o\"\n[output.format.json]\n",
@@ -531,11 +536,7 @@ fn a_long_text_in_every_record_costs_no_memory() {
 /// Files by another writer, and ours for another reader.
 #[test]
 fn duckdb_reads_what_we_write_and_we_read_what_it_writes() {
-    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
-    if !has(&duckdb) {
-        skipped("duckdb is not installed");
-        return;
-    }
+    let Some(duckdb) = crate::support::duckdb() else { return };
     let spool = reading("", "select * from input order by id");
     let ask = |sql: &str| {
         let output = Command::new(&duckdb)

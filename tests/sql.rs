@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use spoolmill::decode::frame::{Framer, Framing, Kind};
 use spoolmill::decode::{Decoder, Format};
 
-use crate::support::{Spool, has, skipped, wait_for};
+use crate::support::{Spool, wait_for};
 
 const CSV: &str = "[input.format.csv]\n[input.format.csv.columns]\n\
     id = \"bigint\"\nname = \"varchar\"\nprice = \"double\"\nday = \"date\"\n";
@@ -712,11 +712,7 @@ proptest! {
 /// The same queries over the same file, by DuckDB.
 #[test]
 fn results_equal_those_of_duckdb() {
-    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
-    if !has(&duckdb) {
-        skipped("duckdb is not installed");
-        return;
-    }
+    let Some(duckdb) = crate::support::duckdb() else { return };
     let columns = "[input.format.csv]\n[input.format.csv.columns]\nid = \"bigint\"\nname = \"varchar\"\n\
         class = \"varchar\"\nprice = \"double\"\ncost = \"decimal(10,2)\"\nday = \"date\"\nts = \"timestamp\"\nok = \"boolean\"\n";
     let mut file = "id,name,class,price,cost,day,ts,ok\n".to_owned();

@@ -165,7 +165,6 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     let format = config.written.output.format;
     let mut delivery = Plain {
         tap: queries.tap(),
-        is_columnar: format.is_columnar(),
         envelope: Envelope::new(format),
         output,
         rejects,

@@ -20,8 +20,6 @@ use crate::sink::rejects;
 pub struct Plain<Output, Rejects> {
     /// What makes partial states for the views.
     pub tap: Tap,
-    /// The output is written from records, not from bytes.
-    pub is_columnar: bool,
     /// What is around the records.
     pub envelope: Envelope,
     /// Where records go.
@@ -62,10 +60,8 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        if self.is_columnar {
-            let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
-            self.records(&bytes)?;
-        }
+        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+        self.records(&bytes)?;
         self.tap.take(records)
     }
 

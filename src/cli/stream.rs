@@ -61,7 +61,6 @@ impl Stream {
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
         let mut delivery = Plain {
             tap: queries.tap(),
-            is_columnar: false,
             envelope: Envelope::new(encode),
             output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
             rejects: std::io::stderr(),

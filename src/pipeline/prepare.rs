@@ -142,7 +142,6 @@ impl Preparation<'_> {
         let mut staged = Staged {
             name,
             envelope: Envelope::new(self.flow.encode),
-            is_columnar: self.flow.encode.is_columnar(),
             tap: self.views.tap(),
             output: self.parts.map_or_else(|| Stage::new(self.staging), Stage::of_file),
             rejects: Stage::new(self.staging),
@@ -296,7 +295,6 @@ impl Read for Whole<'_> {
 struct Staged<'a> {
     name: &'a [u8],
     envelope: Envelope,
-    is_columnar: bool,
     tap: Tap,
     output: Stage<'a>,
     rejects: Stage<'a>,
@@ -320,10 +318,8 @@ impl Delivery for Staged<'_> {
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        if self.is_columnar {
-            let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
-            self.output.write(&bytes)?;
-        }
+        let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
+        self.output.write(&bytes)?;
         self.tap.take(records)
     }
 

@@ -19,7 +19,6 @@ use crate::durable;
 use crate::engine::{Entry, Problem, States, View};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Addition, Ledger, Payload, StatePut, Target, ViewId};
-use crate::publish::Place;
 use crate::sink;
 use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
@@ -291,11 +290,6 @@ impl Definition {
     /// What the output begins with.
     pub fn header(&self) -> Vec<u8> {
         self.encode.header(&self.view.schema()).unwrap_or_default()
-    }
-
-    /// The place of an output that is appended to.
-    pub fn place<'a>(path: &'a std::path::Path, header: &'a [u8]) -> Place<'a> {
-        Place::File(path, header)
     }
 
     /// Puts the result over these groups in place of the one before.

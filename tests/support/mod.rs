@@ -51,3 +51,13 @@ pub fn has(program: &str) -> bool {
         .status()
         .is_ok()
 }
+
+/// The program to compare with, where it is installed.
+pub fn duckdb() -> Option<String> {
+    let duckdb = std::env::var("DUCKDB").unwrap_or_else(|_| "duckdb".to_owned());
+    if has(&duckdb) {
+        return Some(duckdb);
+    }
+    skipped("duckdb is not installed");
+    None
+}
