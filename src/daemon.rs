@@ -5,6 +5,7 @@
 //! pass pauses the loop and quarantines nothing.
 
 pub mod job;
+mod opening;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::ledger::Ledger;
 use crate::queries::Queries;
 use crate::source::rules;
 use crate::source::watch::{self, Hint, Watch};
@@ -103,6 +105,14 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
     }
 }
 
+/// Forgets what these views of a job have kept, so that they are made anew when it runs.
+pub fn reset_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
+    let _locks = opening::locks(&config.state, &[]).map_err(Failure::into_error)?;
+    let queries = opening::open_queries(config)?;
+    let mut ledger = Ledger::open(&config.state).map_err(Failure::into_error)?;
+    queries.reset_views(config, names, &mut ledger)
+}
+
 /// Why the loop was left.
 enum Ending {
     /// The daemon ends, for this reason.
@@ -132,6 +142,7 @@ impl<'a> Daemon<'a> {
         let watch = open_watch(&config, setting, &hints_lost, network)?;
         let polls = watch.is_none();
         let mut job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
+        job.rebuild_views(&setting.pulse).map_err(Failure::into_error)?;
         if let Err(error) = job.make_finals(&setting.pulse) {
             // It stays owed; new inputs are no less welcome for it.
             tracing::error!(error = %format!("{error:#}"), "a final result cannot be made");

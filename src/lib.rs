@@ -28,10 +28,11 @@
 //! | [`source`] | which files are complete, in which order; the archive | `durable`, `failure`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `record`, `telemetry`, `units` |
+//! | [`aggregate`] | event time: windows, the watermark, what is late | `units` |
 //! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
-//! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `record` |
+//! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `aggregate`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
@@ -83,9 +84,15 @@
 //! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
 //! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes. *Final*:
 //! a query over the whole output, made when the job ends. *View*: a continuous query over everything so far; *state*: what it keeps of one
-//! group. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
+//! group. *Watermark*: the event time up to which windows are closed; a *late* record came after its
+//! last window was closed. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
 //! notification that something may have come.
 
+#[cfg(feature = "sql")]
+pub mod aggregate;
+#[cfg(not(feature = "sql"))]
+#[path = "aggregate/none.rs"]
+pub mod aggregate;
 pub mod cli;
 pub mod config;
 pub mod daemon;

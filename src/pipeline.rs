@@ -5,7 +5,14 @@
 //! a failure in between is rolled forward, never back.
 
 pub mod flow;
+mod formats;
 pub mod prepare;
+mod report;
+#[cfg(feature = "sql")]
+mod sift;
+#[cfg(not(feature = "sql"))]
+#[path = "pipeline/sift/none.rs"]
+mod sift;
 mod vanished;
 #[cfg(feature = "sql")]
 pub mod views;
@@ -22,15 +29,17 @@ use std::time::{Duration, Instant};
 
 use crate::durable::fault;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Payload, Settled};
-use crate::publish::Publisher;
+use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, StatePut, ViewId};
+use crate::publish::{self, Publisher};
+use crate::sink::stage::StagingArea;
 use crate::source::Source;
 use crate::source::archive::{Archived, Archiver, Debt, Fate, Touched};
 use crate::source::input::Input;
 use crate::source::queue::Key;
 use prepare::Prepared;
+use report::{log, report};
 use vanished::Vanished;
-use views::Views;
+use views::{Tapped, Views};
 
 /// Files that may be committed and stubbornly not archived before the daemon pauses.
 const STUCK_MAX: usize = 16;
@@ -51,7 +60,8 @@ pub struct Pipeline {
     pub archiver: Archiver,
     /// The continuous queries.
     pub views: Views,
-    unpublished: Vec<(Committed, Input)>,
+    /// One that the clock made has no input.
+    unpublished: Vec<(Committed, Option<Input>)>,
     unarchived: Vec<(Committed, Input)>,
     stuck: Vec<Stuck>,
     touched: Touched,
@@ -100,21 +110,91 @@ impl Pipeline {
         }
     }
 
-    /// Commits, publishes and archives a group.
-    pub fn run(&mut self, group: Vec<Prepared>, source: &mut Source) -> Result<()> {
+    /// Commits, publishes and archives a group; what cannot be committed with it goes back to the
+    /// source. Returns whether the job has ended with it.
+    pub fn run(
+        &mut self,
+        group: Vec<Prepared>,
+        staging: &StagingArea,
+        source: &mut Source,
+    ) -> Result<bool> {
         self.catch_up(source)?;
         if fault::mutant("rename-first") {
             rename_first(&group, source)?;
         }
-        self.commit(group, source)?;
+        let ended = self.commit(group, staging, source)?;
+        self.catch_up(source)?;
+        Ok(ended)
+    }
+
+    /// Closes the windows of a folder from which nothing has come for long enough.
+    pub fn close_idle(&mut self, staging: &StagingArea, source: &mut Source) -> Result<()> {
+        self.catch_up(source)?;
+        self.publisher.observe(&mut self.ledger)?;
+        let Some((batch, states)) = self.views.close_idle(&self.ledger, staging)? else {
+            return Ok(());
+        };
+        tracing::info!("nothing has come for a while: all windows are closed");
+        self.commit_without_input(batch, &states, None, source)
+    }
+
+    /// Makes the next view anew that owes it, of what `read` makes of the whole output for it: what
+    /// had been appended for it is set aside. False when there is none.
+    pub fn rebuild_view(
+        &mut self,
+        staging: &StagingArea,
+        source: &mut Source,
+        read: impl FnOnce(usize) -> Result<Tapped>,
+    ) -> Result<bool> {
+        let Some((number, path)) = self.views.to_rebuild(&self.ledger)? else { return Ok(false) };
+        let tapped = read(number)?;
+        if let Some(path) = path {
+            publish::set_aside(&path, self.ledger.last_sequence())?;
+        }
+        self.publisher.observe(&mut self.ledger)?;
+        let rebuilt = self.views.rebuild(number, &tapped, &self.ledger, staging)?;
+        let Some((batch, states, view)) = rebuilt else { return Ok(false) };
+        self.commit_without_input(batch, &states, Some(view), source)?;
+        self.views.note_committed();
+        Ok(true)
+    }
+
+    fn commit_without_input(
+        &mut self,
+        batch: Microbatch,
+        states: &[StatePut],
+        rebuilt: Option<ViewId>,
+        source: &mut Source,
+    ) -> Result<()> {
+        let files: Vec<_> = batch.files().cloned().collect();
+        let settled = Settled { rebuilt, ..self.settled.clone() };
+        let committed = self.ledger.commit(vec![batch], states, &settled).inspect_err(|failure| {
+            if matches!(failure, Failure::Transient(_)) {
+                self.discard(&files);
+            }
+        });
+        self.unpublished.extend(committed?.into_iter().map(|committed| (committed, None)));
+        self.forget_settled()?;
         self.catch_up(source)
     }
 
     /// Commits a group in one transaction, with what has become durable since the last one. When
     /// that fails, the inputs go back to the source.
-    fn commit(&mut self, mut group: Vec<Prepared>, source: &mut Source) -> Result<()> {
+    fn commit(
+        &mut self,
+        mut group: Vec<Prepared>,
+        staging: &StagingArea,
+        source: &mut Source,
+    ) -> Result<bool> {
         if group.is_empty() {
-            return Ok(());
+            return Ok(false);
+        }
+        let states = self.publisher.observe(&mut self.ledger);
+        let advanced = states.and_then(|()| self.views.advance(&self.ledger, staging, &mut group));
+        if let Ok(advanced) = &advanced {
+            for prepared in group.split_off(advanced.microbatches.min(group.len())) {
+                self.give_back(prepared, source);
+            }
         }
         // What sets an altered file aside settles the microbatch that it was altered after.
         let mut settled = self.settled.clone();
@@ -122,11 +202,14 @@ impl Pipeline {
         settled.archived.extend(group.iter().filter_map(older));
         let files: Vec<_> =
             group.iter().flat_map(|prepared| prepared.batch.files().cloned()).collect();
-        let states = self.publisher.observe(&mut self.ledger);
-        let states = states.and_then(|()| self.views.advance(&self.ledger, &mut group));
+        let discarded: Vec<_> =
+            group.iter().flat_map(|prepared| prepared.discarded.clone()).collect();
+        self.discard(&discarded);
+        let ended = group.iter().any(|prepared| prepared.ended);
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
-        let committed = states.and_then(|states| self.ledger.commit(batches, &states, &settled));
+        let committed =
+            advanced.and_then(|advanced| self.ledger.commit(batches, &advanced.states, &settled));
         match committed {
             Ok(committed) => {
                 self.views.note_committed();
@@ -134,8 +217,8 @@ impl Pipeline {
                 for committed in &committed {
                     self.superseded.remove(&committed.batch().name);
                 }
-                self.unpublished.extend(committed.into_iter().zip(inputs));
-                Ok(())
+                self.unpublished.extend(committed.into_iter().zip(inputs.into_iter().map(Some)));
+                Ok(ended)
             }
             Err(failure) => {
                 for input in inputs {
@@ -174,7 +257,7 @@ impl Pipeline {
         for (committed, input) in std::mem::take(&mut self.unpublished) {
             self.note_published(&committed);
             log(&committed);
-            self.unarchived.push((committed, input));
+            self.unarchived.extend(input.map(|input| (committed, input)));
         }
         for (committed, input) in std::mem::take(&mut self.unarchived) {
             self.archive(committed, input, source)?;
@@ -315,6 +398,11 @@ impl Pipeline {
         self.settle()
     }
 
+    /// When the windows of a quiet folder are to be closed.
+    pub fn idle_due(&self) -> Option<Instant> {
+        self.views.idle_due()
+    }
+
     /// Replaces the results of views that are due by now.
     pub fn replace_views(&mut self, now: Instant) -> Result<()> {
         self.views.replace_due(&self.ledger, now)
@@ -391,34 +479,4 @@ fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
     };
     let name: &OsStr = &batch.name;
     Debt { name, identity: &batch.identity, sequence: committed.sequence(), fate }
-}
-
-/// The content of `failed-*.error.json`, the same each time it is made.
-fn report(committed: &Committed) -> Vec<u8> {
-    let batch = committed.batch();
-    let Some(reason) = &batch.quarantined else { return Vec::new() };
-    let hash = blake3::Hash::from_bytes(batch.identity.hash).to_hex();
-    let at = std::time::Duration::from_millis(committed.committed_ms().unsigned_abs());
-    let report = serde_json::json!({
-        "file": String::from_utf8_lossy(batch.name.as_encoded_bytes()),
-        "reason": reason,
-        "microbatch": committed.sequence(),
-        "time": humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string(),
-        "size": batch.identity.size,
-        "blake3": hash.as_str(),
-    });
-    format!("{report:#}\n").into_bytes()
-}
-
-/// One line for each microbatch.
-fn log(committed: &Committed) {
-    let batch = committed.batch();
-    let file = crate::telemetry::text(&batch.name);
-    let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
-    let Some(reason) = &batch.quarantined else {
-        let (read, written, rejected) = (batch.read, batch.written, batch.rejected);
-        tracing::info!(microbatch, file, bytes, read, written, rejected, "committed");
-        return;
-    };
-    tracing::warn!(microbatch, file, bytes, reason, "quarantined");
 }

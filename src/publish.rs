@@ -41,6 +41,28 @@ pub enum Place<'a> {
     Folder(&'a Path),
 }
 
+/// Renames an output out of the way, so that the next span begins a new one; `sequence` is the last
+/// microbatch that it knows of. No file is ever replaced.
+pub fn set_aside(path: &Path, sequence: u64) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let dir = Dir::open(parent)?;
+    for number in 0_u32.. {
+        let mut aside = name.to_owned();
+        aside.push(format!(".before-{sequence}"));
+        if number > 0 {
+            aside.push(format!(".{number}"));
+        }
+        if dir.rename_no_replace(name, &dir, &aside)? {
+            tracing::info!(output = %path.display(), aside = %aside.display(), "set aside");
+            break;
+        }
+    }
+    Ok(dir.sync("output directory")?)
+}
+
 impl Publisher {
     /// Publishes to these places from this staging directory.
     pub fn open(targets: &[(Target, Place<'_>)], staging: &Path) -> Result<Self> {

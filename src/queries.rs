@@ -6,6 +6,7 @@
 //! the first file.
 
 mod finals;
+mod rebuild;
 mod tables;
 mod views;
 
@@ -15,12 +16,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use arrow_schema::SchemaRef;
 
+use crate::aggregate::Judge;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
 use crate::ledger::Ledger;
-use crate::pipeline::views::{Definition, Deltas, Tap, Views};
+use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
 use crate::record::text_schema;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
@@ -34,6 +36,7 @@ pub struct Queries {
     tables: Tables,
     finals: Vec<Final>,
     views: Vec<Definition>,
+    clock: Option<Clock>,
     output: Option<SchemaRef>,
 }
 
@@ -55,6 +58,7 @@ impl Queries {
             tables: Tables::default(),
             finals: Vec::new(),
             views: Vec::new(),
+            clock: None,
             output: None,
         };
         let sql = match &written.transform {
@@ -92,6 +96,15 @@ impl Queries {
             && let Some(reason) = written.output.format.refuses(output)
         {
             return Err(Problem::new("output.format", reason));
+        }
+        queries.clock = views::clock(config, queries.output.as_ref())?;
+        if queries.clock.is_some()
+            && let Some(query) = queries.transform.take()
+        {
+            let carried = query.with_lines();
+            let carried =
+                carried.map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
+            queries.transform = Some(carried);
         }
         queries.plan_finals(config)?;
         if let Some(engine) = &queries.engine {
@@ -134,19 +147,67 @@ impl Queries {
         !self.views.is_empty()
     }
 
+    /// The view of this name.
+    pub fn view(&self, name: &str) -> Option<&Definition> {
+        self.views.iter().find(|definition| definition.name == name)
+    }
+
     /// The views over their ledger.
     pub fn open_views(&self, ledger: &mut Ledger) -> Result<Views, Failure> {
-        Views::open(self.views.clone(), ledger)
+        Views::open(self.views.clone(), self.clock.clone(), ledger)
+    }
+
+    /// The event time of the job.
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
+    }
+
+    /// What records are judged by outside a ledger: no window is closed.
+    pub fn judge(&self) -> Option<Arc<Judge>> {
+        self.clock.as_ref().map(|clock| clock.judge(self.views.iter(), None, None))
     }
 
     /// What makes partial states of the records of a batch.
-    pub fn tap(&self) -> Tap {
-        Tap::new(self.views.iter().map(|definition| definition.view.clone()))
+    pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
+        Tap::new(self.views.iter().map(|definition| definition.view.clone()), judge)
+    }
+
+    /// Forgets what these views have kept: the next start makes them anew.
+    pub fn reset_views(
+        &self,
+        config: &Config,
+        names: &[String],
+        ledger: &mut Ledger,
+    ) -> anyhow::Result<()> {
+        for name in names {
+            let view = self.view(name).ok_or_else(|| {
+                let message = format!("--reset-view: the job has no view `{name}`");
+                config.problem(&Problem::new("view", message))
+            })?;
+            ledger.reset_view(name, view.view.signature()).map_err(Failure::into_error)?;
+        }
+        Ok(())
+    }
+
+    /// What the whole output is to the view at this place.
+    pub fn read_for_view(
+        &self,
+        number: usize,
+        config: &Config,
+        pulse: &Pulse,
+    ) -> anyhow::Result<Tapped> {
+        let both = self.views.get(number).zip(self.output.as_ref());
+        let (definition, schema) = both.context("a view has lost its query")?;
+        let output = config.output.as_deref().context("the job has no output")?;
+        tracing::info!(view = definition.name, "is made anew from the output");
+        let judge = self.judge();
+        rebuild::read(config, definition, schema, judge, output, pulse)
+            .with_context(|| format!("make the view `{}` anew", definition.name))
     }
 
     /// Makes the results of the views over everything at once.
-    pub fn finish_views(&self, all: Vec<Deltas>) -> anyhow::Result<()> {
-        views::finish(&self.views, all)
+    pub fn finish_views(&self, deltas: &Deltas) -> anyhow::Result<()> {
+        views::finish(&self.views, deltas)
     }
 
     /// True when there is something to be made of the whole output.

@@ -27,6 +27,19 @@ pub struct Reject {
     pub truncated: bool,
 }
 
+/// A record that came after its last window was closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// The view that has missed it.
+    pub view: Arc<str>,
+    /// The watermark that it has missed, as a time in UTC.
+    pub watermark: Arc<str>,
+    /// As in [`Reject`].
+    pub line: Option<u64>,
+    /// The record as it stood, or as the output has it where it has no line of its own.
+    pub raw: Vec<u8>,
+}
+
 /// Which file an input was, beyond its name: what tells it from another under the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {

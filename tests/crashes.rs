@@ -71,11 +71,16 @@ const PARQUET: Job = Job {
     },
 };
 
-/// Two views over the output, one replaced, one appended to.
+/// Three views over the output: one replaced, one appended to, one of windows that close; and records
+/// that come too late for them.
 #[cfg(feature = "sql")]
 const VIEWS: Job = Job {
     configuration: "[input.format.csv]\n[input.format.csv.columns]\nnum = \"double\"\n\
+        [transform.sql]\nquery = \"select num, to_timestamp(cast(num * 10 as bigint)) as t from input\"\n\
         [output]\npath = \"output.txt\"\n[output.format.csv]\n\
+        [event_time]\ncolumn = \"t\"\nlate = \"late.jsonl\"\n\
+        [[view]]\nname = \"closed\"\nmode = \"append\"\npath = \"closed.csv\"\n\
+        query = \"select window_start, num, count(*) as n from tumble(output, t, '30 seconds') group by 1, 2\"\n\
         [[view]]\nname = \"all\"\nmode = \"complete\"\npath = \"all.csv\"\n\
         query = \"select num, count(*) as n, sum(num) as s from output group by num order by num\"\n\
         [[view]]\nname = \"changed\"\nmode = \"update\"\npath = \"changed.csv\"\n\
@@ -119,7 +124,9 @@ fn end(spool: &Spool, job: Job) -> End {
     End {
         output: Lines((job.seen)(spool)),
         rejects: Lines(spool.rejects()),
-        views: spool.read("all.csv") + &spool.read("changed.csv"),
+        views: ["all.csv", "changed.csv", "closed.csv", "late.jsonl"]
+            .map(|name| spool.read(name))
+            .concat(),
         names: spool.names(),
         report: report["reason"].to_string(),
     }

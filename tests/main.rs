@@ -44,6 +44,10 @@ mod queries;
 #[cfg(feature = "sql")]
 mod views;
 
+/// Event-time windows, the watermark, late records.
+#[cfg(feature = "sql")]
+mod windows;
+
 /// Parquet in and out.
 #[cfg(feature = "sql")]
 mod parquet;

@@ -68,10 +68,12 @@ fn modules_import_only_what_they_build_on() {
         ("sink", &["durable", "record"]),
         ("ledger", &["durable", "failure", "record"]),
         ("publish", &["durable", "failure", "ledger"]),
-        ("engine", &["record"]),
+        ("aggregate", &["units"]),
+        ("engine", &["aggregate", "record"]),
         (
             "pipeline",
             &[
+                "aggregate",
                 "decode",
                 "durable",
                 "engine",
@@ -85,10 +87,11 @@ fn modules_import_only_what_they_build_on() {
                 "transform",
             ],
         ),
-        ("config", &["decode", "durable", "sink", "source", "transform", "units"]),
+        ("config", &["aggregate", "decode", "durable", "sink", "source", "transform", "units"]),
         (
             "queries",
             &[
+                "aggregate",
                 "config",
                 "decode",
                 "durable",
@@ -123,10 +126,12 @@ fn modules_import_only_what_they_build_on() {
         (
             "cli",
             &[
+                "aggregate",
                 "config",
                 "daemon",
                 "decode",
                 "durable",
+                "engine",
                 "failure",
                 "ledger",
                 "pipeline",

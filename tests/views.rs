@@ -140,7 +140,7 @@ fn a_microbatch_that_breaks_a_view_is_set_aside() {
 #[test]
 fn what_cannot_be_kept_is_refused_with_its_reason() {
     for (views, reason) in [
-        (view("v", "append", SUMS, ""), "needs windows of event time"),
+        (view("v", "append", SUMS, ""), "of the column of [event_time]"),
         (view("v", "update", &format!("{SUMS} order by k"), ""), "mode = \"complete\""),
         (view("v", "update", "select k, n from output", ""), "belongs in the transform"),
         (
@@ -185,7 +185,7 @@ fn a_view_whose_query_changed_is_not_continued() {
     spool.configure("settle = \"0s\"", &format!("{INPUT}{}", view("v", "complete", &other, "")));
     let output = spool.run("run", &["--once"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("Give the view another name"), "{said}");
+    assert!(!output.status.success() && said.contains("give the view another name"), "{said}");
     spool.configure("settle = \"0s\"", &format!("{INPUT}{}", view("w", "complete", &other, "")));
     spool.drop_file("b", "x,7\n");
     spool.run_once();

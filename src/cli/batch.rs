@@ -22,7 +22,7 @@ use crate::decode::frame::Framer;
 use crate::durable;
 use crate::failure::Failure;
 use crate::ledger::now_ms;
-use crate::pipeline::flow::{Delivery as _, Origin};
+use crate::pipeline::flow::{Delivery as _, Flow, Origin};
 use crate::queries::Queries;
 use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
@@ -164,7 +164,7 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     let (name, shown) = (Vec::new(), Some(progress.clone()));
     let format = config.written.output.format;
     let mut delivery = Plain {
-        tap: queries.tap(),
+        tap: queries.tap(queries.judge()),
         envelope: Envelope::new(format),
         output,
         rejects,
@@ -193,8 +193,8 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     }
     delivery.end().map_err(Failure::into_error)?;
     progress.finish();
-    let deltas = delivery.tap.finish().map_err(Failure::into_error)?;
-    queries.finish_views(vec![deltas])?;
+    let tapped = delivery.tap.finish().map_err(Failure::into_error)?;
+    queries.finish_views(&tapped.deltas)?;
     Ok((delivery.output, delivery.rejects))
 }
 
@@ -217,7 +217,9 @@ fn transform_one<Output: Write + Send, Rejects: Write + Send>(
     };
     let file = String::from_utf8_lossy(name);
     let origin = Origin { file: &file, now_ms: now_ms() };
+    let judge = queries.judge();
     let flow = flow(config, queries, Bounds::Microbatch, pulse);
+    let flow = Flow { judge: judge.as_deref(), ..flow };
     let counts = flow.run(blocks, origin, delivery);
     let counts = counts.and_then(|counts| delivery.check(&counts).map(|()| counts));
     let counts = counts.map_err(Failure::into_error)?;

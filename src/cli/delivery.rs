@@ -84,7 +84,8 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
     }
 }
 
-fn failed(error: std::io::Error, doing: &'static str) -> Failure {
+/// A writer that fails ends the work.
+pub fn failed(error: std::io::Error, doing: &'static str) -> Failure {
     Failure::Fatal(Err::<(), _>(error).context(doing).expect_err("it is an error"))
 }
 

@@ -7,6 +7,8 @@ mod check;
 mod delivery;
 mod progress;
 mod run;
+#[cfg(feature = "sql")]
+mod shown;
 mod signals;
 mod split;
 mod stream;

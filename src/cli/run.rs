@@ -15,6 +15,9 @@ pub struct Run {
     /// Take everything that is complete, then exit
     #[arg(long)]
     once: bool,
+    /// Make this view anew from the whole output, before anything else; may be given several times
+    #[arg(long, value_name = "NAME")]
+    reset_view: Vec<String>,
 }
 
 impl Run {
@@ -24,6 +27,9 @@ impl Run {
         let pulse = Pulse::of_the_service();
         let wakes = sync_channel(WAKES_MAX);
         signals::forward(wakes.0.clone(), pulse.clone())?;
+        if !self.reset_view.is_empty() {
+            daemon::reset_views(&config, &self.reset_view)?;
+        }
         let until = if self.once { Until::Drained } else { Until::Stopped };
         daemon::run(config, &Setting { until, wakes, pulse })
     }

@@ -9,11 +9,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::JobFile;
 use super::delivery::{Plain, quiet_if_reader_left};
+#[cfg(feature = "sql")]
+use super::shown::Shown;
+#[cfg(feature = "sql")]
+use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::failure::Failure;
 use crate::ledger::now_ms;
-use crate::pipeline::flow::Origin;
+use crate::pipeline::flow::{Flow, Origin};
 use crate::queries::Queries;
 use crate::sink::envelope::Envelope;
 use crate::telemetry::Pulse;
@@ -33,6 +37,10 @@ pub struct Stream {
     /// The input ends: a query may wait for that
     #[arg(long)]
     until_eof: bool,
+    /// Print this view as it changes, in place of the records
+    #[cfg(feature = "sql")]
+    #[arg(long, value_name = "NAME")]
+    view: Option<String>,
 }
 
 impl Stream {
@@ -59,8 +67,13 @@ impl Stream {
         let patience = matches!(config.written.transform, Transform::Command(_)).then_some(LOOK);
         let stdin = Input { stdin, patience, pulse: pulse.clone() };
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
+        #[cfg(feature = "sql")]
+        if let Some(name) = &self.view {
+            return show(&config, &queries, name, framer, &pulse);
+        }
+        let judge = queries.judge();
         let mut delivery = Plain {
-            tap: queries.tap(),
+            tap: queries.tap(judge.clone()),
             envelope: Envelope::new(encode),
             output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
             rejects: std::io::stderr(),
@@ -71,10 +84,37 @@ impl Stream {
         };
         let origin = Origin { file: "-", now_ms: now_ms() };
         let flow = flow(&config, &queries, Bounds::Stream, &pulse);
+        let flow = Flow { judge: judge.as_deref(), ..flow };
         let result = flow.run(framer.into(), origin, &mut delivery);
         let result = result.and_then(|counts| delivery.check(&counts));
         quiet_if_reader_left(result.map_err(Failure::into_error))
     }
+}
+
+/// Prints one view of what is read.
+#[cfg(feature = "sql")]
+fn show(
+    config: &Config,
+    queries: &Queries,
+    name: &str,
+    framer: Framer<'_>,
+    pulse: &Pulse,
+) -> anyhow::Result<()> {
+    let definition = queries.view(name).ok_or_else(|| {
+        let problem = Problem::new("view", format!("--view: the job has no view `{name}`"));
+        config.problem(&problem)
+    })?;
+    anyhow::ensure!(!definition.encode.is_columnar(), "a view in parquet cannot be printed");
+    let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let clock = queries.clock().cloned();
+    let mut shown = Shown::new(definition.clone(), clock, tolerance(config), stdout);
+    let judge = shown.judge();
+    let flow = flow(config, queries, Bounds::Stream, pulse);
+    let flow = Flow { judge: judge.as_deref(), ..flow };
+    let origin = Origin { file: "-", now_ms: now_ms() };
+    let result = flow.run(framer.into(), origin, &mut shown);
+    let result = result.and_then(|counts| shown.finish(&counts));
+    quiet_if_reader_left(result.map_err(Failure::into_error))
 }
 
 /// Standard input, which ends when nothing wants more of it.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "sql")]
+use crate::aggregate;
 use crate::source::archive::Action;
 use crate::source::rules::{Empty, HardLinks, Order, Watch};
 use crate::units::{Size, Span};
@@ -30,6 +32,10 @@ pub struct File {
     pub state: State,
     /// What the job may use of the machine.
     pub engine: Engine,
+    /// When records happened.
+    #[cfg(feature = "sql")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<aggregate::EventTime>,
     /// Tables that a query can join with.
     #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -112,16 +112,16 @@ impl Config {
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);
         let output = written.output.path.as_ref().map(absolute);
-        let beside = |output: &PathBuf| {
-            let mut name = output.clone().into_os_string();
-            name.push(".rejects.jsonl");
-            PathBuf::from(name)
-        };
         let config = Self {
             directory: written.input.directory.as_ref().map(absolute),
             rules: rules(&written.input)?,
             framing: framing(&written, workers)?,
-            rejects: written.rejects.path.as_ref().map(absolute).or(output.as_ref().map(beside)),
+            rejects: written
+                .rejects
+                .path
+                .as_ref()
+                .map(absolute)
+                .or_else(|| output.as_deref().map(|path| beside(path, ".rejects.jsonl"))),
             output,
             state: state_directory(&written, path, &base),
             workers,
@@ -139,9 +139,19 @@ impl Config {
         if self.output.is_some() && self.output == self.rejects {
             return Err(Problem::new("rejects.path", "is the same file as `output.path`"));
         }
+        if self.late().is_some_and(|late| [&self.output, &self.rejects].contains(&&Some(late))) {
+            let message = "is the same file as `output.path` or `rejects.path`";
+            return Err(Problem::new("event_time.late", message));
+        }
         // What stands there without a row in the ledger is swept.
         let swept = ["staging", "spill"].map(|name| resolved(&self.state.join(name)));
-        for (key, place) in [("output.path", &self.output), ("rejects.path", &self.rejects)] {
+        let late = self.late();
+        let places = [
+            ("output.path", &self.output),
+            ("rejects.path", &self.rejects),
+            ("event_time.late", &late),
+        ];
+        for (key, place) in places {
             let is_inside =
                 |place: &PathBuf| swept.iter().any(|swept| resolved(place).starts_with(swept));
             if place.as_ref().is_some_and(is_inside) {
@@ -151,7 +161,7 @@ impl Config {
             }
         }
         let Some(directory) = &self.directory else { return Ok(()) };
-        let archive = self.archive();
+        let (archive, late) = (self.archive(), self.late());
         #[cfg(feature = "sql")]
         let results: Vec<_> = {
             let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
@@ -163,6 +173,7 @@ impl Config {
         let places = [
             ("output.path", self.output.as_deref()),
             ("rejects.path", self.rejects.as_deref()),
+            ("event_time.late", late.as_deref()),
             ("state.directory", Some(self.state.as_path())),
             ("done.action", archive.as_deref()),
         ];
@@ -189,6 +200,26 @@ impl Config {
         normal(&self.base.join(path))
     }
 
+    /// Every file that the job writes, views and late records included.
+    pub fn outputs(&self) -> Vec<PathBuf> {
+        let mut all: Vec<_> = self.output.iter().chain(&self.rejects).cloned().collect();
+        all.extend(self.late());
+        #[cfg(feature = "sql")]
+        all.extend(self.written.view.iter().map(|view| self.absolute(&view.path)));
+        all
+    }
+
+    /// Where late records go; nowhere when the job has no event time.
+    pub fn late(&self) -> Option<PathBuf> {
+        #[cfg(feature = "sql")]
+        if let Some(event_time) = &self.written.event_time {
+            let given = event_time.late.as_ref().map(|path| self.absolute(path));
+            return given
+                .or_else(|| self.output.as_deref().map(|path| beside(path, ".late.jsonl")));
+        }
+        None
+    }
+
     /// Where done inputs are moved, if they are.
     pub fn archive(&self) -> Option<PathBuf> {
         match &self.written.done.action {
@@ -208,6 +239,10 @@ impl Config {
         if let Some(archive) = self.archive() {
             written.done.action = Action::Move(archive);
         }
+        #[cfg(feature = "sql")]
+        if let Some(event_time) = &mut written.event_time {
+            event_time.late = self.late();
+        }
         toml::to_string(&written).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
     }
 
@@ -217,12 +252,19 @@ impl Config {
     }
 }
 
+/// The path with more behind it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 /// What a build without SQL says of what it does not know.
 const NEEDS_SQL: &str = "; this one needs a build with `--features sql`";
 
 /// True for a word that is unknown only because the feature is missing.
 fn needs_sql(message: &str) -> bool {
-    let words = ["sql", "csv", "json", "parquet", "table", "view", "final"]
+    let words = ["sql", "csv", "json", "parquet", "table", "view", "final", "event_time"]
         .map(|word| format!("`{word}`, expected"));
     !cfg!(feature = "sql") && words.iter().any(|word| message.contains(word))
 }

@@ -5,20 +5,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
+use super::opening::{claim, locks, open_queries, sweep};
 use crate::config::{Config, Problem};
 use crate::decode::compression::Compression;
-use crate::durable::{self, Dir};
+use crate::durable;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Target};
+use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
-use crate::publish::parts::{self, WAITING};
+use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
@@ -64,6 +62,7 @@ pub struct Job {
     staging: StagingArea,
     parts: Option<StagingArea>,
     targets: [Target; 2],
+    late: Option<Target>,
     carried: Option<Input>,
     _locks: Vec<File>,
 }
@@ -76,12 +75,14 @@ impl Job {
         else {
             return Err(Failure::fatal("the job has no input directory or no output"));
         };
-        let locks = locks(&config.state, &[output, rejects])?;
+        let locks = locks(&config.state, &config.outputs())?;
         let staging_path = config.state.join("staging");
         durable::create_dir_all(&staging_path)?;
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         let targets = [ledger.target(output)?, ledger.target(rejects)?];
+        let late_path = config.late();
+        let late = late_path.as_ref().map(|path| ledger.target(path)).transpose()?;
         let format = config.written.output.format;
         let header = queries.output().and_then(|schema| format.header(&schema)).unwrap_or_default();
         let place = if format.is_columnar() {
@@ -93,6 +94,8 @@ impl Job {
         let views = queries.open_views(&mut ledger)?;
         let of_views = views.targets();
         let mut places = vec![(targets[0], place), (targets[1], Place::File(rejects, &[]))];
+        let of_late = late.into_iter().zip(&late_path);
+        places.extend(of_late.map(|(target, path)| (target, Place::File(path, &[]))));
         places.extend(
             of_views.iter().map(|(target, path, header)| (*target, Place::File(path, header))),
         );
@@ -119,6 +122,7 @@ impl Job {
             staging,
             parts,
             targets,
+            late,
             carried: None,
             _locks: locks,
         })
@@ -141,18 +145,22 @@ impl Job {
         }
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
-        let ended = self.cut_at_end(&mut group);
-        let ran = self.pipeline.run(group, &mut self.source);
+        self.cut_at_end(&mut group);
+        let ran = self.pipeline.run(group, &self.staging, &mut self.source);
         if ran.is_err() || trouble.is_some() {
             // What was given back comes before it.
             self.give_back_carried();
         }
-        ran?;
+        let ended = ran?;
         match trouble {
             Some(failure) => Err(failure),
             None if ended => Ok(Round::Ended),
             None if prepared > 0 => Ok(Round::Worked),
             None if self.carried.is_some() => Ok(Round::Worked),
+            None if self.pipeline.idle_due().is_some_and(|due| due <= now) => {
+                self.pipeline.close_idle(&self.staging, &mut self.source)?;
+                Ok(Round::Worked)
+            }
             None => Ok(Round::Idle),
         }
     }
@@ -171,7 +179,7 @@ impl Job {
                 return (group, trouble);
             }
             let large = inputs.iter().any(is_large);
-            for prepared in self.prepare(inputs, pulse) {
+            for prepared in self.prepare(inputs, &group, pulse) {
                 match prepared {
                     // What comes behind a failure must not overtake it.
                     Ok(prepared) if trouble.is_some() => self.give_back(prepared),
@@ -239,13 +247,24 @@ impl Job {
     fn prepare(
         &self,
         inputs: Vec<Input>,
+        group: &[Prepared],
         pulse: &Pulse,
     ) -> Vec<std::result::Result<Prepared, NotPrepared>> {
         let preparation = self.preparation(pulse);
         let share = inputs.len().div_ceil(self.config.workers);
+        let views = &self.pipeline.views;
+        if views.has_event_time() {
+            let mut watermark = views.watermark_after(self.pipeline.ledger.watermark(), group);
+            let next = |input| {
+                let prepared = preparation.prepare(input, watermark)?;
+                watermark = views.watermark_after(watermark, std::slice::from_ref(&prepared));
+                Ok(prepared)
+            };
+            return inputs.into_iter().map(next).collect();
+        }
         // Queries over whole files share the memory: side by side, one could starve another.
         if inputs.len() < 2 || self.config.workers < 2 || self.queries.is_greedy() {
-            return inputs.into_iter().map(|input| preparation.prepare(input)).collect();
+            return inputs.into_iter().map(|input| preparation.prepare(input, None)).collect();
         }
         let mut inputs = inputs.into_iter();
         std::thread::scope(|scope| {
@@ -256,7 +275,9 @@ impl Job {
                     break;
                 }
                 threads.push(scope.spawn(move || {
-                    mine.into_iter().map(|input| preparation.prepare(input)).collect::<Vec<_>>()
+                    mine.into_iter()
+                        .map(|input| preparation.prepare(input, None))
+                        .collect::<Vec<_>>()
                 }));
             }
             let results = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
@@ -274,6 +295,7 @@ impl Job {
             parts: self.parts.as_ref(),
             output,
             rejects,
+            late: self.late,
             views: &self.pipeline.views,
         }
     }
@@ -305,12 +327,12 @@ impl Job {
 
     /// An input that ends the job is the last of its group; it waits until what stands before it
     /// and only needs to be left alone has been taken.
-    fn cut_at_end(&mut self, group: &mut Vec<Prepared>) -> bool {
+    fn cut_at_end(&mut self, group: &mut Vec<Prepared>) {
         let Some(at) = group.iter().position(|prepared| prepared.ended) else {
             for prepared in group.iter() {
                 self.source.did_not_end(&prepared.input.key);
             }
-            return false;
+            return;
         };
         let mut behind = group.split_off(at);
         let end = behind.first().map(|prepared| prepared.input.key.clone());
@@ -323,7 +345,6 @@ impl Job {
         for prepared in behind {
             self.give_back(prepared);
         }
-        ends
     }
 
     /// What was prepared is prepared again when its turn comes.
@@ -344,6 +365,14 @@ impl Job {
         self.pipeline.sync(&self.source)?;
         self.pipeline.settle()?;
         self.pipeline.replace_all_views()
+    }
+
+    /// Makes the views anew that owe it, of the whole output. The output must have been published.
+    pub fn rebuild_views(&mut self, pulse: &Pulse) -> Result<()> {
+        let Self { pipeline, queries, config, staging, source, .. } = self;
+        let read = |number| queries.read_for_view(number, config, pulse).map_err(Failure::Fatal);
+        while pipeline.rebuild_view(staging, source, read)? {}
+        Ok(())
     }
 
     /// Makes what is to be made of the whole output, if the job has ended and it is not made yet.
@@ -368,28 +397,13 @@ impl Job {
 
     /// When [`Job::round`] may have something to do, hints aside.
     pub fn next_due(&self) -> Instant {
-        let others =
-            [self.pipeline.sync_due(), self.pipeline.stuck_due(), self.pipeline.views.due()];
+        let others = [
+            self.pipeline.sync_due(),
+            self.pipeline.stuck_due(),
+            self.pipeline.views.due(),
+            self.pipeline.idle_due(),
+        ];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
-    }
-}
-
-/// Makes sure that the folder is this job's.
-fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
-    durable::create_dir_all(output)?;
-    let owed = ledger.owed()?;
-    let owes = owed.iter().flat_map(Committed::spans).any(|span| span.addition.target == target);
-    parts::claim(output, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
-}
-
-/// Plans the queries of a job. What an earlier run has spilled is of no use to anyone.
-fn open_queries(config: &Config) -> anyhow::Result<Queries> {
-    let spill = config.state.join("spill");
-    match std::fs::remove_dir_all(&spill) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("empty {}", spill.display()))
-        }
-        _ => Ok(Queries::open(config, &spill)?),
     }
 }
 
@@ -405,7 +419,8 @@ pub fn flow<'a>(
         transform: &config.written.transform,
         query: queries.transform(),
         encode: config.written.output.format,
-        taps: queries.has_views(),
+        taps: queries.has_views() || queries.clock().is_some(),
+        judge: None,
         framing: &config.framing,
         workers: config.workers,
         directory: &config.base,
@@ -447,46 +462,4 @@ fn plain<'a>(
         Compression::None => Ok(None),
         compression => compression.decompress(file).map(Some),
     }
-}
-
-/// One lock in the state directory, one beside each output.
-fn locks(state: &Path, outputs: &[&PathBuf]) -> Result<Vec<File>> {
-    let mut paths = vec![state.join("lock")];
-    paths.extend(outputs.iter().map(|output| durable::lock_of(output)));
-    let lock = |path: PathBuf| {
-        let locked = durable::lock(&path).context("take the lock").map_err(Failure::Fatal)?;
-        locked.ok_or_else(|| {
-            Failure::fatal(format!(
-                "another spoolmill holds the lock {}; two must not share a state directory or an \
-                 output",
-                path.display()
-            ))
-        })
-    };
-    paths.into_iter().map(lock).collect()
-}
-
-/// Removes what an earlier run staged and never committed. The prefix tells the names of one
-/// staging directory from those of another.
-fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<StagingArea> {
-    let owed = ledger.owed()?;
-    let kept: Vec<_> = owed
-        .iter()
-        .flat_map(Committed::spans)
-        .filter_map(|span| match &span.addition.payload {
-            crate::ledger::Payload::File(name) => Some(name.clone()),
-            crate::ledger::Payload::Memory(_) => None,
-        })
-        .collect();
-    // Sequence numbers grow, and a staging file is older than the commit that names it: with room
-    // for those that were never committed, no name is used twice.
-    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20);
-    let swept = staging
-        .sweep(|name| kept.iter().any(|kept| kept == name))
-        .context("sweep the staging directory")
-        .map_err(Failure::Transient)?;
-    if swept > 0 {
-        tracing::info!(files = swept, "removed what was staged and never committed");
-    }
-    Ok(staging)
 }

@@ -10,19 +10,25 @@
 //!
 //! What does not belong here: files, formats, and what becomes of a failure.
 
+mod bounds;
+mod carry;
 mod error;
+mod plan;
 mod slot;
 mod split;
 mod state;
 mod statement;
 mod view;
+mod windows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int64Type;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::{Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{MemTable, TableProvider};
@@ -40,10 +46,10 @@ use tokio::task::JoinHandle;
 
 use crate::record::Decoded;
 pub use error::Problem;
+use plan::{Planned, plan};
 pub use slot::{Fed, Feed};
-use slot::{Shape, Slot};
 use statement::Statement;
-pub use view::{Asked, Entry, States, View};
+pub use view::{Asked, Definition, Entry, Memory, States, Store, View};
 
 /// Rows in a batch between two operators.
 const BATCH_ROWS: usize = 8192;
@@ -76,6 +82,8 @@ pub struct Query {
     statement: Statement,
     /// The table's own name.
     table: &'static str,
+    /// The lines of the records are wanted beside the result.
+    carries: bool,
     /// The last plan; there is none before the first input, where each brings its own columns.
     plan: RwLock<Option<Arc<Planned>>>,
 }
@@ -85,16 +93,6 @@ pub struct Ready<'a> {
     engine: &'a Engine,
     planned: Arc<Planned>,
     wants_position: bool,
-}
-
-/// The plan of a query for one schema of the input.
-struct Planned {
-    plan: Arc<dyn ExecutionPlan>,
-    /// The input's columns.
-    schema: Schema,
-    /// The same, and what the query reads besides them.
-    bound: SchemaRef,
-    shape: Shape,
 }
 
 /// An execution on a thread of its own.
@@ -147,6 +145,7 @@ impl Engine {
             .build()
             .map_err(|error| Problem::new(format!("start the SQL threads: {error}")))?;
         let context = SessionContext::new_with_config_rt(config, environment);
+        bounds::register(&context);
         Ok(Arc::new(Self {
             context,
             runtime: Some(runtime),
@@ -212,16 +211,24 @@ impl Query {
     ) -> Result<Self, Problem> {
         let state = engine.context.state();
         let statement = Statement::parse(&state, sql, table)?;
-        let query = Self { engine: engine.clone(), statement, table, plan: RwLock::default() };
+        let (engine, plan) = (engine.clone(), RwLock::default());
+        let query = Self { engine, statement, table, carries: false, plan };
         if let Some(schema) = schema {
             query.keep(query.planned_for(schema, Utc::now())?);
         }
         Ok(query)
     }
 
+    /// The same, with the line of each record beside the result where it has one.
+    pub fn with_lines(mut self) -> Result<Self, Problem> {
+        self.carries = true;
+        self.plan_again()?;
+        Ok(self)
+    }
+
     /// The columns of the result, once the query is planned.
     pub fn schema(&self) -> Option<SchemaRef> {
-        self.planned().map(|planned| planned.plan.schema())
+        self.planned().map(|planned| planned.result.clone())
     }
 
     /// The operator that must see the end of the input before it can give a record, if there is
@@ -240,7 +247,7 @@ impl Query {
     pub fn plan_again(&self) -> Result<(), Problem> {
         let Some(current) = self.planned() else { return Ok(()) };
         let planned = self.planned_for(&current.schema, Utc::now())?;
-        if planned.plan.schema() != current.plan.schema() {
+        if planned.result != current.result {
             return Err(Problem::new("the columns of the result would be others"));
         }
         self.keep(planned);
@@ -252,7 +259,7 @@ impl Query {
     }
 
     fn planned_for(&self, schema: &Schema, now: DateTime<Utc>) -> Result<Arc<Planned>, Problem> {
-        plan(&self.engine, &self.statement, self.table, schema, now).map(Arc::new)
+        plan(self, schema, now).map(Arc::new)
     }
 
     fn keep(&self, planned: Arc<Planned>) {
@@ -283,7 +290,7 @@ impl Query {
 impl Ready<'_> {
     /// The columns of the result.
     pub fn schema(&self) -> SchemaRef {
-        self.planned.plan.schema()
+        self.planned.result.clone()
     }
 
     /// True when it may be run over each part of the input by itself.
@@ -298,7 +305,19 @@ impl Ready<'_> {
 
     /// True when it asks for `_file` or `_line`.
     pub fn wants_position(&self) -> bool {
-        self.wants_position
+        self.wants_position || self.planned.carries
+    }
+
+    /// A batch of the result, and the line of each of its records where they have one.
+    pub fn part(&self, records: RecordBatch) -> (RecordBatch, Option<Int64Array>) {
+        if !self.planned.carries {
+            return (records, None);
+        }
+        let rows = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
+        let mut columns = records.columns().to_vec();
+        let lines = columns.pop().map(|lines| lines.as_primitive::<Int64Type>().clone());
+        let records = RecordBatch::try_new_with_options(self.schema(), columns, &rows);
+        (records.expect("the plan gives the result's columns and one more"), lines)
     }
 
     /// Starts the query over `feed`, on a thread of its own: whoever waits for it can stop waiting,
@@ -324,19 +343,24 @@ impl Ready<'_> {
 
     /// The records with the columns that the query asks for besides their own.
     pub fn bind(&self, decoded: Decoded, file: &str, lines_before: u64) -> RecordBatch {
-        if !self.wants_position {
+        if !self.wants_position() {
             return decoded.records;
         }
         let rows = decoded.records.num_rows();
         #[expect(clippy::cast_possible_wrap, reason = "nobody has 2^63 lines")]
         let line = |line: &u64| (line + lines_before) as i64;
         let lines: Int64Array = decoded.positions.iter().flatten().map(line).collect();
-        let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));
+        let lines: ArrayRef = Arc::new(lines);
         let mut columns = decoded.records.columns().to_vec();
-        let position = [Arc::new(files) as ArrayRef, Arc::new(lines)];
-        let has = |name| self.planned.schema.field_with_name(name).is_ok();
-        let added = statement::POSITION.into_iter().zip(position).filter(|(name, _)| !has(name));
-        columns.extend(added.map(|(_, column)| column));
+        if self.wants_position {
+            let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));
+            let position = [Arc::new(files) as ArrayRef, lines.clone()];
+            let has = |name| self.planned.schema.field_with_name(name).is_ok();
+            let added =
+                statement::POSITION.into_iter().zip(position).filter(|(name, _)| !has(name));
+            columns.extend(added.map(|(_, column)| column));
+        }
+        columns.extend(self.planned.carries.then_some(lines));
         RecordBatch::try_new(self.planned.bound.clone(), columns).expect("one line for each record")
     }
 
@@ -346,7 +370,7 @@ impl Ready<'_> {
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
-        arrow_select::concat::concat_batches(&self.schema(), &batches)
+        arrow_select::concat::concat_batches(&self.planned.plan.schema(), &batches)
             .map_err(|error| Problem::new(error.to_string()))
     }
 }
@@ -425,36 +449,4 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Plans a statement for an input of this schema at this time.
-fn plan(
-    engine: &Engine,
-    statement: &Statement,
-    table: &'static str,
-    schema: &Schema,
-    now: DateTime<Utc>,
-) -> Result<Planned, Problem> {
-    let bound = if statement.wants_position {
-        statement::with_position(schema)
-    } else {
-        Arc::new(schema.clone())
-    };
-    // One catalog serves all queries, and each has a table of this name.
-    let _alone = engine.planning.lock().unwrap_or_else(PoisonError::into_inner);
-    let slot = Arc::new(Slot::table(bound.clone())?);
-    let registered = engine.context.register_table(table, slot);
-    registered.map_err(|error| Problem::of(&error))?;
-    let mut state = engine.context.state();
-    let properties = state.execution_props_mut();
-    *properties = std::mem::take(properties).with_query_execution_start_time(now);
-    let planning = async {
-        let logical = state.statement_to_plan(statement.parsed()).await?;
-        slot::hold_tables(state.create_physical_plan(&logical).await?)
-    };
-    let planned = engine.runtime().block_on(planning).map_err(|error| statement.explain(&error));
-    let _ = engine.context.deregister_table(table);
-    let plan = planned?;
-    let shape = Shape::of(&plan);
-    Ok(Planned { plan, schema: schema.clone(), bound, shape })
 }

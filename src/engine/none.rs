@@ -1,6 +1,6 @@
 //! The engine of a build without the feature `sql`: there are no queries.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 
 use crate::record::Decoded;
@@ -40,6 +40,12 @@ impl Ready<'_> {
 
     /// Whether it asks for `_file` or `_line`.
     pub fn wants_position(&self) -> bool {
+        let Self::Never(query) = self;
+        match **query {}
+    }
+
+    /// A batch of the result, and the lines of its records.
+    pub fn part(&self, _records: RecordBatch) -> (RecordBatch, Option<Int64Array>) {
         let Self::Never(query) = self;
         match **query {}
     }

@@ -54,7 +54,7 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
                 return Err(Problem::new("`grouping sets`, `rollup` and `cube` cannot be kept"));
             }
             let groups = groups(&aggregate.schema)?;
-            Ok((narrowed(aggregate)?, groups))
+            Ok((aggregate, groups))
         }
         LogicalPlan::Distinct(Distinct::All(input)) if !has_aggregate(&input) => {
             let columns = input.schema().columns().into_iter().map(Expr::Column).collect();
@@ -115,7 +115,7 @@ fn groups(schema: &DFSchema) -> Result<LogicalPlan, Problem> {
 }
 
 /// The aggregate over the columns that it reads, and no others.
-fn narrowed(aggregate: Aggregate) -> Result<Aggregate, Problem> {
+pub fn narrowed(aggregate: Aggregate) -> Result<Aggregate, Problem> {
     let expressions = aggregate.group_expr.iter().chain(&aggregate.aggr_expr);
     let used: std::collections::HashSet<&Column> =
         expressions.flat_map(Expr::column_refs).collect();

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut as _, VisitorMut,
 };
 
-use super::Problem;
+use super::{Problem, carry, windows};
 
 /// The columns of the input that no format gives: the file's name, and the line of the record.
 pub const POSITION: [&str; 2] = ["_file", "_line"];
@@ -25,6 +25,7 @@ const TIME: [&str; 6] =
 /// A query that was parsed.
 pub struct Statement {
     sql: String,
+    table: String,
     parsed: Parsed,
     /// It asks for `_file` or `_line`.
     pub wants_position: bool,
@@ -44,14 +45,23 @@ impl Statement {
         if !matches!(**ast, Ast::Query(_)) {
             return Err(Problem::new("expected a query that begins with `select` or `with`"));
         }
-        let mut look = Look { table, position: false, time: false, hide: false };
+        let mut look = Look { table, position: false, time: false, hide: Vec::new() };
         let _ = ast.visit(&mut look);
         if look.position {
-            look.hide = true;
+            look.hide = POSITION.to_vec();
             let _ = ast.visit(&mut look);
         }
         let (wants_position, wants_time) = (look.position, look.time);
-        Ok(Self { sql: sql.to_owned(), parsed, wants_position, wants_time })
+        let (sql, table) = (sql.to_owned(), table.to_owned());
+        Ok(Self { sql, table, parsed, wants_position, wants_time })
+    }
+
+    /// Puts columns where windows are written.
+    pub fn rewrite_windows(&mut self) -> Result<(), Problem> {
+        match &mut self.parsed {
+            Parsed::Statement(ast) => windows::rewrite(ast),
+            _ => Ok(()),
+        }
     }
 
     /// As it is written.
@@ -62,6 +72,18 @@ impl Statement {
     /// The statement for the planner.
     pub fn parsed(&self) -> Parsed {
         self.parsed.clone()
+    }
+
+    /// The same over a table that has one more column, the line, which `*` does not show.
+    pub fn without_line(&self) -> Parsed {
+        let mut parsed = self.parsed.clone();
+        if let Parsed::Statement(ast) = &mut parsed {
+            let mut hide = vec![carry::LINE];
+            hide.extend(POSITION.iter().filter(|_| self.wants_position));
+            let mut look = Look { table: &self.table, position: false, time: false, hide };
+            let _ = ast.visit(&mut look);
+        }
+        parsed
     }
 
     /// An error in it, with its place marked.
@@ -75,7 +97,8 @@ struct Look<'a> {
     table: &'a str,
     position: bool,
     time: bool,
-    hide: bool,
+    /// Columns to keep out of `*`.
+    hide: Vec<&'static str>,
 }
 
 impl VisitorMut for Look<'_> {
@@ -106,7 +129,7 @@ impl VisitorMut for Look<'_> {
         let reads_input = select.from.iter().any(|from| {
             names_input(&from.relation) || from.joins.iter().any(|join| names_input(&join.relation))
         });
-        if !(self.hide && reads_input) {
+        if self.hide.is_empty() || !reads_input {
             return ControlFlow::Continue(());
         }
         for item in &mut select.projection {
@@ -114,11 +137,31 @@ impl VisitorMut for Look<'_> {
             else {
                 continue;
             };
-            let names = POSITION.map(|name| ObjectName::from(Ident::new(name)));
-            options.opt_exclude.get_or_insert(ExcludeSelectItem::Multiple(names.to_vec()));
+            let names = self.hide.iter().map(|name| ObjectName::from(Ident::new(*name)));
+            exclude(&mut options.opt_exclude, names.collect());
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Adds names to those that `*` does not show.
+fn exclude(excluded: &mut Option<ExcludeSelectItem>, names: Vec<ObjectName>) {
+    let mut all = match excluded.take() {
+        None => Vec::new(),
+        Some(ExcludeSelectItem::Single(name)) => vec![name],
+        Some(ExcludeSelectItem::Multiple(names)) => names,
+    };
+    let added = names.into_iter().filter(|name| !all.contains(name));
+    let added: Vec<_> = added.collect();
+    all.extend(added);
+    *excluded = Some(ExcludeSelectItem::Multiple(all));
+}
+
+/// The schema with the line of each record behind it, which is carried.
+pub fn with_line(schema: &Schema) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(carry::LINE, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
 }
 
 /// The schema with the columns of the position behind it.

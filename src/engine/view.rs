@@ -11,11 +11,10 @@
 //!
 //! What does not belong here: where states are kept, and when a result is asked for.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -27,11 +26,18 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 
+use super::bounds::{self, Windowed};
 use super::slot::{self, Feed, Slot};
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run};
+use crate::aggregate::Window;
+pub use store::{Entry, Memory, Store};
+
+mod merge;
+mod sessions;
+mod store;
 
 /// The table of a view: the records of the output.
 pub const TABLE: &str = "output";
@@ -43,6 +49,23 @@ pub enum Asked {
     Changed,
     /// All groups.
     All,
+    /// Each window once, when it is closed.
+    Closed,
+}
+
+/// What a view is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Definition<'a> {
+    /// The query.
+    pub sql: &'a str,
+    /// The columns of the output.
+    pub schema: &'a Schema,
+    /// What is asked of it.
+    pub asked: Asked,
+    /// The column of the event time, if the job has one.
+    pub event_time: Option<&'a str>,
+    /// Functions are allowed whose state grows with the group.
+    pub allow_unbounded: bool,
 }
 
 /// A continuous query over one table, planned.
@@ -55,18 +78,13 @@ pub struct View {
     groups: SchemaRef,
     /// How many columns a group has.
     keys: usize,
+    /// The windows that it groups by.
+    windowed: Option<Windowed>,
+    /// Windows are closed by the watermark.
+    closes: bool,
     /// Groups to the result.
     upper: Arc<dyn ExecutionPlan>,
     signature: String,
-}
-
-/// A group and its state, encoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The group.
-    pub key: Vec<u8>,
-    /// Its state.
-    pub value: Vec<u8>,
 }
 
 /// Groups with their states.
@@ -77,16 +95,12 @@ pub struct States {
 }
 
 impl View {
-    /// Parses and plans `sql`, a query over records of this schema.
-    pub fn new(
-        engine: &Arc<Engine>,
-        sql: &str,
-        schema: &Schema,
-        asked: Asked,
-        allow_unbounded: bool,
-    ) -> Result<Self, Problem> {
+    /// Parses and plans a query over the records of the output.
+    pub fn new(engine: &Arc<Engine>, definition: Definition<'_>) -> Result<Self, Problem> {
+        let Definition { sql, schema, allow_unbounded, .. } = definition;
         let context = engine.context.state();
-        let statement = Statement::parse(&context, sql, TABLE)?;
+        let mut statement = Statement::parse(&context, sql, TABLE)?;
+        statement.rewrite_windows()?;
         if statement.wants_position {
             return Err(Problem::new("`_file` and `_line` are not part of the output"));
         }
@@ -99,7 +113,7 @@ impl View {
         let _alone = engine.planning.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let slot = Arc::new(Slot::table(Arc::new(schema.clone()))?);
         engine.context.register_table(TABLE, slot)?;
-        let planned = engine.runtime().block_on(Self::plan(engine, &statement, asked));
+        let planned = engine.runtime().block_on(Self::plan(engine, &statement, definition));
         let _ = engine.context.deregister_table(TABLE);
         let view = planned?;
         let unbounded = view.aggregates.iter().find(|aggregate| is_unbounded(aggregate));
@@ -116,13 +130,17 @@ impl View {
     async fn plan(
         engine: &Arc<Engine>,
         statement: &Statement,
-        asked: Asked,
+        definition: Definition<'_>,
     ) -> Result<Self, Problem> {
+        let asked = definition.asked;
         let context = engine.context.state();
         let explain = |error| statement.explain(&error);
         let plan = context.statement_to_plan(statement.parsed()).await.map_err(explain)?;
         let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
         let Split { aggregate, upper } = split::split(plan.map_err(explain)?, asked)?;
+        let windowed = bounds::find(&aggregate, definition.event_time)?;
+        check_mode(asked, windowed)?;
+        let aggregate = split::narrowed(aggregate)?;
         let lower = context.create_physical_plan(&aggregate.input).await.map_err(explain)?;
         let lower = slot::hold_tables(lower).map_err(explain)?;
         let partial = partial(&context, &aggregate, lower).map_err(explain)?;
@@ -130,9 +148,11 @@ impl View {
         let groups = split::columns(aggregate.schema.as_arrow());
         let upper = context.create_physical_plan(&upper).await.map_err(explain)?;
         let keys = aggregate.group_expr.len();
-        let signature = signature(statement.sql(), &partial.schema());
+        let signature = signature(statement.sql(), definition.event_time, &partial.schema());
         let (engine, lower) = (engine.clone(), Arc::new(partial));
-        let view = Self { engine, lower, aggregates, groups, keys, upper, signature };
+        let closes = asked != Asked::All;
+        let view =
+            Self { engine, lower, aggregates, groups, keys, windowed, closes, upper, signature };
         view.check_state()?;
         Ok(view)
     }
@@ -152,6 +172,12 @@ impl View {
         self.upper.schema()
     }
 
+    /// Records before this time are late once the watermark is here; `None` where none ever is.
+    pub fn late_before(&self, watermark: i64) -> Option<i64> {
+        let windowed = self.windowed.filter(|windowed| windowed.is_event_time && self.closes)?;
+        Some(windowed.window.late_before(watermark))
+    }
+
     /// What a state depends on: with another one of these it has no meaning.
     pub fn signature(&self) -> &str {
         &self.signature
@@ -162,66 +188,10 @@ impl View {
         self.execute(&self.lower, records)
     }
 
-    /// The states of the groups in `delta`, as they are after it; `stored` gives the state of a
-    /// group as it was.
-    ///
-    /// # Errors
-    /// Those of `stored`, and when a state cannot be read or merged.
-    pub fn merge<E: From<Problem>>(
-        &self,
-        delta: &[RecordBatch],
-        mut stored: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
-    ) -> Result<States, E> {
-        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-        let (mut keys, mut of_delta) = (Vec::new(), Vec::with_capacity(delta.len()));
-        for batch in delta {
-            let columns = batch.columns().get(..self.keys).unwrap_or_default();
-            let encoded = state::encode(columns, batch.num_rows()).map_err(problem)?;
-            let place = encoded.into_iter().map(|key| {
-                *places.entry(key).or_insert_with_key(|key| {
-                    keys.push(key.clone());
-                    keys.len() - 1
-                })
-            });
-            of_delta.push(place.collect::<Vec<_>>());
-        }
-        let mut found = (Vec::new(), Vec::new());
-        for (place, key) in keys.iter().enumerate() {
-            if let Some(value) = stored(key)? {
-                found.0.push(place);
-                found.1.push(value);
-            }
-        }
-        let mut merging = self.accumulators().map_err(problem)?;
-        let old = self.decode_states(&found.1).map_err(problem)?;
-        let total = keys.len();
-        let mut merge = |columns: &[ArrayRef], places: &[usize]| {
-            self.merge_into(&mut merging, columns, places, total).map_err(problem)
-        };
-        merge(&old, &found.0)?;
-        for (batch, places) in delta.iter().zip(&of_delta) {
-            merge(batch.columns().get(self.keys..).unwrap_or_default(), places)?;
-        }
-        let states = merging.iter_mut().map(|merging| merging.state(EmitTo::All));
-        let states = states.collect::<Result<_, _>>().map_err(problem)?;
-        Ok(States { keys, states })
-    }
-
-    /// One partial state for each group of several.
-    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, Problem> {
-        let states = self.merge(delta, |_| Ok::<_, Problem>(None))?;
-        let schema = self.lower.schema();
-        let fields = schema.fields().iter().take(self.keys);
-        let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
-        let mut columns = state::decode(&states.keys, &types)?;
-        columns.extend(states.states.into_iter().flatten());
-        let options = RecordBatchOptions::new().with_row_count(Some(states.keys.len()));
-        let batch = RecordBatch::try_new_with_options(schema, columns, &options);
-        batch.map_err(|error| Problem::new(error.to_string()))
-    }
-
     /// The states of these groups, as they were kept.
     pub fn states(&self, entries: Vec<Entry>) -> Result<States, Problem> {
+        let entries =
+            if self.has_sessions() { sessions::as_groups(self, entries)? } else { entries };
         let (keys, values): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|entry| (entry.key, entry.value)).unzip();
         let columns = self.decode_states(&values)?;
@@ -241,9 +211,7 @@ impl View {
 
     fn groups_of(&self, states: &States) -> Fallible<RecordBatch> {
         let total = states.keys.len();
-        let fields = self.groups.fields().iter().take(self.keys);
-        let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
-        let mut columns = state::decode(&states.keys, &types)?;
+        let mut columns = self.decode_groups(&states.keys)?;
         let places: Vec<usize> = (0..total).collect();
         for (aggregate, columns_of) in self.aggregates.iter().zip(&states.states) {
             // Taking the states out has emptied the accumulators.
@@ -255,24 +223,29 @@ impl View {
         Ok(RecordBatch::try_new_with_options(self.groups.clone(), columns, &options)?)
     }
 
-    fn accumulators(&self) -> Fallible<Vec<Box<dyn GroupsAccumulator>>> {
-        self.aggregates.iter().map(accumulator).collect()
+    fn key_types(&self) -> Vec<DataType> {
+        let fields = self.groups.fields().iter().take(self.keys);
+        fields.map(|field| field.data_type().clone()).collect()
     }
 
-    fn merge_into(
-        &self,
-        merging: &mut [Box<dyn GroupsAccumulator>],
-        columns: &[ArrayRef],
-        places: &[usize],
-        total: usize,
-    ) -> Fallible<()> {
-        let mut columns = columns;
-        for (merging, aggregate) in merging.iter_mut().zip(&self.aggregates) {
-            let (mine, rest) = columns.split_at(aggregate.state_fields()?.len().min(columns.len()));
-            merging.merge_batch(mine, places, total)?;
-            columns = rest;
+    fn decode_keys(&self, keys: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
+        state::decode(keys, &self.key_types())
+    }
+
+    /// The columns of groups, whose keys begin with the ends of their windows.
+    fn decode_groups(&self, keys: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
+        if self.windowed.is_none() {
+            return self.decode_keys(keys);
         }
-        Ok(())
+        let keys = keys.iter().map(|key| key.get(8..).unwrap_or_default().to_vec());
+        self.decode_keys(&keys.collect::<Vec<_>>())
+    }
+
+    /// Partial states as the lower part gives them.
+    fn partial_batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, Problem> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(self.lower.schema(), columns, &options);
+        batch.map_err(|error| Problem::new(error.to_string()))
     }
 
     fn decode_states(&self, values: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
@@ -292,6 +265,20 @@ impl View {
 }
 
 impl States {
+    fn none() -> Self {
+        Self { keys: Vec::new(), states: Vec::new() }
+    }
+
+    /// How many groups.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// The groups and their states, to be kept.
     pub fn entries(&self) -> Result<Vec<Entry>, Problem> {
         let columns: Vec<ArrayRef> = self.states.iter().flatten().cloned().collect();
@@ -349,10 +336,34 @@ fn partial(
 }
 
 /// The query, the layout of its state, and the engine that defines it.
-fn signature(sql: &str, state: &Schema) -> String {
+fn signature(sql: &str, event_time: Option<&str>, state: &Schema) -> String {
     let fields = state.fields().iter().map(|field| field.data_type().to_string());
     let fields: Vec<_> = fields.collect();
-    format!("{sql}\n{}\nDataFusion {}", fields.join(", "), datafusion::DATAFUSION_VERSION)
+    let event_time = event_time.map(|column| format!("\nevent time {column}")).unwrap_or_default();
+    let version = datafusion::DATAFUSION_VERSION;
+    format!("{sql}\n{}{event_time}\nDataFusion {version}", fields.join(", "))
+}
+
+/// What a mode asks of the windows.
+fn check_mode(asked: Asked, windowed: Option<Windowed>) -> Result<(), Problem> {
+    let is_event_time = windowed.is_some_and(|windowed| windowed.is_event_time);
+    let sessions = matches!(windowed, Some(Windowed { window: Window::Session { .. }, .. }));
+    match asked {
+        Asked::Closed if !is_event_time => Err(Problem::new(
+            "mode = \"append\" gives each group once, when its window is closed: it needs \
+             `group by` a window (tumble, hop, session) of the column of [event_time]",
+        )),
+        Asked::Changed if sessions => Err(Problem::new(
+            "sessions grow together, and mode = \"update\" could not take back the parts: use \
+             \"append\" or \"complete\"",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// One time as a column like `like`.
+fn bounds_column(time: i64, like: &DataType) -> ArrayRef {
+    bounds::column(vec![time], like)
 }
 
 #[cfg(test)]

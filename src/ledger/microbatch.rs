@@ -69,9 +69,37 @@ pub struct Microbatch {
     pub written: u64,
     /// Records written to the rejects.
     pub rejected: u64,
+    /// The watermark that it leaves, in microseconds since 1970; that of the one before unless given.
+    pub watermark: Option<i64>,
 }
 
 impl Microbatch {
+    /// One that adds nothing yet.
+    pub fn empty(name: OsString, identity: Identity, at_ms: i64) -> Self {
+        Self {
+            name,
+            identity,
+            quarantined: None,
+            additions: Vec::new(),
+            at_ms,
+            ends: false,
+            read: 0,
+            written: 0,
+            rejected: 0,
+            watermark: None,
+        }
+    }
+
+    /// One that no file made: the clock closed windows, or a view was made anew.
+    pub fn without_input(at_ms: i64) -> Self {
+        let identity = Identity { inode: 0, size: 0, modified_ns: 0, hash: [0; 32] };
+        Self::empty(OsString::new(), identity, at_ms)
+    }
+
+    /// False for one that no file made.
+    pub fn has_input(&self) -> bool {
+        !self.name.is_empty()
+    }
     /// The staging files that it names.
     pub fn files(&self) -> impl Iterator<Item = &OsString> {
         self.additions.iter().filter_map(|addition| match &addition.payload {

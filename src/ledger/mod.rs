@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rusqlite::{Connection, ErrorCode, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
 
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
@@ -63,12 +63,14 @@ pub struct Settled {
     pub published: Option<u64>,
     /// These microbatches' inputs are durably archived.
     pub archived: Vec<u64>,
+    /// The states of this view have been made anew.
+    pub rebuilt: Option<ViewId>,
 }
 
 impl Settled {
     /// True when there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.published.is_none() && self.archived.is_empty()
+        self.published.is_none() && self.archived.is_empty() && self.rebuilt.is_none()
     }
 }
 
@@ -77,6 +79,7 @@ pub struct Ledger {
     connection: Connection,
     path: PathBuf,
     last: u64,
+    watermark: Option<i64>,
     positions: HashMap<Target, Position>,
 }
 
@@ -94,11 +97,12 @@ impl Ledger {
             connection.busy_timeout(BUSY)?;
             make_durable(&connection)?;
             schema::migrate(&mut connection)?;
-            let last = connection.query_row("SELECT max(sequence) FROM microbatch", (), |row| {
-                row.get::<_, Option<u64>>(0)
-            })?;
-            let (path, last) = (path.clone(), last.unwrap_or(0));
-            Ok(Self { connection, path, last, positions: HashMap::new() })
+            let select =
+                "SELECT sequence, watermark FROM microbatch ORDER BY sequence DESC LIMIT 1";
+            let last = connection.query_row(select, (), |row| Ok((row.get(0)?, row.get(1)?)));
+            let (last, watermark) = last.optional()?.unwrap_or((0, None));
+            let path = path.clone();
+            Ok(Self { connection, path, last, watermark, positions: HashMap::new() })
         };
         let doing = || format!("open the ledger {}", path.display());
         open().with_context(doing).map_err(Failure::Fatal)
@@ -146,9 +150,12 @@ impl Ledger {
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
         let (mut positions, mut sequence) = (before.clone(), self.last);
+        let mut watermark = self.watermark;
         let mut committed = Vec::with_capacity(group.len());
         for mut batch in group {
             sequence += 1;
+            watermark = batch.watermark.or(watermark);
+            batch.watermark = watermark;
             let starts = batch.additions.iter_mut().map(|addition| {
                 let position =
                     positions.entry(addition.target).or_insert(Position { generation: 0, end: 0 });
@@ -172,7 +179,7 @@ impl Ledger {
             views::put(connection, states)?;
             forget(connection, settled)
         })?;
-        (self.positions, self.last) = (positions, sequence);
+        (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         Ok(committed)
     }
 
@@ -201,7 +208,7 @@ impl Ledger {
     /// inputs that may not be archived.
     pub fn owed(&self) -> Result<Vec<Committed>> {
         let select = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
-                quarantined, read, written, rejected
+                quarantined, read, written, rejected, watermark
             FROM microbatch WHERE sequence IN
                 (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
             ORDER BY sequence";
@@ -284,6 +291,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// The watermark that the last microbatch left, in microseconds since 1970.
+    pub fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+
     /// How many microbatches have been committed.
     pub fn last_sequence(&self) -> u64 {
         self.last
@@ -313,7 +325,8 @@ fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
 fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
     let mut microbatch = connection.prepare_cached(
         "INSERT INTO microbatch (sequence, committed_ms, name, inode, size, modified_ns, hash,
-            quarantined, read, written, rejected) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            quarantined, read, written, rejected, watermark)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     let mut span = connection.prepare_cached(
         "INSERT INTO span (sequence, target, generation, start, length, checksum)
@@ -337,9 +350,12 @@ fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> 
             batch.quarantined,
             batch.read,
             batch.written,
-            batch.rejected
+            batch.rejected,
+            batch.watermark
         ])?;
-        unarchived.execute([sequence])?;
+        if batch.has_input() {
+            unarchived.execute([sequence])?;
+        }
         if batch.ends {
             connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
         }
@@ -394,6 +410,9 @@ fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Result<()> {
     if let Some(published) = settled.published {
         connection.prepare_cached("DELETE FROM owed WHERE sequence <= ?")?.execute([published])?;
     }
+    if let Some(view) = settled.rebuilt {
+        views::rebuilt(connection, view)?;
+    }
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;
@@ -418,6 +437,7 @@ fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         read: row.get(8)?,
         written: row.get(9)?,
         rejected: row.get(10)?,
+        watermark: row.get(11)?,
     };
     Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
 }

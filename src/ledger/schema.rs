@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -71,6 +71,13 @@ const MIGRATIONS: [&str; 3] = [
         value BLOB NOT NULL,
         PRIMARY KEY (view, key)
     ) WITHOUT ROWID;
+",
+    "
+    -- The watermark that a microbatch left, in microseconds since 1970. One without a name has no
+    -- input: the clock closed windows.
+    ALTER TABLE microbatch ADD COLUMN watermark INTEGER;
+    -- The states of a view are to be made anew, from the whole output.
+    ALTER TABLE view ADD COLUMN rebuild INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

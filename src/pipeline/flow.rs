@@ -12,13 +12,15 @@ use std::sync::{Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+use super::formats::{decode_of, sink_of};
 use super::work::{self, Task, Work, Worked};
+use crate::aggregate::Judge;
 use crate::decode::Decoder;
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framer, Framing, Kind};
 use crate::engine::{Query, Ready};
 use crate::failure::{Failure, Result};
-use crate::record::Reject;
+use crate::record::{Late, Reject};
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::{self, Bounds, Command, Ends};
@@ -40,6 +42,8 @@ pub struct Flow<'a> {
     pub encode: sink::Format,
     /// The delivery wants the records too, besides their bytes.
     pub taps: bool,
+    /// What the records are judged by, where event time matters.
+    pub judge: Option<&'a Judge>,
     /// How the input is framed.
     pub framing: &'a Framing,
     /// Threads that work on a large input.
@@ -81,6 +85,12 @@ pub trait Delivery: Send {
 
     /// Takes a bad record, its line counted from the beginning of the input.
     fn reject(&mut self, reject: &Reject) -> Result<()>;
+
+    /// Takes a record that a view has missed, its line counted from the beginning of the input.
+    fn late(&mut self, late: &Late) -> Result<()> {
+        let _ = late;
+        Err(Failure::fatal("a record is late for nobody"))
+    }
 
     /// The input pauses: what was taken should leave.
     fn pause(&mut self) -> Result<()> {
@@ -140,6 +150,7 @@ impl Flow<'_> {
             max_record: self.framing.max_record,
             keeps: false,
             taps: self.taps && !passes,
+            judge: self.judge,
         };
         match (self.transform, &query) {
             (Transform::Command(command), _) => {
@@ -188,6 +199,7 @@ impl Flow<'_> {
             max_record,
             keeps: true,
             taps: false,
+            judge: None,
         };
         self.run_blocks(work, first, &mut input, delivery, &mut counts)?;
         Ok(counts)
@@ -424,6 +436,10 @@ pub(super) fn deliver(
         reject.line = reject.line.map(|line| line + counts.lines);
         delivery.reject(reject)?;
     }
+    for late in &mut worked.late {
+        late.line = late.line.map(|line| line + counts.lines);
+        delivery.late(late)?;
+    }
     if !worked.output.is_empty() {
         delivery.records(&worked.output)?;
     }
@@ -448,37 +464,6 @@ fn locked<'a, 'b>(
     delivery: &'a Mutex<&'b mut dyn Delivery>,
 ) -> std::sync::MutexGuard<'a, &'b mut dyn Delivery> {
     delivery.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The format in which a command gets what was decoded.
-fn sink_of(format: &decode::Format) -> sink::Format {
-    match format {
-        decode::Format::Numbers {} => sink::Format::Numbers {},
-        decode::Format::Lines {} => sink::Format::Lines {},
-        #[cfg(feature = "sql")]
-        decode::Format::Csv(csv) => {
-            let delimiter = csv.delimiter;
-            sink::Format::Csv(sink::csv::Csv { header: false, delimiter })
-        }
-        #[cfg(feature = "sql")]
-        decode::Format::Json(_) => sink::Format::Json {},
-        #[cfg(feature = "sql")]
-        decode::Format::Parquet(_) => {
-            sink::Format::Csv(sink::csv::Csv { header: false, ..Default::default() })
-        }
-    }
-}
-
-/// The format in which a command gives what is encoded: a line is passed on as it is.
-fn decode_of(format: sink::Format) -> decode::Format {
-    match format {
-        sink::Format::Numbers {} => decode::Format::Numbers {},
-        sink::Format::Lines {} => decode::Format::Lines {},
-        #[cfg(feature = "sql")]
-        sink::Format::Csv(_) | sink::Format::Json {} | sink::Format::Parquet(_) => {
-            decode::Format::Lines {}
-        }
-    }
 }
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.

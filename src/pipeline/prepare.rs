@@ -3,6 +3,7 @@
 //! What holds here: nothing of it can be seen from outside; dropped at any moment, it leaves no
 //! trace but a staging file that the next start sweeps.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
-use super::views::{Deltas, Tap, Views};
+use super::views::{Tap, Tapped, Views};
 use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
 use crate::failure::{Failure, Result};
@@ -51,6 +52,8 @@ pub struct Preparation<'a> {
     pub output: Target,
     /// The rejects.
     pub rejects: Target,
+    /// The late records.
+    pub late: Option<Target>,
     /// The continuous queries.
     pub views: &'a Views,
 }
@@ -65,13 +68,18 @@ pub struct Prepared {
     /// True when the input ends the job.
     pub ended: bool,
     /// What it changes in the views.
-    pub deltas: Deltas,
+    pub tapped: Tapped,
+    /// The watermark that its records were judged by.
+    pub watermark: Option<i64>,
+    /// Staging files that it has left behind.
+    pub discarded: Vec<OsString>,
 }
 
 impl Prepared {
     /// It goes to quarantine after all; what it would have added stays where nobody looks.
     #[cfg(feature = "sql")]
     pub fn condemn(&mut self, reason: String) {
+        self.discarded.extend(self.batch.files().cloned());
         self.batch.quarantined = Some(reason);
         self.batch.additions.clear();
         (self.batch.ends, self.ended) = (false, false);
@@ -84,10 +92,15 @@ pub type NotPrepared = Box<(Input, Failure)>;
 
 impl Preparation<'_> {
     /// Prepares the microbatch of one input. A bad file becomes one too: it goes to quarantine.
-    pub fn prepare(&self, mut input: Input) -> std::result::Result<Prepared, NotPrepared> {
+    /// Its records are judged by this watermark.
+    pub fn prepare(
+        &self,
+        mut input: Input,
+        watermark: Option<i64>,
+    ) -> std::result::Result<Prepared, NotPrepared> {
         let made = match input.condemned.clone() {
             Some(reason) => Err(Failure::Bad(reason)),
-            None => self.attempt(&input),
+            None => self.attempt(&input, watermark),
         };
         let made = match made {
             Err(Failure::Incomplete(reason)) if input.grace_over => Err(Failure::Bad(reason)),
@@ -95,25 +108,28 @@ impl Preparation<'_> {
         };
         let made = match made {
             Err(Failure::Bad(reason)) => {
-                quarantined(&mut input, reason).map(|batch| (batch, false, Vec::new()))
+                quarantined(&mut input, reason).map(|batch| (batch, false, Tapped::default()))
             }
             made => made,
         };
         match made {
-            Ok((batch, ended, deltas)) => Ok(Prepared { input, batch, ended, deltas }),
+            Ok((batch, ended, tapped)) => {
+                let discarded = Vec::new();
+                Ok(Prepared { input, batch, ended, tapped, watermark, discarded })
+            }
             Err(failure) => Err(Box::new((input, failure))),
         }
     }
 
     /// A command that fails is tried again as often as its job says.
-    fn attempt(&self, input: &Input) -> Result<(Microbatch, bool, Deltas)> {
+    fn attempt(&self, input: &Input, watermark: Option<i64>) -> Result<(Microbatch, bool, Tapped)> {
         let attempts = match self.flow.transform {
             Transform::Command(command) => command.attempts,
             _ => 1,
         };
         let mut pause = Duration::from_millis(100);
         for _ in 1..attempts {
-            match self.make(input) {
+            match self.make(input, watermark) {
                 Err(Failure::Bad(reason)) => {
                     let file = crate::telemetry::text(input.name());
                     tracing::warn!(file, reason, "failed; trying again");
@@ -128,10 +144,10 @@ impl Preparation<'_> {
             }
             pause *= 2;
         }
-        self.make(input)
+        self.make(input, watermark)
     }
 
-    fn make(&self, input: &Input) -> Result<(Microbatch, bool, Deltas)> {
+    fn make(&self, input: &Input, watermark: Option<i64>) -> Result<(Microbatch, bool, Tapped)> {
         let size = input.stamp.size;
         if size == 0 && self.tolerance.refuse_empty {
             return Err(Failure::Bad("the file is empty".to_owned()));
@@ -139,12 +155,15 @@ impl Preparation<'_> {
         let name = input.name().as_encoded_bytes();
         let now_ms = ledger::now_ms();
         let mut hash = blake3::Hasher::new();
+        let judge = self.views.judge(now_ms, watermark);
+        let flow = Flow { judge: judge.as_deref(), ..self.flow };
         let mut staged = Staged {
             name,
             envelope: Envelope::new(self.flow.encode),
-            tap: self.views.tap(),
+            tap: self.views.tap(judge.clone()),
             output: self.parts.map_or_else(|| Stage::new(self.staging), Stage::of_file),
             rejects: Stage::new(self.staging),
+            late: Stage::new(self.staging),
             rejected: 0,
             tolerance: self.tolerance,
             line: Vec::new(),
@@ -156,43 +175,44 @@ impl Preparation<'_> {
             io::copy(&mut whole, &mut io::sink()).map_err(Failure::Unreadable)?;
             let blocks = self.flow.decode.open(&input.file, size).map_err(unreadable)?;
             let blocks = blocks.ok_or_else(|| Failure::fatal("a format lost its file"))?;
-            self.flow.run(blocks, origin, &mut staged)?
+            flow.run(blocks, origin, &mut staged)?
         } else {
             let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
             let compression = if size == 0 { Compression::None } else { Compression::of(name) };
             let reader = compression.decompress(whole).map_err(Failure::Unreadable)?;
             let about = if compression == Compression::None { size } else { u64::MAX };
             let framer = Framer::bounded(reader, self.flow.framing, about);
-            self.flow.run(framer.into(), origin, &mut staged)?
+            flow.run(framer.into(), origin, &mut staged)?
         };
         if counts.written > 0 {
             staged.end()?;
         }
-        let deltas = staged.tap.finish()?;
+        let tapped = staged.tap.finish()?;
         self.tolerance.check(&counts)?;
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
             return Err(Failure::Changed);
         }
         let mut additions = Vec::with_capacity(1);
-        for (target, stage) in [(self.output, staged.output), (self.rejects, staged.rejects)] {
+        let stages = [(Some(self.output), staged.output), (Some(self.rejects), staged.rejects)];
+        for (target, stage) in stages.into_iter().chain([(self.late, staged.late)]) {
+            let Some(target) = target else { continue };
             additions.extend(stage.finish()?.map(|staged| addition(target, staged)));
         }
+        let identity = identity(input, *hash.finalize().as_bytes());
         let batch = Microbatch {
-            name: input.name().to_owned(),
-            identity: identity(input, *hash.finalize().as_bytes()),
-            quarantined: None,
             additions,
-            at_ms: now_ms,
             ends: counts.ended && self.has_finals,
             read: counts.read,
             written: counts.written,
             rejected: counts.rejected,
+            ..Microbatch::empty(input.name().to_owned(), identity, now_ms)
         };
-        Ok((batch, counts.ended, deltas))
+        Ok((batch, counts.ended, tapped))
     }
 }
 
-fn addition(target: Target, staged: stage::Staged) -> Addition {
+/// What is staged, as an addition to a target.
+pub fn addition(target: Target, staged: stage::Staged) -> Addition {
     let stage::Staged { payload, length, checksum, header, whole_checksum } = staged;
     let payload = match payload {
         stage::Payload::Memory(bytes) => Payload::Memory(bytes),
@@ -217,17 +237,9 @@ fn quarantined(input: &mut Input, reason: String) -> Result<Microbatch> {
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }
-    Ok(Microbatch {
-        name: input.name().to_owned(),
-        identity: identity(input, hash),
-        quarantined: Some(reason),
-        additions: Vec::new(),
-        at_ms: ledger::now_ms(),
-        ends: false,
-        read: 0,
-        written: 0,
-        rejected: 0,
-    })
+    let identity = identity(input, hash);
+    let batch = Microbatch::empty(input.name().to_owned(), identity, ledger::now_ms());
+    Ok(Microbatch { quarantined: Some(reason), ..batch })
 }
 
 /// BLAKE3 over all bytes of a file.
@@ -298,6 +310,7 @@ struct Staged<'a> {
     tap: Tap,
     output: Stage<'a>,
     rejects: Stage<'a>,
+    late: Stage<'a>,
     rejected: u64,
     tolerance: Tolerance,
     line: Vec<u8>,
@@ -333,5 +346,12 @@ impl Delivery for Staged<'_> {
         self.line.clear();
         rejects::encode(self.name, reject, &mut self.line);
         Ok(self.rejects.write(&self.line)?)
+    }
+
+    #[cfg(feature = "sql")]
+    fn late(&mut self, late: &crate::record::Late) -> Result<()> {
+        self.line.clear();
+        crate::sink::late::encode(self.name, late, &mut self.line);
+        Ok(self.late.write(&self.line)?)
     }
 }

@@ -1,59 +1,81 @@
 //! The continuous views of a job: what each microbatch changes in them, and their results.
 //!
 //! What holds here: a view's state changes in the transaction that commits the microbatch, and what
-//! is added to its output is owed by the same transaction. A result that is replaced as a whole is
-//! made of committed state, and made again at every start: it may be late, never wrong.
+//! is added to its output is owed by the same transaction; so is the watermark that the microbatch
+//! leaves. A result that is replaced as a whole is made of committed state, and made again at every
+//! start: it may be late, never wrong.
 
-use std::collections::HashMap;
+mod definition;
+mod overlay;
+mod tap;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::Context as _;
-use arrow_array::RecordBatch;
-use std::io::Write as _;
-
-use super::prepare::Prepared;
-use super::work;
-use crate::durable;
-use crate::engine::{Entry, Problem, States, View};
+use super::prepare::{self, Prepared};
+use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
+use crate::engine::Asked;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Addition, Ledger, Payload, StatePut, Target, ViewId};
-use crate::sink;
-use crate::sink::envelope::Envelope;
-use crate::sink::replaced::Replaced;
+use crate::ledger::{self, Addition, Ledger, Microbatch, StatePut, Target, ViewId};
+use crate::sink::stage::{Stage, StagingArea};
+pub use definition::Definition;
+use overlay::{Changes, Overlay, Stored};
+pub use tap::{Deltas, Tap, Tapped};
 
-/// Bytes of records that are collected before they are made into partial states.
-const TAPPED_BYTES: usize = 16 << 20;
+/// The event time of a job, and where it is in the output.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    /// As the job says it.
+    pub event_time: EventTime,
+    /// The place of the column.
+    pub column: usize,
+}
 
-/// Partial states below which nothing is gained by bringing them down to one for each group.
-const CONDENSE_ROWS: usize = 200_000;
+impl Clock {
+    /// What records are judged by: with the clock `now_ms` milliseconds after 1970, or as it is, and
+    /// with this watermark.
+    pub fn judge<'a>(
+        &self,
+        views: impl Iterator<Item = &'a Definition>,
+        now_ms: Option<i64>,
+        watermark: Option<i64>,
+    ) -> Arc<Judge> {
+        let now = now_ms.map(|now_ms| now_ms.saturating_mul(1000));
+        let marks = Self::marks(views, watermark);
+        Arc::new(Judge::new(&self.event_time, self.column, now, marks))
+    }
 
-/// A view as the job defines it.
-#[derive(Clone)]
-pub struct Definition {
-    /// Its name in the job.
-    pub name: String,
-    /// The query.
-    pub view: Arc<View>,
-    /// Where its result goes.
-    pub path: PathBuf,
-    /// How its records become bytes.
-    pub encode: sink::Format,
-    /// The result is replaced as a whole, at most so often; without it, changed groups are appended.
-    pub every: Option<Duration>,
+    /// What follows from a watermark.
+    pub fn marks<'a>(views: impl Iterator<Item = &'a Definition>, watermark: Option<i64>) -> Marks {
+        let rule = |definition: &Definition| {
+            let view = &definition.view;
+            let late_before = watermark.and_then(|watermark| view.late_before(watermark));
+            Rule { view: definition.name.clone(), late_before }
+        };
+        Marks { watermark, rules: views.map(rule).collect() }
+    }
+
+    /// The watermark after records up to `latest`.
+    pub fn advance(&self, watermark: Option<i64>, latest: Option<i64>) -> Option<i64> {
+        let delay = span_micros(self.event_time.delay.0);
+        watermark.max(latest.map(|latest| latest.saturating_sub(delay)))
+    }
 }
 
 /// The views of one job, over one ledger.
 #[derive(Default)]
 pub struct Views {
     all: Vec<Open>,
+    clock: Option<Clock>,
+    /// Windows may be open since something came, and nothing has come since then.
+    idle_since: Option<Instant>,
 }
 
 struct Open {
     definition: Definition,
     id: ViewId,
-    /// Where changed groups are appended.
+    /// Where groups are appended.
     target: Option<Target>,
     /// When the result is to be replaced.
     due: Option<Instant>,
@@ -61,76 +83,47 @@ struct Open {
     replaced: Option<Instant>,
 }
 
-/// The partial states of one microbatch, for each view.
-pub type Deltas = Vec<Vec<RecordBatch>>;
+/// What takes the bytes of a result.
+type Write<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
-/// Makes partial states of the records that pass by.
-pub struct Tap {
-    views: Vec<Arc<View>>,
-    pending: Vec<RecordBatch>,
-    bytes: usize,
-    deltas: Deltas,
-    /// Groups in each delta after it was last brought down to one row for each.
-    condensed: Vec<usize>,
+/// What a group of microbatches changes.
+#[derive(Default)]
+pub struct Advanced {
+    /// The states to put.
+    pub states: Vec<StatePut>,
+    /// How many of the group it is about: the next one was judged by a watermark that did not come.
+    pub microbatches: usize,
 }
 
-impl Tap {
-    /// For these views.
-    pub fn new(views: impl Iterator<Item = Arc<View>>) -> Self {
-        let views: Vec<_> = views.collect();
-        let (deltas, condensed) = (vec![Vec::new(); views.len()], vec![0; views.len()]);
-        Self { views, pending: Vec::new(), bytes: 0, deltas, condensed }
-    }
-
-    /// Takes records.
-    pub fn take(&mut self, records: RecordBatch) -> Result<()> {
-        if self.views.is_empty() {
-            return Ok(());
-        }
-        self.bytes += records.get_array_memory_size();
-        self.pending.push(records);
-        if self.bytes > TAPPED_BYTES { self.reduce() } else { Ok(()) }
-    }
-
-    fn reduce(&mut self) -> Result<()> {
-        let pending = std::mem::take(&mut self.pending);
-        self.bytes = 0;
-        let all = self.views.iter().zip(&mut self.deltas).zip(&mut self.condensed);
-        for ((view, delta), condensed) in all {
-            delta.extend(view.delta(pending.clone()).map_err(work::failure)?);
-            let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
-            // Twice the groups, so that each row is brought down only so often.
-            if rows > *condensed * 2 + CONDENSE_ROWS {
-                let one = view.condense(delta).map_err(work::failure)?;
-                *condensed = one.num_rows();
-                *delta = vec![one];
-            }
-        }
-        Ok(())
-    }
-
-    /// The partial states of all records.
-    pub fn finish(mut self) -> Result<Deltas> {
-        if !self.views.is_empty() {
-            self.reduce()?;
-        }
-        Ok(self.deltas)
-    }
+/// The group that is being advanced.
+struct Step<'a> {
+    ledger: &'a Ledger,
+    staging: &'a StagingArea,
+    /// What each view has changed in this group.
+    changes: &'a [Changes],
+    /// The watermark before, and after.
+    watermarks: (Option<i64>, Option<i64>),
+    /// All windows are closed.
+    ends: bool,
 }
 
 impl Views {
     /// Opens the states of these views.
-    pub fn open(definitions: Vec<Definition>, ledger: &mut Ledger) -> Result<Self> {
+    pub fn open(
+        definitions: Vec<Definition>,
+        clock: Option<Clock>,
+        ledger: &mut Ledger,
+    ) -> Result<Self> {
         let mut all = Vec::with_capacity(definitions.len());
         for definition in definitions {
             let id = ledger.view(&definition.name, definition.view.signature())?;
-            let appends = definition.every.is_none();
-            let target = appends.then(|| ledger.target(&definition.path)).transpose()?;
+            let target = definition.appends().then(|| ledger.target(&definition.path));
+            let target = target.transpose()?;
             // What was committed last may not have been written.
-            let due = definition.every.map(|_| Instant::now());
+            let due = (!definition.appends()).then(Instant::now);
             all.push(Open { definition, id, target, due, replaced: None });
         }
-        Ok(Self { all })
+        Ok(Self { all, clock, idle_since: Some(Instant::now()) })
     }
 
     /// The outputs that are appended to, and what each begins with.
@@ -142,73 +135,187 @@ impl Views {
         appended.collect()
     }
 
-    /// What makes the partial states of a microbatch.
-    pub fn tap(&self) -> Tap {
-        Tap::new(self.all.iter().map(|open| open.definition.view.clone()))
+    /// What the records of the next microbatch are judged by, if event time matters.
+    pub fn judge(&self, now_ms: i64, watermark: Option<i64>) -> Option<Arc<Judge>> {
+        let definitions = self.all.iter().map(|open| &open.definition);
+        self.clock.as_ref().map(|clock| clock.judge(definitions, Some(now_ms), watermark))
     }
 
-    /// True when there are none.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+    /// The watermark after these microbatches, when it was this before; `None` when event time does
+    /// not matter.
+    pub fn watermark_after(&self, watermark: Option<i64>, group: &[Prepared]) -> Option<i64> {
+        let clock = self.clock.as_ref()?;
+        group
+            .iter()
+            .fold(watermark, |before, prepared| clock.advance(before, prepared.tapped.latest))
+    }
+
+    /// True when one microbatch must be known before the next can be judged.
+    pub fn has_event_time(&self) -> bool {
+        self.clock.is_some()
+    }
+
+    /// What makes the partial states of a microbatch.
+    pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
+        Tap::new(self.all.iter().map(|open| open.definition.view.clone()), judge)
     }
 
     /// What a group of microbatches changes, in their order: the states to put, and in each
-    /// microbatch what it adds to the outputs of the views. A microbatch after which a view cannot be
-    /// computed goes to quarantine.
-    pub fn advance(&self, ledger: &Ledger, group: &mut [Prepared]) -> Result<Vec<StatePut>> {
-        let mut changed: Vec<HashMap<Vec<u8>, Vec<u8>>> = vec![HashMap::new(); self.all.len()];
-        for prepared in group.iter_mut() {
-            let deltas = std::mem::take(&mut prepared.deltas);
-            if prepared.batch.quarantined.is_some() || deltas.is_empty() {
-                continue;
-            }
-            match self.advance_one(ledger, &deltas, &changed) {
-                Ok(advanced) => {
-                    for (step, changed) in advanced.into_iter().zip(&mut changed) {
-                        changed
-                            .extend(step.entries.into_iter().map(|entry| (entry.key, entry.value)));
-                        prepared.batch.additions.extend(step.addition);
-                    }
-                }
-                Err(Failure::Bad(reason)) => prepared.condemn(reason),
-                Err(failure) => return Err(failure),
-            }
-        }
-        let puts = self.all.iter().zip(changed).flat_map(|(open, changed)| {
-            let view = open.id;
-            changed.into_iter().map(move |(key, value)| StatePut { view, key, value })
-        });
-        Ok(puts.collect())
-    }
-
-    fn advance_one(
+    /// microbatch what it adds to the outputs of the views and the watermark that it leaves. A
+    /// microbatch after which a view cannot be computed goes to quarantine.
+    pub fn advance(
         &self,
         ledger: &Ledger,
+        staging: &StagingArea,
+        group: &mut [Prepared],
+    ) -> Result<Advanced> {
+        let mut changes = vec![Changes::new(); self.all.len()];
+        let mut watermark = ledger.watermark();
+        let mut microbatches = 0;
+        for prepared in group.iter_mut() {
+            if self.clock.is_some() && prepared.watermark != watermark {
+                break;
+            }
+            microbatches += 1;
+            let tapped = std::mem::take(&mut prepared.tapped);
+            if prepared.batch.quarantined.is_some()
+                || tapped.deltas.is_empty() && self.clock.is_none()
+            {
+                continue;
+            }
+            let clock = self.clock.as_ref();
+            let next = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
+            let (watermarks, ends) = ((watermark, next), prepared.ended);
+            let step = Step { ledger, staging, changes: &changes, watermarks, ends };
+            let mut additions = Vec::new();
+            match self.step(&step, &tapped.deltas, &mut additions) {
+                Ok((changed, next)) => {
+                    for (changes, changed) in changes.iter_mut().zip(changed) {
+                        changes.extend(changed);
+                    }
+                    prepared.batch.additions.append(&mut additions);
+                    (prepared.batch.watermark, watermark) = (next, next);
+                }
+                Err(Failure::Bad(reason)) => {
+                    prepared.batch.additions.append(&mut additions);
+                    prepared.condemn(reason);
+                }
+                Err(failure) => {
+                    prepared.batch.additions.append(&mut additions);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(Advanced { states: self.puts(changes), microbatches })
+    }
+
+    fn puts(&self, changes: Vec<Changes>) -> Vec<StatePut> {
+        let puts = self.all.iter().zip(changes).flat_map(|(open, changes)| {
+            let view = open.id;
+            changes.into_iter().map(move |(key, value)| StatePut { view, key, value })
+        });
+        puts.collect()
+    }
+
+    /// What one microbatch changes in each view, and the watermark that it leaves.
+    fn step(
+        &self,
+        step: &Step<'_>,
         deltas: &Deltas,
-        changed: &[HashMap<Vec<u8>, Vec<u8>>],
-    ) -> Result<Vec<Step>> {
-        let all = self.all.iter().zip(deltas).zip(changed);
-        let step = |((open, delta), changed): ((&Open, &Vec<RecordBatch>), &HashMap<_, _>)| {
-            let view = &open.definition.view;
-            let states = view.merge(delta, |key| match changed.get(key) {
-                Some(value) => Ok(Some(Vec::clone(value))),
-                None => ledger.state(open.id, key).map_err(Stored::Ledger),
-            });
-            let states = states.map_err(Stored::failure)?;
-            let addition = open.addition(&states)?;
-            Ok(Step { entries: states.entries().map_err(work::failure)?, addition })
-        };
-        all.map(step).collect()
+        additions: &mut Vec<Addition>,
+    ) -> Result<(Vec<Changes>, Option<i64>)> {
+        let (_, mut watermark) = step.watermarks;
+        let mut changed = Vec::with_capacity(self.all.len());
+        for (number, open) in self.all.iter().enumerate() {
+            let none = Changes::new();
+            let group = step.changes.get(number).unwrap_or(&none);
+            let mut overlay = Overlay::new(step.ledger, open.id, group);
+            let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
+            let last = open.advance(step, delta, &mut overlay, additions)?;
+            // What is closed stays closed.
+            watermark = watermark.max(last.filter(|_| step.ends));
+            changed.push(overlay.into_changes());
+        }
+        Ok((changed, watermark))
     }
 
     /// Something was committed: the results that are replaced are to be made again.
     pub fn note_committed(&mut self) {
         let now = Instant::now();
+        self.idle_since = Some(now);
         for open in &mut self.all {
-            let Some(every) = open.definition.every else { continue };
+            if open.definition.appends() {
+                continue;
+            }
+            let every = open.definition.every;
             let next = open.replaced.map_or(now, |replaced| now.max(replaced + every));
             open.due.get_or_insert(next);
         }
+    }
+
+    /// When the windows of a quiet folder are to be closed.
+    pub fn idle_due(&self) -> Option<Instant> {
+        let idle = self.clock.as_ref()?.event_time.idle_close?;
+        Some(self.idle_since? + idle.0)
+    }
+
+    /// Closes all windows: a microbatch without an input, and the states to put. `None` when none is
+    /// open.
+    pub fn close_idle(
+        &mut self,
+        ledger: &Ledger,
+        staging: &StagingArea,
+    ) -> Result<Option<(Microbatch, Vec<StatePut>)>> {
+        self.idle_since = None;
+        let changes = vec![Changes::new(); self.all.len()];
+        let watermark = ledger.watermark();
+        let watermarks = (watermark, watermark);
+        let step = Step { ledger, staging, changes: &changes, watermarks, ends: true };
+        let mut additions = Vec::new();
+        let (changed, watermark) = self.step(&step, &Vec::new(), &mut additions)?;
+        if changed.iter().all(Changes::is_empty) {
+            return Ok(None);
+        }
+        let mut batch = Microbatch::without_input(ledger::now_ms());
+        (batch.additions, batch.watermark) = (additions, watermark);
+        Ok(Some((batch, self.puts(changed))))
+    }
+
+    /// The next view that is to be made anew, by its place among the views of the job, and what it
+    /// has written if results are appended to that.
+    pub fn to_rebuild(&self, ledger: &Ledger) -> Result<Option<(usize, Option<PathBuf>)>> {
+        for (number, open) in self.all.iter().enumerate() {
+            if ledger.owes_rebuild(open.id)? {
+                return Ok(Some((number, open.target.map(|_| open.definition.path.clone()))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a view anew from partial states of the whole output, of which no record is late: a
+    /// microbatch without an input, the states to put, and the view that is settled with it.
+    pub fn rebuild(
+        &self,
+        number: usize,
+        tapped: &Tapped,
+        ledger: &Ledger,
+        staging: &StagingArea,
+    ) -> Result<Option<(Microbatch, Vec<StatePut>, ViewId)>> {
+        let Some(open) = self.all.get(number) else { return Ok(None) };
+        let watermark = ledger.watermark();
+        let clock = self.clock.as_ref();
+        let after = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
+        let changes = [Changes::new()];
+        let step =
+            Step { ledger, staging, changes: &changes, watermarks: (None, after), ends: false };
+        let mut overlay = Overlay::new(ledger, open.id, &changes[0]);
+        let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
+        let mut batch = Microbatch::without_input(ledger::now_ms());
+        open.advance(&step, delta, &mut overlay, &mut batch.additions)?;
+        batch.watermark = after;
+        let put = |(key, value)| StatePut { view: open.id, key, value };
+        let states = overlay.into_changes().into_iter().map(put).collect();
+        Ok(Some((batch, states, open.id)))
     }
 
     /// When the next result is to be replaced.
@@ -222,8 +329,9 @@ impl Views {
             if open.due.is_none_or(|due| due > now) {
                 continue;
             }
-            let entries = ledger.states(open.id)?;
-            let entries = entries.into_iter().map(|(key, value)| Entry { key, value }).collect();
+            let none = Changes::new();
+            let store = Overlay::new(ledger, open.id, &none);
+            let entries = open.definition.view.all(&store).map_err(Stored::failure)?;
             (open.due, open.replaced) = (None, Some(Instant::now()));
             match open.definition.replace(entries) {
                 // It is the data that cannot be computed; the next microbatch may change it.
@@ -238,81 +346,51 @@ impl Views {
     }
 }
 
-/// What one microbatch changes in one view.
-struct Step {
-    entries: Vec<Entry>,
-    addition: Option<Addition>,
-}
-
-/// Why a state could not be merged.
-enum Stored {
-    Ledger(Failure),
-    Query(Problem),
-}
-
-impl From<Problem> for Stored {
-    fn from(problem: Problem) -> Self {
-        Self::Query(problem)
-    }
-}
-
-impl Stored {
-    fn failure(self) -> Failure {
-        match self {
-            Self::Ledger(failure) => failure,
-            Self::Query(problem) => work::failure(problem),
-        }
-    }
-}
-
 impl Open {
-    /// What the groups that changed add to the output.
-    fn addition(&self, states: &States) -> Result<Option<Addition>> {
-        let Some(target) = self.target else { return Ok(None) };
-        let results = self.definition.view.evaluate(states).map_err(work::failure)?;
-        let header = self.definition.header();
-        let (skip, mut bytes) = (header.len(), header);
-        for records in &results {
-            self.definition.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
+    /// Merges what a microbatch changes, closes windows, and adds what is asked for. Returns the end
+    /// of the last window that was closed.
+    fn advance(
+        &self,
+        step: &Step<'_>,
+        delta: &[arrow_array::RecordBatch],
+        store: &mut Overlay<'_>,
+        additions: &mut Vec<Addition>,
+    ) -> Result<Option<i64>> {
+        let Definition { view, asked, .. } = &self.definition;
+        let (before, after) = step.watermarks;
+        let touched = view.merge(delta, before, store).map_err(Stored::failure)?;
+        if *asked == Asked::Changed && !touched.is_empty() {
+            self.add(step.staging, additions, &mut |write| {
+                self.definition.encode_states(&touched, write)
+            })?;
         }
-        let own = bytes.get(skip..).unwrap_or_default();
-        if own.is_empty() {
+        if *asked == Asked::All || !step.ends && before == after {
             return Ok(None);
         }
-        let (length, checksum) = (own.len() as u64, crc32fast::hash(own));
-        let (whole_checksum, skip) = (crc32fast::hash(&bytes), skip as u64);
-        let payload = Payload::Memory(bytes);
-        Ok(Some(Addition { target, payload, length, checksum, skip, whole_checksum }))
-    }
-}
-
-impl Definition {
-    /// What the output begins with.
-    pub fn header(&self) -> Vec<u8> {
-        self.encode.header(&self.view.schema()).unwrap_or_default()
-    }
-
-    /// Puts the result over these groups in place of the one before.
-    pub fn replace(&self, entries: Vec<Entry>) -> Result<()> {
-        let states = self.view.states(entries).map_err(work::failure)?;
-        let results = self.view.evaluate(&states).map_err(work::failure)?;
-        let mut envelope = Envelope::new(self.encode);
-        let mut bytes = envelope.begin(&self.view.schema()).map_err(Failure::Bad)?;
-        for records in &results {
-            if self.encode.is_columnar() {
-                bytes.extend(envelope.encode(records).map_err(Failure::Bad)?);
-            } else {
-                self.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
-            }
+        let up_to = if step.ends { None } else { after };
+        let closed = view.close(up_to, store).map_err(Stored::failure)?;
+        let last = closed.last().and_then(|entry| view.end_of(entry));
+        if *asked == Asked::Closed && !closed.is_empty() {
+            let mut closed = Some(closed);
+            self.add(step.staging, additions, &mut |write| {
+                self.definition.encode_entries(closed.take().unwrap_or_default(), write)
+            })?;
         }
-        bytes.extend(envelope.end().map_err(Failure::Bad)?);
-        let place = self.path.display();
-        let write = || -> anyhow::Result<()> {
-            durable::create_dir_all(self.path.parent().unwrap_or(std::path::Path::new("/")))?;
-            let mut file = Replaced::new(&self.path)?;
-            file.write_all(&bytes)?;
-            file.finish()
-        };
-        write().with_context(|| format!("replace {place}")).map_err(Failure::Transient)
+        Ok(last)
+    }
+
+    /// Stages what `encode` writes, as an addition to the output.
+    fn add(
+        &self,
+        staging: &StagingArea,
+        additions: &mut Vec<Addition>,
+        encode: &mut dyn FnMut(&mut Write<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(target) = self.target else { return Ok(()) };
+        let mut stage = Stage::new(staging);
+        stage.begin(&self.definition.header());
+        encode(&mut |bytes| Ok(stage.write(bytes)?))?;
+        additions.extend(stage.finish()?.map(|staged| prepare::addition(target, staged)));
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use arrow_array::RecordBatch;
 
 use super::flow::{Counts, Delivery, Flow};
+use super::sift::{self, Origins};
 use super::work::{Work, failure};
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::Block;
@@ -58,18 +59,21 @@ pub fn run(
     });
     // What the query says of half an input is of no interest.
     fed?;
-    counts.written = collected?;
+    let (written, rejected) = collected?;
+    counts.written = written;
+    counts.rejected += rejected;
     Ok(counts)
 }
 
-/// Executes the query and delivers its result; returns how many records that is.
+/// Executes the query and delivers its result; returns how many records were written, and how many
+/// were rejected by their event time.
 fn collect(
     flow: &Flow<'_>,
     query: &Ready<'_>,
     feed: Feed,
     delivery: &Mutex<&mut dyn Delivery>,
-) -> Result<u64> {
-    let (mut written, mut bytes) = (0, Vec::new());
+) -> Result<(u64, u64)> {
+    let (mut written, mut rejected, mut bytes) = (0, 0, Vec::new());
     let mut run = query.start(feed).map_err(failure)?;
     let go_on = || flow.check_stop().is_ok();
     while let Some(records) = run.next_batch(&go_on).or_else(|problem| {
@@ -78,6 +82,18 @@ fn collect(
         Err(failure(problem))
     })? {
         flow.check_stop()?;
+        let (mut records, lines) = query.part(records);
+        if let Some(judge) = flow.judge {
+            let lines =
+                lines.map(|lines| lines.values().iter().map(|line| line.cast_unsigned()).collect());
+            let origins = Origins { lines, text: None, encode: flow.encode };
+            let sifted = sift::sift(judge, &records, &origins);
+            records = sifted.records;
+            rejected += sifted.rejects.len() as u64;
+            let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
+            sifted.rejects.iter().try_for_each(|reject| delivery.reject(reject))?;
+            sifted.late.iter().try_for_each(|late| delivery.late(late))?;
+        }
         written += records.num_rows() as u64;
         bytes.clear();
         flow.encode.encode(&records, &mut bytes).map_err(Failure::Bad)?;
@@ -87,7 +103,7 @@ fn collect(
             delivery.batch(records)?;
         }
     }
-    Ok(written)
+    Ok((written, rejected))
 }
 
 /// Sends what is decoded to the query, and bad records where they belong.

@@ -1,12 +1,14 @@
 //! What a worker does with one block: decode, transform, encode.
 
-use arrow_array::RecordBatch;
+use arrow_array::{Int64Array, RecordBatch};
 
+use super::sift::{self, Origins, Sifted, Text};
+use crate::aggregate::Judge;
 use crate::decode::frame::{self, Block, Kind};
 use crate::decode::{Decoder, lines};
 use crate::engine::{self, Ready};
 use crate::failure::{Failure, Result};
-use crate::record::{Decoded, Reject};
+use crate::record::{Decoded, Late, Reject};
 use crate::sink;
 use crate::transform::Transform;
 
@@ -28,6 +30,8 @@ pub struct Worked {
     /// The records themselves, where they are to be kept or cannot be encoded here.
     pub batch: Option<RecordBatch>,
     pub rejects: Vec<Reject>,
+    /// Records that a view has missed.
+    pub late: Vec<Late>,
     /// Good records read.
     pub records: u64,
     /// Records in `output`.
@@ -49,6 +53,8 @@ pub struct Work<'a> {
     pub keeps: bool,
     /// The records are wanted besides their bytes.
     pub taps: bool,
+    /// What the records are judged by, where event time matters.
+    pub judge: Option<&'a Judge>,
 }
 
 impl Work<'_> {
@@ -58,11 +64,22 @@ impl Work<'_> {
         let (mut worked, decoded) = self.decode(block);
         output.clear();
         if let Some(decoded) = decoded {
+            let good = self.judge.map(|_| decoded.line_numbers());
             let records = self.bind(decoded, lines_before);
             if self.keeps {
                 worked.batch = Some(records);
             } else {
-                let records = self.transform(records)?;
+                let (records, lines) = self.transform(records)?;
+                let records = match (self.judge, good) {
+                    (Some(judge), Some(good)) => {
+                        let lines = match (self.query, lines) {
+                            (None, _) => Some(good.clone()),
+                            (_, lines) => lines.map(|lines| relative(&lines, lines_before)),
+                        };
+                        self.sift(judge, &records, lines, &good, &mut worked)
+                    }
+                    _ => records,
+                };
                 worked.written = records.num_rows() as u64;
                 self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
                 worked.batch = (self.taps || self.encode.is_columnar()).then_some(records);
@@ -77,8 +94,9 @@ impl Work<'_> {
         let Block { kind, bytes, records: given, paused, .. } = block;
         let (output, rejects) = (Vec::new(), Vec::new());
         let (records, written, lines, batch) = (0, 0, 1, None);
+        let (input, late) = (bytes, Vec::new());
         let mut worked =
-            Worked { kind, input: bytes, output, batch, rejects, records, written, lines, paused };
+            Worked { kind, input, output, batch, rejects, late, records, written, lines, paused };
         let bytes = &worked.input;
         let is_lines = matches!(self.decoder, Decoder::Lines);
         match kind {
@@ -92,7 +110,9 @@ impl Work<'_> {
                 }
                 worked.records = decoded.records.num_rows() as u64;
                 worked.lines = decoded.lines;
-                if self.query.is_some_and(|(query, _)| query.wants_position()) {
+                if self.query.is_some_and(|(query, _)| query.wants_position())
+                    || self.judge.is_some()
+                {
                     decoded.positions = Some(decoded.line_numbers());
                 }
                 worked.rejects = std::mem::take(&mut decoded.rejects);
@@ -121,13 +141,38 @@ impl Work<'_> {
         }
     }
 
-    /// Transforms the records of a block by themselves.
-    fn transform(self, records: RecordBatch) -> Result<RecordBatch> {
+    /// Transforms the records of a block by themselves. A query may give their lines.
+    fn transform(self, records: RecordBatch) -> Result<(RecordBatch, Option<Int64Array>)> {
         match self.query {
-            Some((query, _)) => query.apply(records).map_err(failure),
-            None => Ok(self.transform.apply(records)),
+            Some((query, _)) => Ok(query.part(query.apply(records).map_err(failure)?)),
+            None => Ok((self.transform.apply(records), None)),
         }
     }
+
+    /// Judges what has become of the records of a block, whose good ones begin on these lines.
+    fn sift(
+        self,
+        judge: &Judge,
+        records: &RecordBatch,
+        lines: Option<Vec<u64>>,
+        good: &[u64],
+        worked: &mut Worked,
+    ) -> RecordBatch {
+        let begins = sift::begins(good, &worked.rejects);
+        let text = (!worked.input.is_empty()).then(|| Text { bytes: &worked.input, begins });
+        let origins = Origins { lines, text, encode: self.encode };
+        let Sifted { records, rejects, late } = sift::sift(judge, records, &origins);
+        worked.records = worked.records.saturating_sub(rejects.len() as u64);
+        worked.rejects.extend(rejects);
+        worked.rejects.sort_by_key(|reject| reject.line);
+        worked.late = late;
+        records
+    }
+}
+
+/// Lines of a file as lines of a block.
+fn relative(lines: &Int64Array, before: u64) -> Vec<u64> {
+    lines.values().iter().map(|line| line.cast_unsigned().saturating_sub(before)).collect()
 }
 
 /// What it means that a query failed: the file is bad, unless the disk is.

@@ -83,20 +83,14 @@ impl Final {
 
     /// Makes the result of the output at `output`, in place of what was there.
     pub fn make(&self, config: &Config, output: &Path, pulse: &Pulse) -> anyhow::Result<()> {
-        let framing = Framing {
-            end_marker: None,
-            // What the job wrote may be longer than what it read.
-            max_record: config.framing.max_record.max(RESULT_RECORD_MAX),
-            dialect: self.decode.dialect(),
-            skip_byte_order_mark: false,
-            ..config.framing.clone()
-        };
+        let framing = framing(config, &self.decode);
         let flow = Flow {
             decode: &self.decode,
             transform: &Transform::None {},
             query: Some(&self.query),
             encode: self.encode,
             taps: false,
+            judge: None,
             framing: &framing,
             workers: config.workers,
             directory: &config.base,
@@ -108,7 +102,7 @@ impl Final {
             Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };
         let name = output.to_string_lossy();
         let origin = Origin { file: &name, now_ms: crate::ledger::now_ms() };
-        let output = self.written(output, &framing)?;
+        let output = written(&self.decode, output, &framing)?;
         let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(
             counts.rejected == 0,
@@ -119,24 +113,37 @@ impl Final {
         end.and_then(|end| made.records(&end)).map_err(Failure::into_error)?;
         made.file.finish()
     }
+}
 
-    /// All that the job has written.
-    fn written<'a>(&self, output: &Path, framing: &'a Framing) -> anyhow::Result<Blocks<'a>> {
-        if let decode::Format::Parquet(parquet) = &self.decode {
-            let parts =
-                if output.is_dir() { parts::list(output)? } else { vec![output.to_owned()] };
-            return Ok(Blocks::Decoded(parquet.chain(parts)));
-        }
-        let file: frame::Reader<'_> = match File::open(output) {
-            Ok(file) => Box::new(file),
-            // Nothing was ever written to it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Box::new(std::io::empty())
-            }
-            Err(error) => return Err(error).context("read the output"),
-        };
-        Ok(Framer::bounded(file, framing, u64::MAX).into())
+/// How the output of a job is framed.
+pub fn framing(config: &Config, decode: &decode::Format) -> Framing {
+    Framing {
+        end_marker: None,
+        // What the job wrote may be longer than what it read.
+        max_record: config.framing.max_record.max(RESULT_RECORD_MAX),
+        dialect: decode.dialect(),
+        skip_byte_order_mark: false,
+        ..config.framing.clone()
     }
+}
+
+/// All that the job has written.
+pub fn written<'a>(
+    decode: &decode::Format,
+    output: &Path,
+    framing: &'a Framing,
+) -> anyhow::Result<Blocks<'a>> {
+    if let decode::Format::Parquet(parquet) = decode {
+        let parts = if output.is_dir() { parts::list(output)? } else { vec![output.to_owned()] };
+        return Ok(Blocks::Decoded(parquet.chain(parts)));
+    }
+    let file: frame::Reader<'_> = match File::open(output) {
+        Ok(file) => Box::new(file),
+        // Nothing was ever written to it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Box::new(std::io::empty()),
+        Err(error) => return Err(error).context("read the output"),
+    };
+    Ok(Framer::bounded(file, framing, u64::MAX).into())
 }
 
 /// The delivery of a final result.
@@ -168,7 +175,7 @@ impl Delivery for Made {
 }
 
 /// The format in which what was written is read again.
-fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format> {
+pub fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format> {
     let column = |field: &Arc<arrow_schema::Field>| {
         Some((field.name().clone(), Type::of(field.data_type())?))
     };

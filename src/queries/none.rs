@@ -1,14 +1,16 @@
 //! The queries of a job in a build without the feature `sql`: there are none.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
+use crate::aggregate::Judge;
 use crate::config::{Config, Error};
 use crate::engine::Query;
 use crate::failure::Failure;
 use crate::ledger::Ledger;
-use crate::pipeline::views::{Deltas, Tap, Views};
+use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
 use crate::telemetry::Pulse;
 
 /// The queries of one job.
@@ -41,18 +43,49 @@ impl Queries {
         false
     }
 
+    /// There are none.
+    pub fn reset_views(
+        &self,
+        _config: &Config,
+        names: &[String],
+        _ledger: &mut Ledger,
+    ) -> anyhow::Result<()> {
+        anyhow::ensure!(names.is_empty(), "--reset-view needs a build with `--features sql`");
+        Ok(())
+    }
+
+    /// There is none.
+    pub fn read_for_view(
+        &self,
+        _number: usize,
+        _config: &Config,
+        _pulse: &Pulse,
+    ) -> anyhow::Result<Tapped> {
+        Ok(Tapped::default())
+    }
+
     /// There are no views.
     pub fn open_views(&self, _ledger: &mut Ledger) -> Result<Views, Failure> {
         Ok(Views::default())
     }
 
     /// What makes nothing.
-    pub fn tap(&self) -> Tap {
+    pub fn tap(&self, _judge: Option<Arc<Judge>>) -> Tap {
         Tap {}
     }
 
+    /// There is no event time.
+    pub fn clock(&self) -> Option<&Judge> {
+        None
+    }
+
+    /// There is nothing to judge by.
+    pub fn judge(&self) -> Option<Arc<Judge>> {
+        None
+    }
+
     /// There is nothing to make.
-    pub fn finish_views(&self, _all: Vec<Deltas>) -> anyhow::Result<()> {
+    pub fn finish_views(&self, _deltas: &Deltas) -> anyhow::Result<()> {
         Ok(())
     }
 

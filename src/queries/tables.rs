@@ -232,6 +232,7 @@ fn read(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<Reco
         query: None,
         encode: sink::Format::default(),
         taps: false,
+        judge: None,
         framing: &framing,
         workers: 1,
         directory: Path::new("/"),

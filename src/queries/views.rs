@@ -1,16 +1,14 @@
 //! The continuous views of a job, planned.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, SchemaRef};
 
 use crate::config::file::{self, Mode};
 use crate::config::{Config, Problem};
-use crate::durable;
-use crate::engine::{Asked, Engine, Entry, Problem as Failed, View};
+use crate::engine::{self, Asked, Engine, Memory, View};
 use crate::failure::Failure;
-use crate::pipeline::views::{Definition, Deltas};
+use crate::pipeline::views::{Clock, Definition, Deltas};
 
 /// Plans the views of a job, whose output has these columns if they are known.
 pub fn plan(
@@ -40,6 +38,7 @@ fn is_taken(config: &Config, path: &std::path::Path) -> bool {
     let mut finals = config.written.finals.iter();
     config.output.as_deref() == Some(path)
         || config.rejects.as_deref() == Some(path)
+        || config.late().as_deref() == Some(path)
         || finals.any(|made| config.absolute(&made.path) == path)
 }
 
@@ -64,43 +63,64 @@ fn plan_one(
     let asked = match written.mode {
         Mode::Complete => Asked::All,
         Mode::Update => Asked::Changed,
-        Mode::Append => {
-            let message = "found \"append\", which needs windows of event time; this version has \
-                           \"update\" and \"complete\"";
-            return Err(Problem::new("view.mode", message));
-        }
+        Mode::Append => Asked::Closed,
     };
-    let view = View::new(engine, &written.query, output, asked, written.allow_unbounded_state);
+    let event_time = config.written.event_time.as_ref();
+    let definition = engine::Definition {
+        sql: &written.query,
+        schema: output,
+        asked,
+        event_time: event_time.map(|event_time| event_time.column.as_str()),
+        allow_unbounded: written.allow_unbounded_state,
+    };
+    let view = View::new(engine, definition);
     let view = view.map_err(|error| Problem::new("view.query", format!("`{name}`: {error}")))?;
     let encode = written.format.unwrap_or(config.written.output.format);
     if let Some(reason) = encode.refuses(&view.schema()) {
         return Err(Problem::new("view.format", reason));
     }
-    if encode.is_columnar() && asked == Asked::Changed {
+    if encode.is_columnar() && asked != Asked::All {
         let message = "found parquet, which cannot be appended to: use csv or json, or mode = \
                        \"complete\"";
         return Err(Problem::new("view.format", message));
     }
-    let every = (asked == Asked::All).then_some(written.every.0);
     let (name, path) = (name.clone(), config.absolute(&written.path));
-    Ok(Definition { name, view: Arc::new(view), path, encode, every })
+    let every = written.every.0;
+    Ok(Definition { name, view: Arc::new(view), asked, path, encode, every })
+}
+
+/// The event time of a job, whose output has these columns if they are known.
+pub fn clock(config: &Config, output: Option<&SchemaRef>) -> Result<Option<Clock>, Problem> {
+    let Some(event_time) = &config.written.event_time else { return Ok(None) };
+    let Some(output) = output else {
+        let message = "needs the columns of the output, and they are not known";
+        return Err(Problem::new("event_time", message));
+    };
+    let name = &event_time.column;
+    let Some((column, field)) = output.column_with_name(name) else {
+        let names: Vec<_> = output.fields().iter().map(|field| field.name().as_str()).collect();
+        let message =
+            format!("found \"{name}\", expected a column of the output: {}", names.join(", "));
+        return Err(Problem::new("event_time.column", message));
+    };
+    if !matches!(field.data_type(), DataType::Timestamp(_, _) | DataType::Date32) {
+        let kind = field.data_type();
+        let message = format!("found `{name}`, a {kind}, expected a timestamp or a date");
+        return Err(Problem::new("event_time.column", message));
+    }
+    Ok(Some(Clock { event_time: event_time.clone(), column }))
 }
 
 /// The results over everything at once, for a batch: each takes the place of what was there.
-pub fn finish(definitions: &[Definition], all: Vec<Deltas>) -> anyhow::Result<()> {
-    let mut kept: Vec<HashMap<Vec<u8>, Vec<u8>>> = vec![HashMap::new(); definitions.len()];
-    for deltas in all {
-        for ((definition, delta), kept) in definitions.iter().zip(deltas).zip(&mut kept) {
-            let states =
-                definition.view.merge(&delta, |key| Ok::<_, Failed>(kept.get(key).cloned()))?;
-            kept.extend(states.entries()?.into_iter().map(|entry| (entry.key, entry.value)));
-        }
-    }
-    for (definition, kept) in definitions.iter().zip(kept) {
-        let mut entries: Vec<_> =
-            kept.into_iter().map(|(key, value)| Entry { key, value }).collect();
-        entries.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        durable::create_dir_all(definition.path.parent().unwrap_or(std::path::Path::new("/")))?;
+pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<()> {
+    for (definition, delta) in definitions.iter().zip(deltas) {
+        let mut kept = Memory::default();
+        definition.view.merge(delta, None, &mut kept)?;
+        let entries = match definition.asked {
+            // In the order in which windows are closed.
+            Asked::Closed => definition.view.close(None, &mut kept)?,
+            Asked::Changed | Asked::All => definition.view.all(&kept)?,
+        };
         definition.replace(entries).map_err(Failure::into_error)?;
     }
     Ok(())

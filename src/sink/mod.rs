@@ -9,6 +9,8 @@ pub mod csv;
 pub mod envelope;
 #[cfg(feature = "sql")]
 mod json;
+#[cfg(feature = "sql")]
+pub mod late;
 mod numbers;
 #[cfg(feature = "sql")]
 pub mod parquet;

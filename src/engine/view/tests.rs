@@ -1,9 +1,7 @@
 //! A view over many files gives what one query over all of them gives.
 
-use std::collections::BTreeMap;
-
-use arrow_array::{Float64Array, Int64Array, StringArray};
-use arrow_schema::{DataType, Field};
+use arrow_array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow_schema::{DataType, Field, TimeUnit};
 
 use super::*;
 use crate::engine::Query;
@@ -13,6 +11,7 @@ fn schema() -> Schema {
         Field::new("k", DataType::Utf8, true),
         Field::new("n", DataType::Int64, true),
         Field::new("x", DataType::Float64, true),
+        Field::new("t", DataType::Timestamp(TimeUnit::Microsecond, None), true),
     ])
 }
 
@@ -26,12 +25,21 @@ fn records(seed: i64, rows: i64) -> RecordBatch {
         (0..rows).map(|row| (value(row) % 7 != 3).then(|| value(row) - 9)).collect();
     #[expect(clippy::cast_precision_loss, reason = "they are small")]
     let doubles: Float64Array = (0..rows).map(|row| Some(value(row) as f64 / 4.0)).collect();
-    let columns: Vec<ArrayRef> = vec![Arc::new(keys), Arc::new(numbers), Arc::new(doubles)];
+    let times: TimestampMicrosecondArray =
+        (0..rows).map(|row| Some(value(row) * 700_000 + seed)).collect();
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(keys), Arc::new(numbers), Arc::new(doubles), Arc::new(times)];
     RecordBatch::try_new(Arc::new(schema()), columns).unwrap()
 }
 
 fn engine() -> Arc<Engine> {
     Engine::new(64 << 20, &std::env::temp_dir()).unwrap()
+}
+
+fn planned(engine: &Arc<Engine>, sql: &str, asked: Asked) -> Result<View, Problem> {
+    let schema = schema();
+    let (event_time, allow_unbounded) = (Some("t"), false);
+    View::new(engine, Definition { sql, schema: &schema, asked, event_time, allow_unbounded })
 }
 
 /// The rows as text.
@@ -68,23 +76,17 @@ fn many_files_give_what_one_query_gives() {
         "select k, bool_and(n > 0) as b, approx_distinct(n) as d from output group by k",
         "select k, c, rank() over (order by c desc, k) as r from (select k, count(*) as c from output group by k) order by r",
     ] {
-        let view = View::new(&engine, sql, &schema(), Asked::All, false)
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let view =
+            planned(&engine, sql, Asked::All).unwrap_or_else(|error| panic!("{sql}: {error}"));
         let query = Query::new(&engine, sql, TABLE, Some(&schema())).unwrap();
-        let mut kept: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        let mut kept = Memory::default();
         let mut all = Vec::new();
         for (seed, rows) in [(1, 10), (2, 0), (3, 1), (4, 40), (1, 10)] {
             let file = records(seed, rows);
             all.push(file.clone());
             let delta = view.delta(vec![file]).unwrap();
-            let states =
-                view.merge(&delta, |key| Ok::<_, Problem>(kept.get(key).cloned())).unwrap();
-            kept.extend(
-                states.entries().unwrap().into_iter().map(|entry| (entry.key, entry.value)),
-            );
-            let entries =
-                kept.iter().map(|(key, value)| Entry { key: key.clone(), value: value.clone() });
-            let result = view.evaluate(&view.states(entries.collect()).unwrap()).unwrap();
+            view.merge(&delta, None, &mut kept).unwrap();
+            let result = view.evaluate(&view.states(view.all(&kept).unwrap()).unwrap()).unwrap();
             let whole = arrow_select::concat::concat_batches(&all[0].schema(), &all).unwrap();
             let expected = query.at(0, None).unwrap().apply(whole).unwrap();
             let (result, expected) = (lines(&result), lines(&[expected]));
@@ -101,9 +103,9 @@ fn many_files_give_what_one_query_gives() {
 fn what_changes_is_what_was_touched() {
     let engine = engine();
     let sql = "select k, count(*) as c from output group by k";
-    let view = View::new(&engine, sql, &schema(), Asked::Changed, false).unwrap();
+    let view = planned(&engine, sql, Asked::Changed).unwrap();
     let delta = view.delta(vec![records(3, 1)]).unwrap();
-    let states = view.merge(&delta, |_| Ok::<_, Problem>(None)).unwrap();
+    let states = view.merge(&delta, None, &mut Memory::default()).unwrap();
     assert_eq!(lines(&view.evaluate(&states).unwrap()).len(), 1);
     assert_eq!(states.entries().unwrap().len(), 1);
 }
@@ -157,9 +159,107 @@ fn a_query_that_cannot_be_kept_says_why() {
         ),
         ("select missing, count(*) from output group by 1", Asked::All, "missing"),
     ] {
-        match View::new(&engine, sql, &schema(), asked, false) {
+        match planned(&engine, sql, asked) {
             Ok(_) => assert!(reason.is_empty(), "{sql}"),
             Err(error) => assert!(error.to_string().contains(reason), "{sql}: {error}"),
         }
+    }
+}
+
+/// Hopping windows by panes give what a join of every record with its windows gives.
+#[test]
+fn panes_give_what_every_record_in_every_window_gives() {
+    let engine = engine();
+    for (size, slide, offset) in [(5, 5, 0), (6, 2, 0), (7, 3, 1), (4, 4, 2), (10, 4, 3)] {
+        let sql = format!(
+            "select window_start, window_end, k, count(*) as c, sum(n) as s, max(x) as m \
+             from hop(output, t, interval '{slide} seconds', interval '{size} seconds', interval '{offset} seconds') \
+             group by window_start, window_end, k"
+        );
+        let view = planned(&engine, &sql, Asked::All).unwrap();
+        let joined = format!(
+            "select w as window_start, w + interval '{size} seconds' as window_end, k, count(*) as c, \
+             sum(n) as s, max(x) as m from output join \
+             (select to_timestamp_micros((column1 * {slide} + {offset}) * 1000000) as w from (values {})) w \
+             on t >= w and t < w + interval '{size} seconds' group by 1, 2, 3",
+            (-10..30).map(|n| format!("({n})")).collect::<Vec<_>>().join(", ")
+        );
+        let query = Query::new(&engine, &joined, TABLE, Some(&schema())).unwrap();
+        let (mut kept, mut all) = (Memory::default(), Vec::new());
+        for seed in 1..5 {
+            let file = records(seed, 20);
+            all.push(file.clone());
+            view.merge(&view.delta(vec![file]).unwrap(), None, &mut kept).unwrap();
+        }
+        let result = view.evaluate(&view.states(view.all(&kept).unwrap()).unwrap()).unwrap();
+        let whole = arrow_select::concat::concat_batches(&all[0].schema(), &all).unwrap();
+        let expected = query.at(0, None).unwrap().apply(whole).unwrap();
+        assert_eq!(sorted(lines(&result)), sorted(lines(&[expected])), "{sql}");
+    }
+}
+
+#[test]
+fn a_window_that_cannot_be_kept_says_why() {
+    let engine = engine();
+    let hop = "hop(output, t, '1 second', '3 seconds')";
+    for (sql, asked, reason) in [
+        (format!("select k, count(*) from {hop} group by k"), Asked::All, "in `group by`"),
+        (
+            format!("select k, max(window_start) from {hop} group by window_start, k"),
+            Asked::All,
+            "can only be grouped by",
+        ),
+        (
+            format!("select window_start, count(*) from {hop} where window_start > t group by 1"),
+            Asked::All,
+            "can only be grouped by",
+        ),
+        (
+            format!("select date_trunc('day', window_start), count(*) from {hop} group by 1"),
+            Asked::All,
+            "can only be grouped by",
+        ),
+        ("select k, count(*) from output group by k".to_owned(), Asked::Closed, "[event_time]"),
+        (
+            "select window_start, count(*) from tumble(output, k, '1 second') group by 1".to_owned(),
+            Asked::All,
+            "expected a timestamp",
+        ),
+        (
+            "select window_start, count(*) from (select window_start from \
+             tumble(other, t, '1 second')) group by 1"
+                .to_owned(),
+            Asked::All,
+            "other",
+        ),
+        (
+            "with o as (select t + interval '1 day' as t from output) select window_start, count(*) \
+             from tumble(o, t, '1 second') group by 1"
+                .to_owned(),
+            Asked::Closed,
+            "of the column of [event_time]",
+        ),
+        (
+            "select window_start, count(*) from session(output, t, '1 second') group by 1"
+                .to_owned(),
+            Asked::Changed,
+            "sessions grow together",
+        ),
+    ] {
+        match planned(&engine, &sql, asked) {
+            Ok(_) => panic!("{sql} was taken"),
+            Err(error) => assert!(error.to_string().contains(reason), "{sql}: {error}"),
+        }
+    }
+    for sql in [
+        "select window.start, window_end, count(*) from output group by window(t, '2 seconds')",
+        "select k, window_start from (select k, n, t from output where n > 0) o, (values (1)) v \
+         group by k, window(t, '5 minutes', '1 minute')",
+        "with o as (select t as u, k from output) select k, window_end, count(*) from \
+         tumble(o, u, interval '2' minute, interval '1' minute) w group by k, w.window_end",
+        "select distinct window_start, k from table(tumble(output, descriptor(t), '1 hour'))",
+        "select session_window.start, k, sum(n) from output group by session_window(t, '1 s'), k",
+    ] {
+        planned(&engine, sql, Asked::Closed).unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 }

@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use std::sync::Arc;
+
 use arrow_array::RecordBatch;
 
 use super::prepare::Prepared;
+use crate::aggregate::Judge;
 use crate::failure::Result;
-use crate::ledger::{Ledger, StatePut, Target};
+use crate::ledger::{Ledger, Microbatch, StatePut, Target, ViewId};
+use crate::sink::stage::StagingArea;
 
 /// The views of one job.
 #[derive(Debug, Default)]
@@ -15,6 +19,22 @@ pub struct Views {}
 
 /// Partial states; there are none.
 pub type Deltas = Vec<Vec<RecordBatch>>;
+
+/// What one microbatch is to the views: nothing.
+#[derive(Debug, Default)]
+pub struct Tapped {
+    /// Partial states; there are none.
+    pub deltas: Deltas,
+}
+
+/// What a group of microbatches changes.
+#[derive(Debug, Default)]
+pub struct Advanced {
+    /// Nothing.
+    pub states: Vec<StatePut>,
+    /// All of the group.
+    pub microbatches: usize,
+}
 
 /// Makes nothing of the records that pass by.
 #[derive(Debug)]
@@ -28,8 +48,8 @@ impl Tap {
     }
 
     /// There is nothing to give.
-    pub fn finish(self) -> Result<Deltas> {
-        Ok(Vec::new())
+    pub fn finish(&mut self) -> Result<Tapped> {
+        Ok(Tapped::default())
     }
 }
 
@@ -40,18 +60,63 @@ impl Views {
     }
 
     /// What makes nothing.
-    pub fn tap(&self) -> Tap {
+    pub fn tap(&self, _judge: Option<Arc<Judge>>) -> Tap {
         Tap {}
     }
 
-    /// Always.
-    pub fn is_empty(&self) -> bool {
-        true
+    /// There is nothing to judge by.
+    pub fn judge(&self, _now_ms: i64, _watermark: Option<i64>) -> Option<Arc<Judge>> {
+        None
+    }
+
+    /// There is none.
+    pub fn watermark_after(&self, _watermark: Option<i64>, _group: &[Prepared]) -> Option<i64> {
+        None
+    }
+
+    /// Never.
+    pub fn has_event_time(&self) -> bool {
+        false
     }
 
     /// Nothing changes.
-    pub fn advance(&self, _ledger: &Ledger, _group: &mut [Prepared]) -> Result<Vec<StatePut>> {
-        Ok(Vec::new())
+    pub fn advance(
+        &self,
+        _ledger: &Ledger,
+        _staging: &StagingArea,
+        group: &mut [Prepared],
+    ) -> Result<Advanced> {
+        Ok(Advanced { states: Vec::new(), microbatches: group.len() })
+    }
+
+    /// None.
+    pub fn to_rebuild(&self, _ledger: &Ledger) -> Result<Option<(usize, Option<PathBuf>)>> {
+        Ok(None)
+    }
+
+    /// There is none.
+    pub fn rebuild(
+        &self,
+        _number: usize,
+        _tapped: &Tapped,
+        _ledger: &Ledger,
+        _staging: &StagingArea,
+    ) -> Result<Option<(Microbatch, Vec<StatePut>, ViewId)>> {
+        Ok(None)
+    }
+
+    /// Never.
+    pub fn idle_due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// No window is open.
+    pub fn close_idle(
+        &mut self,
+        _ledger: &Ledger,
+        _staging: &StagingArea,
+    ) -> Result<Option<(Microbatch, Vec<StatePut>)>> {
+        Ok(None)
     }
 
     /// Nothing is to be made.

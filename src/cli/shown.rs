@@ -1,0 +1,178 @@
+//! A view of a stream, shown as it changes in place of the records.
+//!
+//! What holds here: what comes between two pauses of the input, or a few megabytes of it, is a
+//! microbatch: it is judged by the watermark that the ones before it left. State is in memory.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+
+use super::delivery::failed;
+use crate::aggregate::Judge;
+use crate::engine::{Asked, Memory};
+use crate::failure::{Failure, Result};
+use crate::pipeline::flow::{Counts, Delivery};
+use crate::pipeline::prepare::Tolerance;
+use crate::pipeline::views::{Clock, Definition, Tap};
+use crate::record::{Late, Reject};
+use crate::sink::{late, rejects};
+
+/// Bytes of records after which a microbatch ends though the input does not pause.
+const MICROBATCH_BYTES: usize = 4 << 20;
+
+/// One view, shown.
+pub struct Shown<Output> {
+    definition: Definition,
+    clock: Option<Clock>,
+    judge: Option<Arc<Judge>>,
+    tap: Tap,
+    bytes: usize,
+    kept: Memory,
+    watermark: Option<i64>,
+    output: Output,
+    tolerance: Tolerance,
+    rejected: u64,
+    /// Something was shown before.
+    began: bool,
+    /// Something has changed since.
+    changed: bool,
+}
+
+impl<Output: Write + Send> Shown<Output> {
+    /// Shows this view on `output`.
+    pub fn new(
+        definition: Definition,
+        clock: Option<Clock>,
+        tolerance: Tolerance,
+        output: Output,
+    ) -> Self {
+        let one = || std::iter::once(&definition);
+        let judge = clock.as_ref().map(|clock| clock.judge(one(), None, None));
+        let tap = Tap::new(one().map(|definition| definition.view.clone()), judge.clone());
+        Self {
+            definition,
+            clock,
+            judge,
+            tap,
+            bytes: 0,
+            kept: Memory::default(),
+            watermark: None,
+            output,
+            tolerance,
+            rejected: 0,
+            began: false,
+            changed: false,
+        }
+    }
+
+    /// What the records are judged by.
+    pub fn judge(&self) -> Option<Arc<Judge>> {
+        self.judge.clone()
+    }
+
+    /// Checks what only the whole input can tell, and shows what is left: all windows are closed.
+    pub fn finish(mut self, counts: &Counts) -> Result<()> {
+        self.advance(true)?;
+        self.tolerance.check(counts)
+    }
+
+    /// Ends a microbatch.
+    fn advance(&mut self, ends: bool) -> Result<()> {
+        let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
+        let tapped = self.tap.finish()?;
+        self.bytes = 0;
+        let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
+        let Definition { view, asked, .. } = &self.definition;
+        let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
+        self.changed |= !touched.is_empty();
+        let mut bytes = Vec::new();
+        if *asked == Asked::Changed {
+            self.definition.encode_states(&touched, &mut |some| collect(&mut bytes, some))?;
+        }
+        if let Some(clock) = &self.clock {
+            self.watermark = clock.advance(self.watermark, tapped.latest);
+        }
+        if *asked != Asked::All && (ends || self.watermark.is_some()) {
+            let up_to = self.watermark.filter(|_| !ends);
+            let closed = view.close(up_to, &mut self.kept).map_err(query)?;
+            if *asked == Asked::Closed {
+                self.definition.encode_entries(closed, &mut |some| collect(&mut bytes, some))?;
+            }
+        }
+        if let Some(judge) = &self.judge {
+            judge.advance(Clock::marks(std::iter::once(&self.definition), self.watermark));
+        }
+        if *asked == Asked::All {
+            return self.show_all(ends);
+        }
+        if (!bytes.is_empty() || ends) && !self.began {
+            bytes.splice(0..0, self.definition.header());
+            self.began = true;
+        }
+        self.show(&bytes)
+    }
+
+    /// The whole result again, behind an empty line.
+    fn show_all(&mut self, ends: bool) -> Result<()> {
+        if !std::mem::take(&mut self.changed) && (self.began || !ends) {
+            return Ok(());
+        }
+        let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
+        let entries = self.definition.view.all(&self.kept).map_err(query)?;
+        let mut bytes = if self.began { vec![b'\n'] } else { Vec::new() };
+        bytes.extend(self.definition.result(entries)?);
+        self.began = true;
+        self.show(&bytes)
+    }
+
+    fn show(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.output.write_all(bytes).and_then(|()| self.output.flush());
+        written.map_err(|error| failed(error, "write the view"))
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "others write to files")]
+fn collect(bytes: &mut Vec<u8>, some: &[u8]) -> Result<()> {
+    bytes.extend_from_slice(some);
+    Ok(())
+}
+
+impl<Output: Write + Send> Delivery for Shown<Output> {
+    fn records(&mut self, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin(&mut self, _schema: &arrow_schema::SchemaRef) -> Result<()> {
+        Ok(())
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        self.bytes += records.get_array_memory_size();
+        self.tap.take(records)?;
+        if self.bytes > MICROBATCH_BYTES { self.advance(false) } else { Ok(()) }
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        self.rejected += 1;
+        self.tolerance.admit(self.rejected, reject)?;
+        let mut line = Vec::new();
+        rejects::encode(b"-", reject, &mut line);
+        tell(&line)
+    }
+
+    fn late(&mut self, record: &Late) -> Result<()> {
+        let mut line = Vec::new();
+        late::encode(b"-", record, &mut line);
+        tell(&line)
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.advance(false)
+    }
+}
+
+/// To standard error, where a stream tells what is not in its output.
+fn tell(line: &[u8]) -> Result<()> {
+    std::io::stderr().write_all(line).map_err(|error| failed(error, "write the rejects"))
+}

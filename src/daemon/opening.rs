@@ -1,0 +1,75 @@
+//! What a job must have before it can run: locks, planned queries, its own places, swept.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::durable::{self, Dir};
+use crate::failure::{Failure, Result};
+use crate::ledger::{Committed, Ledger, Payload, Target};
+use crate::publish::parts;
+use crate::queries::Queries;
+use crate::sink::stage::StagingArea;
+
+/// One lock in the state directory, one beside each output.
+pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {
+    let mut paths = vec![state.join("lock")];
+    paths.extend(outputs.iter().map(|output| durable::lock_of(output)));
+    let lock = |path: PathBuf| {
+        let locked = durable::lock(&path).context("take the lock").map_err(Failure::Fatal)?;
+        locked.ok_or_else(|| {
+            Failure::fatal(format!(
+                "another spoolmill holds the lock {}; two must not share a state directory or an \
+                 output",
+                path.display()
+            ))
+        })
+    };
+    paths.into_iter().map(lock).collect()
+}
+
+/// Plans the queries of a job. What an earlier run has spilled is of no use to anyone.
+pub fn open_queries(config: &Config) -> anyhow::Result<Queries> {
+    let spill = config.state.join("spill");
+    match std::fs::remove_dir_all(&spill) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("empty {}", spill.display()))
+        }
+        _ => Ok(Queries::open(config, &spill)?),
+    }
+}
+
+/// Makes sure that the folder is this job's.
+pub fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
+    durable::create_dir_all(output)?;
+    let owed = ledger.owed()?;
+    let owes = owed.iter().flat_map(Committed::spans).any(|span| span.addition.target == target);
+    parts::claim(output, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
+}
+
+/// Removes what an earlier run staged and never committed. The prefix tells the names of one
+/// staging directory from those of another.
+pub fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<StagingArea> {
+    let owed = ledger.owed()?;
+    let kept: Vec<_> = owed
+        .iter()
+        .flat_map(Committed::spans)
+        .filter_map(|span| match &span.addition.payload {
+            Payload::File(name) => Some(name.clone()),
+            Payload::Memory(_) => None,
+        })
+        .collect();
+    // Sequence numbers grow, and a staging file is older than the commit that names it: with room
+    // for those that were never committed, no name is used twice.
+    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20);
+    let swept = staging
+        .sweep(|name| kept.iter().any(|kept| kept == name))
+        .context("sweep the staging directory")
+        .map_err(Failure::Transient)?;
+    if swept > 0 {
+        tracing::info!(files = swept, "removed what was staged and never committed");
+    }
+    Ok(staging)
+}

@@ -1,0 +1,242 @@
+//! Partial states of a microbatch into the states that are kept, window by window.
+//!
+//! What holds here: a key begins with the end of its window, in an order that bytes keep, so that the
+//! windows that a watermark closes stand together. A window that was closed is not opened again.
+
+use std::collections::HashMap;
+
+use arrow_array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
+use arrow_select::concat::concat;
+use arrow_select::take::take;
+use datafusion::common::{DataFusionError, Result as Fallible};
+use datafusion::logical_expr::EmitTo;
+
+use super::{Entry, States, Store, View, problem, sessions};
+use crate::aggregate::{Window, micros};
+use crate::engine::bounds::{self, Windowed};
+use crate::engine::state;
+
+/// The beginning of the keys of windows that end at this time.
+pub(super) fn end_key(end: i64) -> [u8; 8] {
+    (end ^ i64::MIN).to_be_bytes()
+}
+
+/// The end of the window that a key begins with.
+pub(super) fn end_of(key: &[u8]) -> Option<i64> {
+    let bytes = key.first_chunk::<8>()?;
+    Some(i64::from_be_bytes(*bytes) ^ i64::MIN)
+}
+
+impl View {
+    /// Merges the partial states of a microbatch into those of `store`, which has closed the windows
+    /// up to `watermark`. Returns the groups that have changed.
+    ///
+    /// # Errors
+    /// Those of `store`, and when a state cannot be read or merged.
+    pub fn merge<S: Store>(
+        &self,
+        delta: &[RecordBatch],
+        watermark: Option<i64>,
+        store: &mut S,
+    ) -> Result<States, S::Error> {
+        if let Some(Windowed { window: Window::Session { gap }, .. }) = self.windowed {
+            return sessions::merge(self, delta, gap, store);
+        }
+        let delta = self.in_windows(delta, watermark).map_err(problem)?;
+        let (keys, places) = intern(&delta);
+        let mut old = (Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            if let Some(value) = store.get(key)? {
+                old.0.push(value);
+                old.1.push(place);
+            }
+        }
+        let mut parts = vec![(self.decode_states(&old.0).map_err(problem)?, old.1)];
+        parts.extend(delta.iter().zip(places).map(|((batch, _), places)| {
+            (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
+        }));
+        let states = self.merged(keys.len(), &parts).map_err(problem)?;
+        let states = States { keys, states };
+        for Entry { key, value } in states.entries()? {
+            store.put(key, Some(value));
+        }
+        Ok(states)
+    }
+
+    /// Removes the groups whose windows end at `up_to` or before, or all that have a window, and
+    /// returns them in the order of their ends.
+    ///
+    /// # Errors
+    /// Those of `store`.
+    pub fn close<S: Store>(
+        &self,
+        up_to: Option<i64>,
+        store: &mut S,
+    ) -> Result<Vec<Entry>, S::Error> {
+        if self.windowed.is_none_or(|windowed| !windowed.is_event_time) {
+            return Ok(Vec::new());
+        }
+        let bound = up_to.and_then(|up_to| up_to.checked_add(1)).map(end_key);
+        if self.has_sessions() {
+            return sessions::close(bound, store);
+        }
+        let closed = store.range(&[], bound.as_ref().map(<[u8; 8]>::as_slice))?;
+        for entry in &closed {
+            store.put(entry.key.clone(), None);
+        }
+        Ok(closed)
+    }
+
+    /// The end of the window of a group that was kept.
+    pub fn end_of(&self, entry: &Entry) -> Option<i64> {
+        if self.has_sessions() { sessions::end_of(entry) } else { end_of(&entry.key) }
+    }
+
+    /// All groups that are kept.
+    ///
+    /// # Errors
+    /// Those of `store`.
+    pub fn all<S: Store>(&self, store: &S) -> Result<Vec<Entry>, S::Error> {
+        if self.has_sessions() { sessions::all(store) } else { store.range(&[], None) }
+    }
+
+    pub(super) fn has_sessions(&self) -> bool {
+        let window = self.windowed.map(|windowed| windowed.window);
+        matches!(window, Some(Window::Session { .. }))
+    }
+
+    /// One partial state for each group, or pane, of several.
+    ///
+    /// # Errors
+    /// When a state cannot be merged.
+    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, crate::engine::Problem> {
+        let keyed = |batch: &RecordBatch| {
+            let columns = batch.columns().get(..self.keys).unwrap_or_default();
+            Ok((batch.clone(), state::encode(columns, batch.num_rows())?))
+        };
+        let delta = delta.iter().map(keyed).collect::<Fallible<Vec<_>>>()?;
+        let (keys, places) = intern(&delta);
+        let parts = delta.iter().zip(places).map(|((batch, _), places)| {
+            (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
+        });
+        let states = self.merged(keys.len(), &parts.collect::<Vec<_>>())?;
+        let mut columns = self.decode_keys(&keys)?;
+        columns.extend(states.into_iter().flatten());
+        self.partial_batch(columns, keys.len())
+    }
+
+    /// Merges rows of states into so many groups; each row has its group.
+    ///
+    /// All rows at once: an accumulator takes it that each group up to the last has had a row by then,
+    /// and a group that it has only heard of would have a sum of 0 where it has none.
+    pub(super) fn merged(
+        &self,
+        total: usize,
+        parts: &[(Vec<ArrayRef>, Vec<usize>)],
+    ) -> Fallible<Vec<Vec<ArrayRef>>> {
+        let parts: Vec<_> = parts.iter().filter(|(_, places)| !places.is_empty()).collect();
+        let places: Vec<usize> =
+            parts.iter().flat_map(|(_, places)| places.iter().copied()).collect();
+        let mut number = 0;
+        let mut merge = |aggregate: &_| {
+            let mut merging = super::accumulator(aggregate)?;
+            if places.is_empty() {
+                return merging.state(EmitTo::All);
+            }
+            let columns = aggregate.state_fields()?.len();
+            let column = |number: usize| {
+                let pieces = parts.iter().filter_map(|(columns, _)| columns.get(number));
+                Ok(concat(&pieces.map(AsRef::as_ref).collect::<Vec<_>>())?)
+            };
+            let mine = (number..number + columns).map(column).collect::<Fallible<Vec<_>>>()?;
+            number += columns;
+            merging.merge_batch(&mine, &places, total)?;
+            merging.state(EmitTo::All)
+        };
+        self.aggregates.iter().map(&mut merge).collect()
+    }
+
+    /// The rows of partial states with the keys that they are kept under: each pane in each of its
+    /// windows that is not closed.
+    fn in_windows(
+        &self,
+        delta: &[RecordBatch],
+        watermark: Option<i64>,
+    ) -> Fallible<Vec<(RecordBatch, Vec<Vec<u8>>)>> {
+        let one = |batch: &RecordBatch| {
+            let Some(windowed) = self.windowed else {
+                let columns = batch.columns().get(..self.keys).unwrap_or_default();
+                return Ok((batch.clone(), state::encode(columns, batch.num_rows())?));
+            };
+            let closed = watermark.filter(|_| windowed.is_event_time && self.closes);
+            let (batch, ends) = spread(batch, windowed, closed)?;
+            let columns = batch.columns().get(..self.keys).unwrap_or_default();
+            let keys = state::encode(columns, batch.num_rows())?;
+            let keys = keys.into_iter().zip(ends).map(|(key, end)| [&end_key(end), &*key].concat());
+            let keys = keys.collect();
+            Ok((batch, keys))
+        };
+        delta.iter().map(one).collect()
+    }
+}
+
+/// Rows with their keys: each key once, and for each batch the places of its rows among them.
+fn intern<'a>(delta: &'a [(RecordBatch, Vec<Vec<u8>>)]) -> (Vec<Vec<u8>>, Vec<Vec<usize>>) {
+    let mut known: HashMap<&[u8], usize> = HashMap::new();
+    let mut keys = Vec::new();
+    let mut place = |key: &'a Vec<u8>| {
+        *known.entry(key).or_insert_with(|| {
+            keys.push(key.clone());
+            keys.len() - 1
+        })
+    };
+    let places = delta.iter().map(|(_, of_batch)| of_batch.iter().map(&mut place).collect());
+    let places = places.collect();
+    (keys, places)
+}
+
+/// The beginnings of the panes of some rows.
+pub(super) fn panes(batch: &RecordBatch, windowed: Windowed) -> Fallible<Vec<i64>> {
+    let none = || DataFusionError::Execution("a group without its window".to_owned());
+    let column = windowed.start.or(windowed.end).and_then(|place| batch.columns().get(place));
+    let times = column.and_then(micros).ok_or_else(none)?;
+    if times.null_count() > 0 {
+        return Err(DataFusionError::Execution("a window of a time that is NULL".to_owned()));
+    }
+    let back = if windowed.start.is_some() { 0 } else { windowed.window.size() };
+    Ok(times.values().iter().map(|time| time.saturating_sub(back)).collect())
+}
+
+/// Each row once for each window of its pane that ends behind `closed`, and the ends.
+fn spread(
+    batch: &RecordBatch,
+    windowed: Windowed,
+    closed: Option<i64>,
+) -> Fallible<(RecordBatch, Vec<i64>)> {
+    let (mut rows, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, pane) in panes(batch, windowed)?.into_iter().enumerate() {
+        let row = u32::try_from(row)
+            .map_err(|_| DataFusionError::Execution("too many groups at once".to_owned()))?;
+        for (start, end) in windowed.window.covering(pane) {
+            if closed.is_none_or(|closed| end > closed) {
+                rows.push(row);
+                starts.push(start);
+                ends.push(end);
+            }
+        }
+    }
+    if windowed.window.is_tumbling() && rows.len() == batch.num_rows() {
+        return Ok((batch.clone(), ends));
+    }
+    let rows = UInt32Array::from(rows);
+    let columns = batch.columns().iter().enumerate().map(|(place, column)| {
+        let bound = match Some(place) {
+            place if place == windowed.start => &starts,
+            place if place == windowed.end => &ends,
+            _ => return Ok(take(column, &rows, None)?),
+        };
+        Ok(bounds::column(bound.clone(), column.data_type()))
+    });
+    let columns = columns.collect::<Fallible<Vec<_>>>()?;
+    Ok((RecordBatch::try_new(batch.schema(), columns)?, ends))
+}

@@ -1,0 +1,280 @@
+//! Windows that grow: the records of a group that are no further apart than a gap.
+//!
+//! What holds here:
+//! - A session is kept under its group and its beginning; its state begins with its end. Beside it
+//!   stands a row under its end, by which the watermark finds it.
+//! - A record that touches two sessions makes one of them. Two that are exactly the gap apart touch,
+//!   as in Spark and Flink.
+
+use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, UInt32Array};
+use arrow_select::take::take;
+use datafusion::common::Result as Fallible;
+
+use std::collections::HashMap;
+
+use super::merge::{end_key, panes};
+use super::{Entry, States, Store, View, problem};
+use crate::engine::bounds::Windowed;
+use crate::engine::{Problem, state};
+
+/// What the keys of sessions begin with, and those of the rows under their ends.
+const OF_GROUP: u8 = b'g';
+const OF_END: u8 = b'e';
+
+/// A part of a session: where it is, and what it is of.
+struct Piece {
+    start: i64,
+    end: i64,
+    from: From,
+}
+
+enum From {
+    /// A session as it was kept, under this key.
+    Kept { key: Vec<u8>, state: Vec<u8> },
+    /// A row of partial states, in this batch.
+    Row { batch: usize, row: usize },
+}
+
+/// A session after the merge.
+struct Merged {
+    group: Vec<u8>,
+    start: i64,
+    end: i64,
+    pieces: Vec<Piece>,
+}
+
+/// Merges the partial states of a microbatch, one row for each time of a group.
+pub(super) fn merge<S: Store>(
+    view: &View,
+    delta: &[RecordBatch],
+    gap: i64,
+    store: &mut S,
+) -> Result<States, S::Error> {
+    let Some(windowed) = view.windowed else { return Ok(States::none()) };
+    let mut sessions = Vec::new();
+    for (group, mut pieces) in pieces(view, windowed, delta, gap).map_err(problem)? {
+        pieces.extend(kept(&group, store)?);
+        sessions.extend(unite(&group, pieces));
+    }
+    let states = states(view, windowed, delta, &sessions).map_err(problem)?;
+    put(&sessions, &states, store)?;
+    Ok(states)
+}
+
+/// The groups of some rows, and for each the pieces that the rows are.
+fn pieces(
+    view: &View,
+    windowed: Windowed,
+    delta: &[RecordBatch],
+    gap: i64,
+) -> Fallible<Vec<(Vec<u8>, Vec<Piece>)>> {
+    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut groups: Vec<(Vec<u8>, Vec<Piece>)> = Vec::new();
+    for (number, batch) in delta.iter().enumerate() {
+        let keys =
+            state::encode(&group_columns(view, windowed, batch.columns()), batch.num_rows())?;
+        for (row, (key, start)) in keys.into_iter().zip(panes(batch, windowed)?).enumerate() {
+            let place = *known.entry(key).or_insert_with_key(|key| {
+                groups.push((key.clone(), Vec::new()));
+                groups.len() - 1
+            });
+            let from = From::Row { batch: number, row };
+            let piece = Piece { start, end: start.saturating_add(gap), from };
+            if let Some((_, pieces)) = groups.get_mut(place) {
+                pieces.push(piece);
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// The columns of the group without those of its window.
+fn group_columns(view: &View, windowed: Windowed, columns: &[ArrayRef]) -> Vec<ArrayRef> {
+    let is_bound = |place: usize| Some(place) == windowed.start || Some(place) == windowed.end;
+    let keys = columns.iter().take(view.keys).enumerate();
+    keys.filter(|(place, _)| !is_bound(*place)).map(|(_, column)| column.clone()).collect()
+}
+
+/// The sessions of a group as they are kept.
+fn kept<S: Store>(group: &[u8], store: &S) -> Result<Vec<Piece>, S::Error> {
+    let from = group_key(group);
+    let mut below = from.clone();
+    below.extend([0xff; 9]);
+    let entries = store.range(&from, Some(&below))?;
+    let pieces = entries.into_iter().filter_map(|Entry { key, value }| {
+        let (end, state) = value.split_first_chunk::<8>()?;
+        let start = key.last_chunk::<8>()?;
+        let (start, end) = (time(*start), time(*end));
+        let from = From::Kept { key, state: state.to_vec() };
+        Some(Piece { start, end, from })
+    });
+    Ok(pieces.collect())
+}
+
+/// Pieces that touch become one session.
+fn unite(group: &[u8], mut pieces: Vec<Piece>) -> Vec<Merged> {
+    pieces.sort_by_key(|piece| piece.start);
+    let mut sessions: Vec<Merged> = Vec::new();
+    for piece in pieces {
+        if let Some(session) = sessions.last_mut().filter(|session| piece.start <= session.end) {
+            session.end = session.end.max(piece.end);
+            session.pieces.push(piece);
+        } else {
+            let (group, start, end) = (group.to_vec(), piece.start, piece.end);
+            sessions.push(Merged { group, start, end, pieces: vec![piece] });
+        }
+    }
+    // Those that no record touched stay as they are.
+    let is_touched = |session: &Merged| {
+        session.pieces.iter().any(|piece| matches!(piece.from, From::Row { .. }))
+    };
+    sessions.retain(is_touched);
+    sessions
+}
+
+/// The states of sessions, of all their pieces.
+fn states(
+    view: &View,
+    windowed: Windowed,
+    delta: &[RecordBatch],
+    sessions: &[Merged],
+) -> Fallible<States> {
+    let mut kept = (Vec::new(), Vec::new());
+    let mut of_batch = vec![(Vec::new(), Vec::new()); delta.len()];
+    for (place, session) in sessions.iter().enumerate() {
+        for piece in &session.pieces {
+            match &piece.from {
+                From::Kept { state, .. } => {
+                    kept.0.push(state.clone());
+                    kept.1.push(place);
+                }
+                From::Row { batch, row } => {
+                    if let Some((rows, places)) = of_batch.get_mut(*batch) {
+                        rows.push(u32::try_from(*row).unwrap_or(u32::MAX));
+                        places.push(place);
+                    }
+                }
+            }
+        }
+    }
+    let mut parts = vec![(view.decode_states(&kept.0)?, kept.1)];
+    for (batch, (rows, places)) in delta.iter().zip(of_batch) {
+        let rows = UInt32Array::from(rows);
+        let columns = batch.columns().iter().skip(view.keys);
+        let columns = columns.map(|column| Ok(take(column, &rows, None)?));
+        parts.push((columns.collect::<Fallible<_>>()?, places));
+    }
+    let keys = sessions.iter().map(|session| full_key(view, windowed, session));
+    let keys = keys.collect::<Fallible<_>>()?;
+    Ok(States { keys, states: view.merged(sessions.len(), &parts)? })
+}
+
+/// The group with its window's bounds, as the columns of the result have it.
+fn full_key(view: &View, windowed: Windowed, session: &Merged) -> Fallible<Vec<u8>> {
+    key_of(view, windowed, &session.group, session.start, session.end)
+}
+
+fn key_of(
+    view: &View,
+    windowed: Windowed,
+    group: &[u8],
+    start: i64,
+    end: i64,
+) -> Fallible<Vec<u8>> {
+    let types = view.key_types();
+    let is_bound = |place: usize| Some(place) == windowed.start || Some(place) == windowed.end;
+    let others = types.iter().enumerate().filter(|(place, _)| !is_bound(*place));
+    let others: Vec<_> = others.map(|(_, data_type)| data_type.clone()).collect();
+    let mut columns = state::decode(&[group.to_vec()], &others)?.into_iter();
+    let mut all = Vec::with_capacity(types.len());
+    for (place, data_type) in types.iter().enumerate() {
+        all.push(match Some(place) {
+            place if place == windowed.start => super::bounds_column(start, data_type),
+            place if place == windowed.end => super::bounds_column(end, data_type),
+            _ => columns.next().ok_or_else(|| damaged("a group has lost a column"))?,
+        });
+    }
+    let encoded = state::encode(&all, 1)?;
+    let key = encoded.into_iter().next().unwrap_or_default();
+    Ok([end_key(end).as_slice(), &key].concat())
+}
+
+fn damaged(what: &str) -> datafusion::common::DataFusionError {
+    datafusion::common::DataFusionError::Execution(what.to_owned())
+}
+
+/// Puts sessions in place of those that they are made of.
+fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<(), S::Error> {
+    for (session, Entry { value, .. }) in sessions.iter().zip(states.entries()?) {
+        for piece in &session.pieces {
+            if let From::Kept { key, .. } = &piece.from {
+                store.put(by_end(piece.end, key), None);
+                store.put(key.clone(), None);
+            }
+        }
+        let mut key = group_key(&session.group);
+        key.extend(end_key(session.start));
+        store.put(by_end(session.end, &key), Some(Vec::new()));
+        store.put(key, Some([end_key(session.end).as_slice(), &value].concat()));
+    }
+    Ok(())
+}
+
+fn group_key(group: &[u8]) -> Vec<u8> {
+    [&[OF_GROUP], group].concat()
+}
+
+fn by_end(end: i64, key: &[u8]) -> Vec<u8> {
+    [&[OF_END], end_key(end).as_slice(), key].concat()
+}
+
+fn time(bytes: [u8; 8]) -> i64 {
+    i64::from_be_bytes(bytes) ^ i64::MIN
+}
+
+/// Removes the sessions whose ends are below `bound`, and returns them in the order of their ends.
+pub(super) fn close<S: Store>(
+    bound: Option<[u8; 8]>,
+    store: &mut S,
+) -> Result<Vec<Entry>, S::Error> {
+    let below = match bound {
+        Some(end) => [&[OF_END], end.as_slice()].concat(),
+        None => vec![OF_GROUP],
+    };
+    let mut closed = Vec::new();
+    for Entry { key, .. } in store.range(&[OF_END], Some(&below))? {
+        let session = key.get(9..).unwrap_or_default().to_vec();
+        if let Some(value) = store.get(&session)? {
+            closed.push(Entry { key: session.clone(), value });
+        }
+        store.put(session, None);
+        store.put(key, None);
+    }
+    Ok(closed)
+}
+
+/// The end of a session.
+pub(super) fn end_of(entry: &Entry) -> Option<i64> {
+    entry.value.first_chunk::<8>().map(|end| time(*end))
+}
+
+/// All sessions.
+pub(super) fn all<S: Store>(store: &S) -> Result<Vec<Entry>, S::Error> {
+    store.range(&[OF_GROUP], None)
+}
+
+/// Sessions as groups with their window.
+pub(super) fn as_groups(view: &View, entries: Vec<Entry>) -> Result<Vec<Entry>, Problem> {
+    let Some(windowed) = view.windowed else { return Ok(entries) };
+    let group = |Entry { key, value }: Entry| -> Result<Entry, Problem> {
+        let cut = || Problem::new("a session in the ledger is damaged");
+        let (start, rest) =
+            key.split_last_chunk::<8>().map(|(rest, start)| (start, rest)).ok_or_else(cut)?;
+        let (end, state) = value.split_first_chunk::<8>().ok_or_else(cut)?;
+        let group = rest.get(1..).ok_or_else(cut)?;
+        let key = key_of(view, windowed, group, time(*start), time(*end))?;
+        Ok(Entry { key, value: state.to_vec() })
+    };
+    entries.into_iter().map(group).collect()
+}

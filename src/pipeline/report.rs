@@ -1,0 +1,37 @@
+//! What is told of a committed microbatch: a line in the log, a report beside a file in quarantine.
+
+use crate::ledger::Committed;
+
+/// The content of `failed-*.error.json`, the same each time it is made.
+pub fn report(committed: &Committed) -> Vec<u8> {
+    let batch = committed.batch();
+    let Some(reason) = &batch.quarantined else { return Vec::new() };
+    let hash = blake3::Hash::from_bytes(batch.identity.hash).to_hex();
+    let at = std::time::Duration::from_millis(committed.committed_ms().unsigned_abs());
+    let report = serde_json::json!({
+        "file": String::from_utf8_lossy(batch.name.as_encoded_bytes()),
+        "reason": reason,
+        "microbatch": committed.sequence(),
+        "time": humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string(),
+        "size": batch.identity.size,
+        "blake3": hash.as_str(),
+    });
+    format!("{report:#}\n").into_bytes()
+}
+
+/// One line for each microbatch.
+pub fn log(committed: &Committed) {
+    let batch = committed.batch();
+    let file = crate::telemetry::text(&batch.name);
+    let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
+    if !batch.has_input() {
+        tracing::info!(microbatch, "committed without a file");
+        return;
+    }
+    let Some(reason) = &batch.quarantined else {
+        let (read, written, rejected) = (batch.read, batch.written, batch.rejected);
+        tracing::info!(microbatch, file, bytes, read, written, rejected, "committed");
+        return;
+    };
+    tracing::warn!(microbatch, file, bytes, reason, "quarantined");
+}

@@ -1,0 +1,108 @@
+//! A view as the job defines it, and its results as bytes.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::durable;
+use crate::engine::{Asked, Entry, States, View};
+use crate::failure::{Failure, Result};
+use crate::pipeline::work;
+use crate::sink;
+use crate::sink::envelope::Envelope;
+use crate::sink::replaced::Replaced;
+
+/// Groups whose result is made at once, where each makes its own.
+const RESULT_GROUPS: usize = 64 * 1024;
+
+/// A view as the job defines it.
+#[derive(Clone)]
+pub struct Definition {
+    /// Its name in the job.
+    pub name: String,
+    /// The query.
+    pub view: Arc<View>,
+    /// Which groups are written.
+    pub asked: Asked,
+    /// Where its result goes.
+    pub path: PathBuf,
+    /// How its records become bytes.
+    pub encode: sink::Format,
+    /// A result that is replaced as a whole is replaced at most so often.
+    pub every: Duration,
+}
+
+impl Definition {
+    /// What the output begins with.
+    pub fn header(&self) -> Vec<u8> {
+        self.encode.header(&self.view.schema()).unwrap_or_default()
+    }
+
+    /// True when results are appended.
+    pub fn appends(&self) -> bool {
+        self.asked != Asked::All
+    }
+
+    /// The result over these groups, part by part.
+    pub fn encode_states(
+        &self,
+        states: &States,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut bytes = Vec::new();
+        for records in &self.view.evaluate(states).map_err(work::failure)? {
+            bytes.clear();
+            self.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
+            write(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The result over groups as they were kept, each by itself.
+    pub fn encode_entries(
+        &self,
+        entries: Vec<Entry>,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let some = entries.by_ref().take(RESULT_GROUPS).collect();
+            let states = self.view.states(some).map_err(work::failure)?;
+            self.encode_states(&states, write)?;
+        }
+        Ok(())
+    }
+
+    /// The whole result over these groups, with all that is around it.
+    pub fn result(&self, entries: Vec<Entry>) -> Result<Vec<u8>> {
+        let states = self.view.states(entries).map_err(work::failure)?;
+        let results = self.view.evaluate(&states).map_err(work::failure)?;
+        let mut envelope = Envelope::new(self.encode);
+        let mut bytes = envelope.begin(&self.view.schema()).map_err(Failure::Bad)?;
+        for records in &results {
+            if self.encode.is_columnar() {
+                bytes.extend(envelope.encode(records).map_err(Failure::Bad)?);
+            } else {
+                self.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
+            }
+        }
+        bytes.extend(envelope.end().map_err(Failure::Bad)?);
+        Ok(bytes)
+    }
+
+    /// Puts the result over these groups in place of the one before.
+    pub fn replace(&self, entries: Vec<Entry>) -> Result<()> {
+        let bytes = self.result(entries)?;
+        let place = self.path.display();
+        let write = || -> anyhow::Result<()> {
+            durable::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
+            let mut file = Replaced::new(&self.path)?;
+            file.write_all(&bytes)?;
+            file.finish()
+        };
+        write().with_context(|| format!("replace {place}")).map_err(Failure::Transient)
+    }
+}

@@ -1,0 +1,95 @@
+//! A view made anew from the whole output.
+//!
+//! What holds here: the output is read back as it was written; each of its records counts, whenever it
+//! came.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arrow_array::RecordBatch;
+use arrow_cast::cast;
+use arrow_schema::SchemaRef;
+
+use super::finals::{framing, read_back, written};
+use crate::aggregate::Judge;
+use crate::config::Config;
+use crate::failure::{Failure, Result};
+use crate::pipeline::flow::{Delivery, Flow};
+use crate::pipeline::views::{Definition, Tap, Tapped};
+use crate::record::Reject;
+use crate::telemetry::Pulse;
+use crate::transform::Transform;
+use crate::transform::command::Bounds;
+
+/// What the whole output is to a view.
+pub fn read(
+    config: &Config,
+    definition: &Definition,
+    schema: &SchemaRef,
+    judge: Option<Arc<Judge>>,
+    output: &Path,
+    pulse: &Pulse,
+) -> anyhow::Result<Tapped> {
+    let encode = config.written.output.format;
+    let decode =
+        read_back(encode, schema).context("the output has a column that cannot be read back")?;
+    let framing = framing(config, &decode);
+    let flow = Flow {
+        decode: &decode,
+        transform: &Transform::None {},
+        query: None,
+        encode,
+        taps: false,
+        judge: None,
+        framing: &framing,
+        workers: config.workers,
+        directory: &config.base,
+        bounds: Bounds::Microbatch,
+        pulse,
+    };
+    let tap = Tap::new(std::iter::once(definition.view.clone()), judge.clone());
+    let mut back = Back { tap, judge, schema: schema.clone() };
+    let blocks = written(&decode, output, &framing)?;
+    let counts = flow.read(blocks, &mut back).map_err(Failure::into_error)?;
+    anyhow::ensure!(
+        counts.rejected == 0,
+        "{} of the records in {} cannot be read back",
+        counts.rejected,
+        output.display()
+    );
+    back.tap.finish().map_err(Failure::into_error)
+}
+
+/// Takes the records of the output.
+struct Back {
+    tap: Tap,
+    judge: Option<Arc<Judge>>,
+    schema: SchemaRef,
+}
+
+impl Delivery for Back {
+    fn records(&mut self, _bytes: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn batch(&mut self, records: RecordBatch) -> Result<()> {
+        let typed = self.schema.fields().iter().zip(records.columns());
+        let typed = typed.map(|(field, column)| cast(column, field.data_type()));
+        let columns = typed.collect::<std::result::Result<Vec<_>, _>>();
+        let records =
+            columns.and_then(|columns| RecordBatch::try_new(self.schema.clone(), columns));
+        let records = records.map_err(|error| Failure::Bad(error.to_string()))?;
+        // What was written before the job had an event time may have none.
+        let records = match &self.judge {
+            Some(judge) => judge.judge(records).records,
+            None => records,
+        };
+        self.tap.take(records)
+    }
+
+    fn reject(&mut self, reject: &Reject) -> Result<()> {
+        tracing::debug!(line = reject.line, reason = %reject.reason, "no record of the output");
+        Ok(())
+    }
+}

@@ -1,0 +1,565 @@
+//! Event time: windows, the watermark, late records, against a model that recomputes everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::{Random, Spool, wait_for};
+
+const INPUT: &str = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\n\
+    k = \"varchar\"\nn = \"bigint\"\nt = \"timestamp\"\n[output]\npath = \"output.txt\"\n\
+    [output.format.csv]\nheader = false\n";
+
+const EVENT_TIME: &str =
+    "[event_time]\ncolumn = \"t\"\ndelay = \"4s\"\nmax_future = \"1h\"\nlate = \"late.jsonl\"\n";
+
+fn view(name: &str, mode: &str, window: &str) -> String {
+    let query = format!(
+        "select window_start, window_end, k, count(*) as c, sum(n) as s from {window} \
+         group by window_start, window_end, k"
+    );
+    format!(
+        "[[view]]\nname = \"{name}\"\nquery = \"\"\"{query}\"\"\"\nmode = \"{mode}\"\n\
+         path = \"{name}.csv\"\nevery = \"0s\"\n"
+    )
+}
+
+/// The time so many seconds after the beginning of a day that has a leap second at its end.
+fn time(seconds: i64) -> String {
+    let day = seconds.div_euclid(86_400);
+    let seconds = seconds.rem_euclid(86_400);
+    let (year, month, day) = if day == 0 { (2016, 12, 31) } else { (2017, 1, day) };
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Aligned { size: i64, slide: i64, offset: i64 },
+    Session { gap: i64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Append,
+    Update,
+    Complete,
+}
+
+struct View {
+    name: &'static str,
+    kind: Kind,
+    mode: Mode,
+    from: &'static str,
+}
+
+const MINUTES: i64 = 86_400 - 120;
+
+const VIEWS: [View; 6] = [
+    View {
+        name: "tumbling",
+        kind: Kind::Aligned { size: 5, slide: 5, offset: 0 },
+        mode: Mode::Append,
+        from: "tumble(output, t, interval '5 seconds')",
+    },
+    View {
+        name: "hopping",
+        kind: Kind::Aligned { size: 6, slide: 4, offset: 1 },
+        mode: Mode::Append,
+        from: "hop(output, t, interval '4 seconds', interval '6 seconds', interval '1 second')",
+    },
+    View {
+        name: "sessions",
+        kind: Kind::Session { gap: 3 },
+        mode: Mode::Append,
+        from: "session(output, t, interval '3 seconds')",
+    },
+    View {
+        name: "changed",
+        kind: Kind::Aligned { size: 6, slide: 2, offset: 0 },
+        mode: Mode::Update,
+        from: "hop(output, t, interval '2 seconds', interval '6 seconds')",
+    },
+    View {
+        name: "all",
+        kind: Kind::Aligned { size: 10, slide: 10, offset: 3 },
+        mode: Mode::Complete,
+        from: "tumble(output, t, interval '10 seconds', interval '3 seconds')",
+    },
+    View {
+        name: "visits",
+        kind: Kind::Session { gap: 2 },
+        mode: Mode::Complete,
+        from: "session(output, t, interval '2 seconds')",
+    },
+];
+
+type Record = (String, i64, i64);
+
+/// A view, recomputed from all the records that were not late for it.
+#[derive(Default)]
+struct Model {
+    taken: Vec<Record>,
+    /// Windows that end at or before it are closed.
+    closed: Option<i64>,
+    lines: Vec<String>,
+}
+
+impl Kind {
+    fn windows(self, at: i64) -> Vec<(i64, i64)> {
+        match self {
+            Self::Aligned { size, slide, offset } => (-20..60_000)
+                .map(|number| MINUTES - MINUTES % slide + number * slide + offset - 100 * slide)
+                .skip_while(|start| start + size <= at)
+                .take_while(|start| *start <= at)
+                .map(|start| (start, start + size))
+                .collect(),
+            Self::Session { gap } => vec![(at, at + gap)],
+        }
+    }
+
+    fn is_late(self, at: i64, watermark: i64) -> bool {
+        self.windows(at).iter().all(|(_, end)| *end <= watermark)
+    }
+
+    /// All windows over some records, as lines by their end.
+    fn groups(self, records: &[Record]) -> BTreeMap<(i64, String), String> {
+        let mut groups: BTreeMap<(String, i64, i64), (i64, i64)> = BTreeMap::new();
+        let mut by_key: BTreeMap<String, Vec<(i64, i64)>> = BTreeMap::new();
+        for (key, number, at) in records {
+            by_key.entry(key.clone()).or_default().push((*at, *number));
+            if let Self::Aligned { .. } = self {
+                for (start, end) in self.windows(*at) {
+                    let group = groups.entry((key.clone(), start, end)).or_default();
+                    *group = (group.0 + 1, group.1 + number);
+                }
+            }
+        }
+        if let Self::Session { gap } = self {
+            for (key, mut all) in by_key {
+                all.sort_unstable();
+                let mut open: Option<(i64, i64, i64, i64)> = None;
+                for (at, number) in all {
+                    open = Some(match open {
+                        Some((start, end, count, sum)) if at <= end => {
+                            (start, at + gap, count + 1, sum + number)
+                        }
+                        before => {
+                            if let Some((start, end, count, sum)) = before {
+                                groups.insert((key.clone(), start, end), (count, sum));
+                            }
+                            (at, at + gap, 1, number)
+                        }
+                    });
+                }
+                if let Some((start, end, count, sum)) = open {
+                    groups.insert((key, start, end), (count, sum));
+                }
+            }
+        }
+        let line = |((key, start, end), (count, sum)): ((String, i64, i64), (i64, i64))| {
+            let line = format!("{},{},{key},{count},{sum}", time(start), time(end));
+            ((end, format!("{start:09} {key}")), line)
+        };
+        groups.into_iter().map(line).collect()
+    }
+}
+
+impl Model {
+    /// Takes a file; returns the lines of the records that are late.
+    fn take(
+        &mut self,
+        view: &View,
+        records: &[Record],
+        before: Option<i64>,
+        after: Option<i64>,
+        ends: bool,
+    ) -> Vec<usize> {
+        let mut late = Vec::new();
+        let mut touched = BTreeSet::new();
+        for (number, record) in records.iter().enumerate() {
+            let keeps = view.mode == Mode::Complete;
+            if !keeps && before.is_some_and(|before| view.kind.is_late(record.2, before)) {
+                late.push(number + 1);
+                continue;
+            }
+            self.taken.push(record.clone());
+            if view.mode == Mode::Update {
+                let windows = view.kind.windows(record.2);
+                touched.extend(windows.into_iter().map(|window| (record.0.clone(), window)));
+            }
+        }
+        let groups = view.kind.groups(&self.taken);
+        let is_open = |end: i64| self.closed.is_none_or(|closed| end > closed);
+        match view.mode {
+            Mode::Append => {
+                let closes = |end: i64| ends || after.is_some_and(|after| end <= after);
+                let closed = groups.iter().filter(|((end, _), _)| is_open(*end) && closes(*end));
+                self.lines.extend(closed.map(|(_, line)| line.clone()));
+            }
+            Mode::Update => {
+                let changed = groups.iter().filter(|((end, _), line)| {
+                    let key = line.split(',').nth(2).unwrap();
+                    let is_touched =
+                        touched.iter().any(|(other, window)| other == key && window.1 == *end);
+                    is_open(*end) && is_touched
+                });
+                self.lines.extend(changed.map(|(_, line)| line.clone()));
+            }
+            Mode::Complete => self.lines = groups.values().cloned().collect(),
+        }
+        self.closed = self.closed.max(after);
+        late
+    }
+}
+
+/// Sessions that were closed must not grow again in the model: what they hold is forgotten.
+fn forget_closed(model: &mut Model, view: &View) {
+    let (Kind::Session { .. }, Mode::Append, Some(closed)) = (view.kind, view.mode, model.closed)
+    else {
+        return;
+    };
+    let mut kept = Vec::new();
+    for key in model.taken.iter().map(|(key, ..)| key.clone()).collect::<BTreeSet<_>>() {
+        let of_key: Vec<_> =
+            model.taken.iter().filter(|(other, ..)| *other == key).cloned().collect();
+        // The sessions of one key, each by itself.
+        for record in &of_key {
+            let groups = view.kind.groups(&of_key);
+            let within = |line: &&String| {
+                let fields: Vec<&str> = line.split(',').collect();
+                fields[0] <= time(record.2).as_str() && time(record.2).as_str() < fields[1]
+            };
+            let (end, _) = groups.iter().find(|(_, line)| within(line)).unwrap().0;
+            if *end > closed {
+                kept.push(record.clone());
+            }
+        }
+    }
+    model.taken = kept;
+}
+
+/// Returns how many late records there were, and how many results of each view.
+fn history(seed: u64) -> (usize, Vec<usize>) {
+    let mut random = Random(seed);
+    let views: String = VIEWS
+        .iter()
+        .map(|one| {
+            let mode = match one.mode {
+                Mode::Append => "append",
+                Mode::Update => "update",
+                Mode::Complete => "complete",
+            };
+            view(one.name, mode, one.from)
+        })
+        .collect();
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nend_marker = \"EOF\"",
+        &format!("{INPUT}{EVENT_TIME}{views}[view.format.csv]\nheader = false\n"),
+    );
+    let mut models: Vec<Model> = VIEWS.iter().map(|_| Model::default()).collect();
+    let (mut watermark, mut base) = (None::<i64>, MINUTES);
+    let mut late: BTreeSet<String> = BTreeSet::new();
+    let files = 6 + random.below(8);
+    for file in 0..=files {
+        base += random.below(7) as i64;
+        let rows = if random.below(6) == 0 { 0 } else { random.below(8) };
+        let records: Vec<Record> = (0..rows)
+            .map(|_| {
+                let at = base - random.below(14) as i64;
+                (format!("k{}", random.below(3)), random.below(9) as i64, at)
+            })
+            .collect();
+        let ends = file == files;
+        let mut text: String =
+            records.iter().map(|(k, n, at)| format!("{k},{n},{}\n", time(*at))).collect();
+        if ends {
+            text += "EOF\n";
+        }
+        let name = format!("f{file:02}");
+        spool.drop_file(&name, &text);
+        let latest = records.iter().map(|record| record.2 - 4).max();
+        let after = watermark.max(latest);
+        for (model, view) in models.iter_mut().zip(&VIEWS) {
+            for line in model.take(view, &records, watermark, after, ends) {
+                let raw = text.lines().nth(line - 1).unwrap();
+                let missed = time(watermark.unwrap());
+                late.insert(format!("{name} {line} {} {missed} {raw}", view.name));
+            }
+            forget_closed(model, view);
+        }
+        watermark = after;
+        // Some runs take several files, in one commit.
+        if random.below(3) > 0 && !ends {
+            continue;
+        }
+        spool.run_once();
+        for (model, view) in models.iter().zip(&VIEWS) {
+            let written = spool.read(&format!("{}.csv", view.name));
+            let mut written: Vec<&str> = written.lines().collect();
+            let mut expected: Vec<&str> = model.lines.iter().map(String::as_str).collect();
+            written.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(written, expected, "{} after {name}, seed {seed}", view.name);
+        }
+        let written: BTreeSet<String> = spool.read("late.jsonl").lines().map(late_line).collect();
+        assert_eq!(written, late, "after {name}, seed {seed}");
+    }
+    (late.len(), models.iter().map(|model| model.lines.len()).collect())
+}
+
+fn late_line(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let text = |key: &str| line[key].as_str().unwrap().to_owned();
+    format!(
+        "{} {} {} {} {}",
+        text("file"),
+        line["line"],
+        text("view"),
+        text("watermark"),
+        text("raw")
+    )
+}
+
+/// `SPOOLMILL_HISTORIES` makes it more of them.
+#[test]
+fn generated_histories_agree_with_the_model() {
+    let histories = std::env::var("SPOOLMILL_HISTORIES").ok();
+    let histories = histories.and_then(|number| number.parse().ok()).unwrap_or(20);
+    let (mut late, mut results) = (0, [0; VIEWS.len()]);
+    for seed in 1..=histories {
+        let (of_one, lines) = history(seed);
+        late += of_one;
+        results.iter_mut().zip(lines).for_each(|(sum, lines)| *sum += lines);
+    }
+    // There was something to agree on.
+    eprintln!("{histories} histories, {late} late, {results:?}");
+    assert!(late > 10 && results.iter().all(|lines| *lines > 50), "{late} late, {results:?}");
+}
+
+const SUMS: &str = "tumble(output, t, interval '10 seconds')";
+
+fn rows(rows: &[(&str, i64, i64)]) -> String {
+    rows.iter().map(|(k, n, at)| format!("{k},{n},{}\n", time(*at))).collect()
+}
+
+/// The seconds, keys, counts and sums of a result.
+fn results(spool: &Spool, name: &str) -> Vec<String> {
+    let text = spool.read(&format!("{name}.csv"));
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split(',').collect();
+        format!("{}-{} {}", &fields[0][17..], &fields[1][17..], fields[2..].join(" "))
+    };
+    text.lines().filter(|line| line.starts_with("20")).map(line).collect()
+}
+
+/// `--once` closes no window, the end marker all; what comes later for a closed one is late.
+#[test]
+fn the_end_marker_closes_all_windows_for_good() {
+    let job = format!("{INPUT}{EVENT_TIME}{}", view("v", "append", SUMS));
+    let spool = Spool::with_input("settle = \"0s\"\nend_marker = \"EOF\"", &job);
+    spool.drop_file("a", rows(&[("x", 1, 3), ("x", 2, 12)]));
+    spool.run_once();
+    assert!(results(&spool, "v").is_empty());
+    spool.drop_file("b", rows(&[("x", 4, 13)]) + "EOF\n");
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 2 6"]);
+    spool.drop_file("c", rows(&[("x", 8, 15), ("y", 8, 25)]) + "EOF\n");
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 2 6", "20-30 y 1 8"]);
+    assert_eq!(spool.read("late.jsonl").lines().map(late_line).count(), 1);
+}
+
+#[test]
+fn a_quiet_folder_closes_its_windows() {
+    let event_time = EVENT_TIME.replace("max_future", "idle_close = \"200ms\"\nmax_future");
+    let job = format!("{INPUT}{event_time}{}", view("v", "append", SUMS));
+    let spool = Spool::new(&job);
+    let daemon = spool.start();
+    spool.drop_file("a", rows(&[("x", 1, 3)]));
+    wait_for("the window is closed", || results(&spool, "v") == ["00-10 x 1 1"]);
+    spool.drop_file("b", rows(&[("x", 1, 4), ("x", 2, 14)]));
+    wait_for("the next one too", || results(&spool, "v") == ["00-10 x 1 1", "10-20 x 1 2"]);
+    let log = daemon.stop();
+    assert!(log.contains("all windows are closed"), "{log}");
+    // What the clock did is in the ledger, and is not done again.
+    assert_eq!(spool.ledger("SELECT count(*) FROM microbatch WHERE name = x''"), 2);
+    spool.run_once();
+    assert_eq!(results(&spool, "v").len(), 2);
+    assert_eq!(spool.read("late.jsonl").lines().count(), 1);
+}
+
+/// Records without a time that can be right are rejected, with their line and text.
+#[test]
+fn a_record_without_a_time_is_rejected() {
+    let query = "select upper(k) as k, n, t from input where n > 0";
+    for transform in ["", &format!("[transform.sql]\nquery = \"{query}\"\n")] {
+        let job = format!("{INPUT}{EVENT_TIME}{transform}{}", view("v", "append", SUMS));
+        let spool = Spool::new(&job);
+        let text = "x,1,\n\"x\ny\",5,2999-01-01 00:00:00\r\n\nx,0,2016-12-31 00:00:00\nX,bad,\nz,7,2016-12-31 00:00:09\n";
+        spool.drop_file("a", text);
+        spool.run_once();
+        let rejects: Vec<serde_json::Value> =
+            spool.rejects().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |number: usize| {
+            (rejects[number]["line"].as_u64().unwrap(), rejects[number]["raw"].as_str().unwrap())
+        };
+        assert_eq!(
+            (of(0), of(1), of(2).0),
+            ((1, "x,1,"), (2, "\"x\ny\",5,2999-01-01 00:00:00"), 6)
+        );
+        assert!(rejects[0]["reason"].as_str().unwrap().contains("`t` is NULL"), "{rejects:?}");
+        let reason = rejects[1]["reason"].as_str().unwrap();
+        assert!(reason.contains("2999-01-01 00:00:00, more than 1h ahead"), "{reason}");
+        assert!(!spool.output().contains("2999"), "{}", spool.output());
+        // The three drivers agree.
+        let batch = spool.run("batch", &["in/processed-a"]);
+        assert_eq!(String::from_utf8_lossy(&batch.stdout), spool.output());
+        let stream = spool.pipe("stream", &[], text.as_bytes());
+        assert_eq!(String::from_utf8_lossy(&stream.stdout), spool.output());
+        assert!(String::from_utf8_lossy(&stream.stderr).contains("`t` is NULL"));
+    }
+}
+
+/// Of a query that must see the whole file, late records keep their line where they have one.
+#[test]
+fn a_sorted_record_that_is_late_keeps_its_line() {
+    let query = "select k, n, t from input order by n desc";
+    let transform = format!("[transform.sql]\nquery = \"{query}\"\n");
+    let job = format!("{INPUT}{EVENT_TIME}{transform}{}", view("v", "append", SUMS));
+    let spool = Spool::new(&job);
+    spool.drop_file("a", rows(&[("x", 1, 30)]));
+    spool.drop_file("b", rows(&[("x", 1, 3), ("y", 2, 4), ("z", 3, 40)]));
+    spool.run_once();
+    let late: Vec<String> = spool.read("late.jsonl").lines().map(late_line).collect();
+    let missed = time(26);
+    let line = |number: i64, record| format!("b {number} v {missed} {record},{}", time(number + 2));
+    assert_eq!(late, [line(2, "y,2"), line(1, "x,1")]);
+}
+
+/// A view whose query changed is made anew from the output, and goes on.
+#[test]
+fn a_view_is_made_anew_from_the_output() {
+    for mode in ["append", "update", "complete"] {
+        let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", view("v", mode, SUMS)));
+        spool.drop_file("a", rows(&[("x", 1, 3), ("", 2, 5), ("x", 4, 14)]));
+        spool.drop_file("b", rows(&[("x", 5, 2), ("x", 2, 33)]));
+        spool.drop_file("c", rows(&[("x", 7, 6)]));
+        spool.run_once();
+        let before = spool.read("v.csv");
+        let other = "tumble(output, t, interval '20 seconds')";
+        let changed = view("v", mode, other).replace("sum(n)", "max(n)");
+        spool.configure("settle = \"0s\"", &format!("{INPUT}{EVENT_TIME}{changed}"));
+        let refused = spool.run("run", &["--once"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("--reset-view v"), "{said}");
+        let unknown = spool.run("run", &["--once", "--reset-view", "w"]);
+        assert_eq!(unknown.status.code(), Some(2));
+        spool.drop_file("d", rows(&[("x", 9, 60)]));
+        let reset = spool.run("run", &["--once", "--reset-view", "v"]);
+        assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+        let mut expected = vec!["00-20  1 2", "00-20 x 4 7", "20-40 x 1 2"];
+        if mode != "append" {
+            expected.push("00-20 x 1 9");
+        }
+        let mut found = results(&spool, "v");
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected, "{mode}");
+        // What was written before is not lost.
+        let aside: Vec<_> = spool.path("").read_dir().unwrap().flatten().collect();
+        let aside = aside
+            .iter()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with("v.csv.before-"));
+        match aside {
+            Some(aside) => assert_eq!(std::fs::read_to_string(aside.path()).unwrap(), before),
+            None => assert_eq!(mode, "complete"),
+        }
+        // And nothing is made anew twice.
+        spool.run_once();
+        assert_eq!(results(&spool, "v").len(), found.len());
+    }
+}
+
+/// A view in place of the records of a stream.
+#[test]
+fn a_stream_shows_a_view() {
+    let views: String = [("closed", "append"), ("changed", "update"), ("all", "complete")]
+        .map(|(name, mode)| view(name, mode, SUMS))
+        .concat();
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{views}"));
+    let input = rows(&[("x", 1, 3), ("x", 2, 12), ("y", 3, 4)]);
+    let shown = |name: &str| {
+        let output = spool.pipe("stream", &["--view", name], input.as_bytes());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        std::fs::write(spool.path("shown.csv"), text).unwrap();
+        results(&spool, "shown")
+    };
+    assert_eq!(shown("closed"), ["00-10 x 1 1", "00-10 y 1 3", "10-20 x 1 2"]);
+    assert_eq!(shown("changed").len(), 3);
+    assert_eq!(shown("all").len(), 3);
+    let unknown = spool.pipe("stream", &["--view", "none"], b"");
+    assert_eq!(unknown.status.code(), Some(2));
+}
+
+/// Each part leaves when the input pauses; what comes behind the watermark is late.
+#[test]
+fn a_stream_shows_a_window_when_it_closes() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::process::Stdio;
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", view("v", "append", SUMS)));
+    let mut command = spool.command("stream");
+    command
+        .args(["--view", "v"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut next = |text: &str| {
+        stdin.write_all(text.as_bytes()).unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        line
+    };
+    let first = next(&rows(&[("x", 1, 3), ("x", 2, 33)]));
+    assert_eq!(first, format!("{},{},x,1,1\n", time(0), time(10)));
+    let second = next(&rows(&[("x", 1, 4), ("x", 2, 44)]));
+    assert_eq!(second, format!("{},{},x,1,2\n", time(30), time(40)));
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert_eq!(late_line(line.trim()), format!("- 3 v {} x,1,{}", time(29), time(4)));
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+/// In a batch nothing is late, and all windows close.
+#[test]
+fn a_batch_closes_all_windows() {
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", view("v", "append", SUMS)));
+    spool.write_file("a", rows(&[("x", 1, 33)]));
+    spool.write_file("b", rows(&[("x", 2, 3)]));
+    let output = spool.run("batch", &["-o", "out.txt"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(results(&spool, "v"), ["00-10 x 1 2", "30-40 x 1 1"]);
+    assert!(!spool.path("late.jsonl").exists());
+}
+
+#[test]
+fn an_event_time_that_cannot_be_used_is_refused() {
+    for (event_time, reason) in [
+        ("[event_time]\ncolumn = \"u\"\n", "expected a column of the output: k, n, t"),
+        ("[event_time]\ncolumn = \"n\"\n", "expected a timestamp or a date"),
+        ("[event_time]\ncolumn = \"t\"\nlate = \"output.txt\"\n", "same file"),
+        ("[event_time]\ncolumn = \"t\"\nlate = \"in/late\"\n", "inside `input.directory`"),
+        ("[event_time]\ncolumn = \"t\"\ndelay = \"5\"\n", "a duration such as"),
+        ("", "of the column of [event_time]"),
+    ] {
+        let spool = Spool::new(&format!("{INPUT}{event_time}{}", view("v", "append", SUMS)));
+        let output = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{event_time}: {said}");
+        assert!(said.contains(reason), "{event_time}: {said}");
+    }
+}
