@@ -256,7 +256,9 @@ impl Appended {
         match staging.rename_no_replace(name, &self.dir, &self.name) {
             Ok(true) => {
                 self.file = Some(self.dir.open_existing(&self.name)?);
-                self.dir_unsynced = true;
+                // Now: the next staging file makes the staging directory durable, and with it that
+                // the file is there no more.
+                self.dir.sync("output directory")?;
                 Ok(true)
             }
             Ok(false) => Ok(false),
