@@ -1,11 +1,19 @@
 #!/bin/sh
 # Builds spoolmill and runs the quick start: a pipe is cut into drop files, the daemon takes them
 # until it meets the end marker, and what became of each file is shown.
+#
+# `./demo.sh views` builds it with SQL, which takes long, and shows a continuous view after each file.
 set -eu
 cd "$(dirname "$0")"
 
-cargo build --release --locked
-spoolmill=target/release/spoolmill
+job=config/quickstart.toml
+if [ "${1:-}" = views ]; then
+    job=config/quickstart-views.toml
+    cargo build --release --locked --features sql
+else
+    cargo build --release --locked
+fi
+spoolmill=${SPOOLMILL:-target/release/spoolmill}
 rm -rf demo
 mkdir -p demo/in
 
@@ -15,12 +23,25 @@ echo '== The input: 19 numbers, one of them none, and the end marker, cut into d
 ls -l demo/in
 
 echo
-echo '== The job: config/quickstart.toml, checked'
-"$spoolmill" check -c config/quickstart.toml >/dev/null && echo valid
+echo '== The job: '"$job"', checked'
+"$spoolmill" check -c "$job" >/dev/null && echo valid
 
-echo
-echo '== The daemon: one line for each file that it has committed'
-"$spoolmill" run -c config/quickstart.toml
+if [ "${1:-}" = views ]; then
+    echo
+    echo '== One file after the other: the unique numbers so far, after each'
+    mkdir demo/later
+    mv demo/in/input_* demo/later
+    for file in demo/later/*; do
+        mv "$file" demo/in
+        "$spoolmill" run --once -c "$job" 2>/dev/null
+        tr '\n' ' ' < demo/unique.txt
+        echo
+    done
+else
+    echo
+    echo '== The daemon: one line for each file that it has committed'
+    "$spoolmill" run -c "$job"
+fi
 
 echo
 echo '== The folder afterwards: every file renamed, after its records were safe'
@@ -36,6 +57,6 @@ cat demo/rejects.jsonl
 
 echo
 echo '== The same job over the same files as a batch, and as a stream: the same bytes'
-cat demo/in/processed-input_* | "$spoolmill" stream -c config/quickstart.toml 2>/dev/null | cmp - demo/output.txt
-cat demo/in/processed-input_* | "$spoolmill" batch -c config/quickstart.toml - | cmp - demo/output.txt
+cat demo/in/processed-input_* | "$spoolmill" stream -c "$job" 2>/dev/null | cmp - demo/output.txt
+cat demo/in/processed-input_* | "$spoolmill" batch -c "$job" - | cmp - demo/output.txt
 echo same

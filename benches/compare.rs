@@ -8,18 +8,16 @@
 #![allow(missing_docs, clippy::pedantic, clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout)]
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_spoolmill");
-
-const JOB: &str = "[input]\ndirectory = \"in\"\nsettle = \"0s\"\n[input.format.numbers]\n\
-    [transform.scale]\nbelow = 10.0\nby = 100.0\n[output]\npath = \"output.txt\"\n\
-    [output.format.numbers]\n[state]\ndirectory = \"state\"\n";
+use support::{Job, has, median, memory, rustix_sync, timed};
 
 fn main() {
     let wanted: Vec<String> =
@@ -42,61 +40,6 @@ fn main() {
     }
 }
 
-struct Job {
-    folder: tempfile::TempDir,
-}
-
-impl Job {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("in")).unwrap();
-        fs::write(folder.path().join("job.toml"), JOB).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command.args(["run", "-c"]).arg(self.path("job.toml")).stderr(Stdio::null());
-        command
-    }
-
-    fn drop_file(&self, name: &str, content: &[u8]) {
-        fs::write(self.path("upload"), content).unwrap();
-        fs::rename(self.path("upload"), self.path("in").join(name)).unwrap();
-    }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// Runs to its end; the wall time in seconds and the peak of the memory in MiB.
-fn timed(command: &mut Command) -> (f64, f64) {
-    let begun = Instant::now();
-    let mut child = command.spawn().unwrap();
-    let mut peak: f64 = 0.0;
-    loop {
-        peak = peak.max(memory(&child, "VmHWM:"));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{command:?}: {status}");
-            return (begun.elapsed().as_secs_f64(), peak);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn memory(child: &Child, field: &str) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
-}
-
 /// Numbers from 0 to 20 with all their digits, the same each time.
 fn write_numbers(path: &Path, count: u64) {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
@@ -107,12 +50,6 @@ fn write_numbers(path: &Path, count: u64) {
         writeln!(out, "{}", (state >> 11) as f64 / (1u64 << 53) as f64 * 20.0).unwrap();
     }
     out.into_inner().unwrap().sync_all().unwrap();
-}
-
-fn has(program: &str) -> bool {
-    let version =
-        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
 }
 
 /// Ten million numbers in one file, everything durable, against DuckDB and the script.
@@ -170,8 +107,10 @@ fn throughput() {
     }
 }
 
-fn rustix_sync() {
-    let _ = Command::new("sync").status();
+/// Drops a file as a good uploader does.
+fn drop_file(job: &Job, name: &str, content: &[u8]) {
+    fs::write(job.path("upload"), content).unwrap();
+    fs::rename(job.path("upload"), job.path("in").join(name)).unwrap();
 }
 
 fn ledger(path: &Path) -> rusqlite::Connection {
@@ -243,7 +182,7 @@ fn latency() {
 
 fn latencies(job: &Job, files: usize) -> f64 {
     let mut child = job.command().spawn().unwrap();
-    job.drop_file("first", b"1\n");
+    drop_file(job, "first", b"1\n");
     let begun = Instant::now();
     while !job.path("in/processed-first").exists() {
         assert!(begun.elapsed() < Duration::from_secs(120));

@@ -65,6 +65,16 @@ fn the_commented_configuration_shows_every_key() {
         "query",
         "name",
         "[[table]]",
+        "[[view]]",
+        "[event_time]",
+        "column",
+        "delay",
+        "max_future",
+        "late",
+        "idle_close",
+        "mode",
+        "every",
+        "allow_unbounded_state",
         "[[final]]",
     ] {
         if key.starts_with('[') {
@@ -87,7 +97,7 @@ fn the_commented_configuration_shows_every_key() {
 fn the_examples_are_jobs() {
     let mut names = vec!["quickstart", "command", "markers", "duckdb", "spoolmill"];
     if cfg!(feature = "sql") {
-        names.push("sql");
+        names.extend(["sql", "windows", "quickstart-views"]);
     }
     for name in names {
         let path = Path::new(ROOT).join(format!("config/{name}.toml"));

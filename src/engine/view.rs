@@ -228,7 +228,7 @@ impl View {
         fields.map(|field| field.data_type().clone()).collect()
     }
 
-    fn decode_keys(&self, keys: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
+    fn decode_keys<Key: AsRef<[u8]>>(&self, keys: &[Key]) -> Fallible<Vec<ArrayRef>> {
         state::decode(keys, &self.key_types())
     }
 
@@ -237,7 +237,7 @@ impl View {
         if self.windowed.is_none() {
             return self.decode_keys(keys);
         }
-        let keys = keys.iter().map(|key| key.get(8..).unwrap_or_default().to_vec());
+        let keys = keys.iter().map(|key| key.get(8..).unwrap_or_default());
         self.decode_keys(&keys.collect::<Vec<_>>())
     }
 
