@@ -299,13 +299,11 @@ mod tests {
             Arc::new(BooleanArray::from(vec![Some(true), None])),
         ];
         let encoded = encode(&columns, 2).unwrap();
-        let bytes: String = encoded[0].iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(
-            bytes,
-            "017fffffffffffffff010000000000000102013ff8000000000000010000000261620180000000000000\
-             01018000000301_01"
-                .replace('_', "")
-        );
+        let hex = "017fffffffffffffff010000000000000102013ff8000000000000010000000261620180000000000000\
+             0101800000030101";
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let expected: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        assert_eq!(encoded[0], expected);
         assert_eq!(encoded[1], [NULL; 7]);
         let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
         assert_eq!(decode(&encoded, &types).unwrap(), columns);
