@@ -221,7 +221,11 @@ impl Queries {
         let Some(engine) = &self.engine else { return };
         let finals = self.finals.iter().map(|made| &made.query);
         let queries: Vec<_> = self.transform.iter().chain(finals).collect();
-        self.tables.refresh(engine, &|| queries.iter().try_for_each(|query| query.plan_again()));
+        let views = &self.views;
+        self.tables.refresh(engine, &|| {
+            queries.iter().try_for_each(|query| query.plan_again())?;
+            views.iter().try_for_each(Definition::plan_again)
+        });
     }
 
     /// Makes the final results of the output at `path`, each in place of what was there.

@@ -563,3 +563,112 @@ fn an_event_time_that_cannot_be_used_is_refused() {
         assert!(said.contains(reason), "{event_time}: {said}");
     }
 }
+
+/// One group whose result cannot be computed stops nothing: the window is left out, and told.
+#[test]
+fn a_window_that_cannot_be_computed_stops_nothing() {
+    let query =
+        "select window_start, 100 / sum(n) as r from tumble(output, t, '5 seconds') group by 1";
+    let view = view("v", "append", SUMS);
+    let (before, rest) = view.split_once("\"\"\"").unwrap();
+    let after = rest.split_once("\"\"\"").unwrap().1;
+    let job = format!("{INPUT}{EVENT_TIME}{before}\"\"\"{query}\"\"\"{after}");
+    let spool = Spool::with_input("settle = \"0s\"\nend_marker = \"EOF\"", &job);
+    spool.drop_file("a", rows(&[("x", 0, 0), ("x", 4, 7)]));
+    spool.run_once();
+    spool.drop_file("b", rows(&[("x", 1, 40)]) + "EOF\n");
+    let log = spool.run_once();
+    assert!(log.contains("cannot be computed and is left out"), "{log}");
+    let lines = spool.read("v.csv");
+    let found: Vec<&str> = lines.lines().map(|line| &line[17..]).collect();
+    assert_eq!(found, ["05,25", "40,100"], "{lines}");
+}
+
+/// A view that was away for a while has missed something; another mode keeps other states.
+#[test]
+fn a_view_that_has_missed_a_file_does_not_go_on() {
+    let with = format!("{INPUT}{EVENT_TIME}{}", view("v", "append", SUMS));
+    let spool = Spool::new(&with);
+    spool.drop_file("a", rows(&[("x", 1, 1)]));
+    spool.run_once();
+    spool.configure("settle = \"0s\"", &format!("{INPUT}{EVENT_TIME}"));
+    spool.drop_file("b", rows(&[("x", 2, 2)]));
+    spool.run_once();
+    spool.configure("settle = \"0s\"", &with);
+    let refused = spool.run("run", &["--once"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("has seen 1 microbatches of 2"), "{said}");
+    assert!(spool.run("run", &["--once", "--reset-view", "v"]).status.success());
+    spool.drop_file("c", rows(&[("x", 4, 20)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-10 x 2 3"]);
+    let other = format!("{INPUT}{EVENT_TIME}{}", view("v", "complete", SUMS));
+    spool.configure("settle = \"0s\"", &other);
+    let said = spool.run("run", &["--once"]).stderr;
+    assert!(String::from_utf8_lossy(&said).contains("--reset-view v"));
+}
+
+/// The watermark of one column says nothing of another.
+#[test]
+fn another_event_time_has_another_watermark() {
+    let input = INPUT.replace("t = \"timestamp\"\n", "t = \"timestamp\"\nu = \"timestamp\"\n");
+    let job = |column: &str| {
+        let event_time = EVENT_TIME.replace("\"t\"", &format!("\"{column}\""));
+        let view = view("v", "append", &SUMS.replace(" t,", &format!(" {column},")));
+        format!("{input}{event_time}{view}")
+    };
+    let row = |early: i64, late: i64| format!("x,1,{},{}\n", time(late), time(early));
+    let spool = Spool::new(&job("t"));
+    spool.drop_file("a", row(0, 3600));
+    spool.run_once();
+    spool.configure("settle = \"0s\"", &job("u"));
+    let reset = spool.run("run", &["--once", "--reset-view", "v"]);
+    assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    spool.drop_file("b", row(5, 3605) + &row(15, 3615));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-10 x 2 2"]);
+    assert_eq!(spool.read("late.jsonl"), "");
+}
+
+/// A view joins with the version of a table that is there.
+#[test]
+fn a_view_joins_with_a_table_that_changes() {
+    let query = "select c.name, count(*) as c from output join c on output.k = c.k group by c.name";
+    let table = "[[table]]\nname = \"c\"\npath = \"c.csv\"\n";
+    let job = format!(
+        "{INPUT}{table}[[view]]\nname = \"v\"\nmode = \"complete\"\npath = \"v.csv\"\nquery = \"{query}\"\nevery = \"0s\"\n"
+    );
+    let spool = Spool::new(&job);
+    std::fs::write(spool.path("c.csv"), "k,name\nx,one\n").unwrap();
+    let daemon = spool.start();
+    spool.drop_file("a", rows(&[("x", 1, 1)]));
+    wait_for("the first", || spool.read("v.csv").contains("one,1"));
+    std::fs::write(spool.path("new.csv"), "k,name\nx,two\n").unwrap();
+    std::fs::rename(spool.path("new.csv"), spool.path("c.csv")).unwrap();
+    spool.drop_file("b", rows(&[("x", 1, 1)]));
+    wait_for("the second", || spool.read("v.csv").contains("two,1"));
+    daemon.stop();
+}
+
+/// What the job is made of is not written over.
+#[test]
+fn a_view_is_not_written_over_the_job_itself() {
+    for place in ["job.toml", "state/ledger.db", "state/staging/v.csv"] {
+        let first = view("first", "append", SUMS);
+        let second = view("v", "complete", SUMS).replace("v.csv", place);
+        let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{first}{second}"));
+        let output = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{place}: {said}");
+        assert!(said.contains("which the job itself needs"), "{place}: {said}");
+    }
+    // An error says in which of several views it is.
+    let second = view("v", "complete", SUMS).replace("sum(n)", "sum(nope)");
+    let spool =
+        Spool::new(&format!("{INPUT}{EVENT_TIME}{}{second}", view("first", "append", SUMS)));
+    let said = spool.run("check", &[]).stderr;
+    let said = String::from_utf8_lossy(&said);
+    let text = spool.read("job.toml");
+    let line = text.lines().position(|line| line.contains("nope")).unwrap() + 1;
+    assert!(said.contains(&format!("job.toml:{line}: view.query")), "{said}");
+}

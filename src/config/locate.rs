@@ -35,8 +35,9 @@ fn descend(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) {
     }
 }
 
-/// The line of a dotted key; of the nearest table above it where the key itself is not written.
-pub fn line_of(text: &str, key: &str) -> Option<usize> {
+/// The line of a dotted key; of the nearest table above it where the key itself is not written. Of
+/// tables that stand several times, the key is in this one, from 0.
+pub fn line_of(text: &str, key: &str, place: usize) -> Option<usize> {
     let table = DeTable::parse(text).ok()?;
     let mut table = table.get_ref();
     let mut found = None;
@@ -45,6 +46,14 @@ pub fn line_of(text: &str, key: &str) -> Option<usize> {
         found = Some(line_at(text, written.span().start));
         match value.get_ref() {
             DeValue::Table(inner) => table = inner,
+            DeValue::Array(all) => {
+                let Some(one) = all.get(place) else { break };
+                found = Some(line_at(text, one.span().start));
+                match one.get_ref() {
+                    DeValue::Table(inner) => table = inner,
+                    _ => break,
+                }
+            }
             _ => break,
         }
     }
@@ -69,9 +78,9 @@ mod tests {
 
     #[test]
     fn lines_are_found_by_key() {
-        assert_eq!(line_of(TEXT, "input.settle"), Some(2));
-        assert_eq!(line_of(TEXT, "input.missing"), Some(1));
-        assert_eq!(line_of(TEXT, "done.action.move"), Some(6));
-        assert_eq!(line_of(TEXT, "engine.workers"), None);
+        assert_eq!(line_of(TEXT, "input.settle", 0), Some(2));
+        assert_eq!(line_of(TEXT, "input.missing", 0), Some(1));
+        assert_eq!(line_of(TEXT, "done.action.move", 0), Some(6));
+        assert_eq!(line_of(TEXT, "engine.workers", 0), None);
     }
 }

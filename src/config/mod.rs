@@ -36,13 +36,21 @@ pub struct Error {
 #[derive(Debug)]
 pub struct Problem {
     key: &'static str,
+    /// Which of several tables of this name, from 0.
+    place: usize,
     message: String,
 }
 
 impl Problem {
     /// A problem with this key.
     pub fn new(key: &'static str, message: impl Into<String>) -> Self {
-        Self { key, message: message.into() }
+        Self { key, place: 0, message: message.into() }
+    }
+
+    /// The same in another one of several tables, counted from 0.
+    #[must_use]
+    pub fn at(self, place: usize) -> Self {
+        Self { place, ..self }
     }
 }
 
@@ -143,23 +151,7 @@ impl Config {
             let message = "is the same file as `output.path` or `rejects.path`";
             return Err(Problem::new("event_time.late", message));
         }
-        // What stands there without a row in the ledger is swept.
-        let swept = ["staging", "spill"].map(|name| resolved(&self.state.join(name)));
-        let late = self.late();
-        let places = [
-            ("output.path", &self.output),
-            ("rejects.path", &self.rejects),
-            ("event_time.late", &late),
-        ];
-        for (key, place) in places {
-            let is_inside =
-                |place: &PathBuf| swept.iter().any(|swept| resolved(place).starts_with(swept));
-            if place.as_ref().is_some_and(is_inside) {
-                let message = "is where the state directory keeps what is not committed: expected \
-                               another place";
-                return Err(Problem::new(key, message));
-            }
-        }
+        self.check_own_files()?;
         let Some(directory) = &self.directory else { return Ok(()) };
         let (archive, late) = (self.archive(), self.late());
         #[cfg(feature = "sql")]
@@ -190,6 +182,39 @@ impl Config {
                         directory.display()
                     ),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is written must not be what the job is made of.
+    fn check_own_files(&self) -> Result<(), Problem> {
+        let mut own = vec![std::path::absolute(&self.file).unwrap_or_default()];
+        let state = ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "staging", "spill"];
+        own.extend(state.map(|name| self.state.join(name)));
+        #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
+        let mut written = vec![
+            ("output.path", self.output.clone()),
+            ("rejects.path", self.rejects.clone()),
+            ("event_time.late", self.late()),
+        ];
+        #[cfg(feature = "sql")]
+        {
+            own.extend(self.written.table.iter().map(|table| self.absolute(&table.path)));
+            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
+            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
+            let results = views.chain(finals);
+            written.extend(results.map(|(key, path)| (key, Some(self.absolute(path)))));
+        }
+        let own: Vec<_> = own.iter().map(|path| resolved(path)).collect();
+        for (key, path) in written {
+            let Some(path) = path else { continue };
+            if own.iter().any(|own| resolved(&path).starts_with(own)) {
+                let place = path.display();
+                let message = format!(
+                    "found \"{place}\", which the job itself needs: expected another place"
+                );
+                return Err(Problem::new(key, message));
             }
         }
         Ok(())
@@ -272,7 +297,7 @@ fn needs_sql(message: &str) -> bool {
 fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
     Error {
         file: path.to_owned(),
-        line: locate::line_of(text, problem.key),
+        line: locate::line_of(text, problem.key, problem.place),
         message: format!("{}: {}", problem.key, problem.message),
     }
 }

@@ -370,6 +370,11 @@ impl Job {
     /// Makes the views anew that owe it, of the whole output. The output must have been published.
     pub fn rebuild_views(&mut self, pulse: &Pulse) -> Result<()> {
         let Self { pipeline, queries, config, staging, source, .. } = self;
+        if pipeline.ledger.position(self.targets[0]).generation > 0
+            && pipeline.views.to_rebuild(&pipeline.ledger)?.is_some()
+        {
+            tracing::warn!("an earlier output was taken away: only what is there now counts");
+        }
         let read = |number| queries.read_for_view(number, config, pulse).map_err(Failure::Fatal);
         while pipeline.rebuild_view(staging, source, read)? {}
         Ok(())

@@ -12,8 +12,8 @@ use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, DataFusionError, Result as Fallible, ScalarValue};
 use datafusion::logical_expr::{
-    Aggregate, ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
+    Aggregate, ColumnarValue, Expr, ExprSchemable as _, LogicalPlan, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::prelude::SessionContext;
 
@@ -124,6 +124,12 @@ pub fn find(aggregate: &Aggregate, event_time: Option<&str>) -> Result<Option<Wi
         let windowed = found.get_or_insert(Windowed { start: None, end: None, ..bound });
         if (windowed.window, windowed.is_event_time) != (bound.window, bound.is_event_time) {
             return Err(Problem::new("a query can have one window"));
+        }
+        let twice = bound.start.is_some() && windowed.start.is_some()
+            || bound.end.is_some() && windowed.end.is_some();
+        if twice && !bound.window.is_tumbling() {
+            let message = "the same bound of a window stands twice in `group by`: once is enough";
+            return Err(Problem::new(message));
         }
         windowed.start = windowed.start.or(bound.start.map(|_| place));
         windowed.end = windowed.end.or(bound.end.map(|_| place));
@@ -236,12 +242,24 @@ fn bound(
     Ok(Some(Windowed { window, start, end, is_event_time }))
 }
 
+/// True for a cast that only changes the unit: one to another zone moves the time.
+fn keeps_instant(from: &Expr, to: &DataType, plan: &LogicalPlan) -> bool {
+    let from = from.get_type(plan.schema().as_ref()).ok();
+    match (from, to) {
+        (Some(DataType::Timestamp(_, zone)), DataType::Timestamp(TimeUnit::Microsecond, to)) => {
+            zone == *to
+        }
+        (Some(DataType::Date32), DataType::Timestamp(TimeUnit::Microsecond, None)) => true,
+        _ => false,
+    }
+}
+
 /// What makes a value, looked for below names, casts of times, and nodes that pass columns on; and the
 /// plan that it is made of.
 fn origin<'a>(expr: &Expr, plan: &'a LogicalPlan) -> (Expr, &'a LogicalPlan) {
     let column = match expr {
         Expr::Alias(alias) => return origin(&alias.expr, plan),
-        Expr::Cast(cast) if matches!(cast.field.data_type(), DataType::Timestamp(_, _)) => {
+        Expr::Cast(cast) if keeps_instant(&cast.expr, cast.field.data_type(), plan) => {
             return origin(&cast.expr, plan);
         }
         Expr::Column(column) => column,

@@ -41,6 +41,15 @@ impl Problem {
         Self::new(format!("the engine gave up: {words}"))
     }
 
+    /// The engine gives up on some data, and must not take others with it.
+    pub fn guard<T>(work: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, Self> {
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        match worked {
+            Ok(worked) => worked.map_err(|error| Self::of(&error)),
+            Err(panic) => Err(Self::panicked(&*panic)),
+        }
+    }
+
     /// A problem of the engine's.
     pub fn of(error: &DataFusionError) -> Self {
         let root = error.find_root();

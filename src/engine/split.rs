@@ -197,6 +197,10 @@ fn check_subqueries(plan: &LogicalPlan) -> Result<(), Problem> {
     if plan.exists(holds).unwrap_or(true) {
         return Err(Problem::new("a subquery in an expression cannot be kept: use a join"));
     }
+    let is_volatile = |plan: &LogicalPlan| Ok(plan.expressions().iter().any(Expr::is_volatile));
+    if plan.exists(is_volatile).unwrap_or(true) {
+        return Err(Problem::new("the result must not depend on chance: `random()` and the like"));
+    }
     Ok(())
 }
 

@@ -11,15 +11,18 @@
 //!
 //! What does not belong here: where states are kept, and when a result is asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Aggregate, EmitTo, Expr, GroupsAccumulator};
 use datafusion::optimizer::OptimizerConfig as _;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::create_physical_expr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -71,8 +74,7 @@ pub struct Definition<'a> {
 /// A continuous query over one table, planned.
 pub struct View {
     engine: Arc<Engine>,
-    /// Records to partial states.
-    lower: Arc<dyn ExecutionPlan>,
+    plans: RwLock<Arc<Plans>>,
     aggregates: Vec<Arc<AggregateFunctionExpr>>,
     /// The group's columns, then the aggregates'.
     groups: SchemaRef,
@@ -82,9 +84,15 @@ pub struct View {
     windowed: Option<Windowed>,
     /// Windows are closed by the watermark.
     closes: bool,
+    signature: String,
+}
+
+/// The two parts of a view, planned with the reference tables as they were.
+struct Plans {
+    /// Records to partial states.
+    lower: Arc<dyn ExecutionPlan>,
     /// Groups to the result.
     upper: Arc<dyn ExecutionPlan>,
-    signature: String,
 }
 
 /// Groups with their states.
@@ -148,18 +156,33 @@ impl View {
         let groups = split::columns(aggregate.schema.as_arrow());
         let upper = context.create_physical_plan(&upper).await.map_err(explain)?;
         let keys = aggregate.group_expr.len();
-        let signature = signature(statement.sql(), definition.event_time, &partial.schema());
+        let event_time = definition.event_time.filter(|_| windowed.is_some());
+        let signature = signature(statement.sql(), asked, event_time, &partial.schema());
         let (engine, lower) = (engine.clone(), Arc::new(partial));
         let closes = asked != Asked::All;
-        let view =
-            Self { engine, lower, aggregates, groups, keys, windowed, closes, upper, signature };
+        let plans = RwLock::new(Arc::new(Plans { lower, upper }));
+        let view = Self { engine, plans, aggregates, groups, keys, windowed, closes, signature };
         view.check_state()?;
         Ok(view)
     }
 
+    fn plans(&self) -> Arc<Plans> {
+        self.plans.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Plans again, after a reference table has changed; when that fails the old plan stays.
+    pub fn plan_again(&self, definition: Definition<'_>) -> Result<(), Problem> {
+        let other = Self::new(&self.engine, definition)?;
+        if other.signature != self.signature || other.schema() != self.schema() {
+            return Err(Problem::new("the columns of a view would be others"));
+        }
+        *self.plans.write().unwrap_or_else(PoisonError::into_inner) = other.plans();
+        Ok(())
+    }
+
     /// Every column of a group and of a state must be one that can be kept.
     fn check_state(&self) -> Result<(), Problem> {
-        let schema = self.lower.schema();
+        let schema = self.plans().lower.schema();
         let odd = schema.fields().iter().find(|field| !state::can_hold(field.data_type()));
         odd.map_or(Ok(()), |field| {
             let (name, kind) = (field.name(), field.data_type());
@@ -169,7 +192,7 @@ impl View {
 
     /// The columns of the result.
     pub fn schema(&self) -> SchemaRef {
-        self.upper.schema()
+        self.plans().upper.schema()
     }
 
     /// Records before this time are late once the watermark is here; `None` where none ever is.
@@ -185,7 +208,7 @@ impl View {
 
     /// The partial states of some records.
     pub fn delta(&self, records: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Problem> {
-        self.execute(&self.lower, records)
+        self.execute(&self.plans().lower, records)
     }
 
     /// The states of these groups, as they were kept.
@@ -205,8 +228,8 @@ impl View {
 
     /// The result over these groups.
     pub fn evaluate(&self, states: &States) -> Result<Vec<RecordBatch>, Problem> {
-        let groups = self.groups_of(states)?;
-        self.execute(&self.upper, vec![groups])
+        let groups = Problem::guard(|| self.groups_of(states))?;
+        self.execute(&self.plans().upper, vec![groups])
     }
 
     fn groups_of(&self, states: &States) -> Fallible<RecordBatch> {
@@ -244,12 +267,13 @@ impl View {
     /// Partial states as the lower part gives them.
     fn partial_batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, Problem> {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.lower.schema(), columns, &options);
+        let batch =
+            RecordBatch::try_new_with_options(self.plans().lower.schema(), columns, &options);
         batch.map_err(|error| Problem::new(error.to_string()))
     }
 
     fn decode_states(&self, values: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
-        let schema = self.lower.schema();
+        let schema = self.plans().lower.schema();
         let fields = schema.fields().iter().skip(self.keys);
         let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
         state::decode(values, &types)
@@ -318,16 +342,40 @@ fn partial(
 ) -> Fallible<AggregateExec> {
     let logical = aggregate.input.schema();
     let (properties, planning) = (context.execution_props(), PhysicalPlanningContext::default());
+    // The optimizer does not see them, and some functions are only names for what it makes of them.
+    let simplifying = SimplifyContext::builder()
+        .with_schema(logical.clone())
+        .with_config_options(context.config_options().clone())
+        .build();
+    let simplifier = ExprSimplifier::new(simplifying);
+    let simplified = |expr: &Expr| {
+        let inner = |expr| simplifier.simplify(expr).map(Transformed::yes);
+        match expr {
+            // Not the aggregate itself: its state is what it is.
+            Expr::AggregateFunction(_) => expr.clone().map_children(inner),
+            Expr::Alias(alias) if matches!(*alias.expr, Expr::AggregateFunction(_)) => {
+                alias.expr.as_ref().clone().map_children(inner)
+            }
+            expr => inner(expr.clone()),
+        }
+        .map(|simplified| simplified.data)
+    };
     let group = |expr: &Expr| {
-        let physical = create_physical_expr(expr, logical, properties, &planning)?;
+        let physical = create_physical_expr(&simplified(expr)?, logical, properties, &planning)?;
         Ok((physical, expr.schema_name().to_string()))
     };
     let groups = aggregate.group_expr.iter().map(group).collect::<Fallible<_>>()?;
     let schema = input.schema();
     let (mut functions, mut filters) = (Vec::new(), Vec::new());
     for expr in &aggregate.aggr_expr {
-        let lowered =
-            LoweredAggregateBuilder::new(expr, logical, &schema, properties, &planning).build()?;
+        let lowered = LoweredAggregateBuilder::new(
+            &simplified(expr)?,
+            logical,
+            &schema,
+            properties,
+            &planning,
+        )
+        .build()?;
         functions.push(lowered.aggregate);
         filters.push(lowered.filter);
     }
@@ -336,12 +384,17 @@ fn partial(
 }
 
 /// The query, the layout of its state, and the engine that defines it.
-fn signature(sql: &str, event_time: Option<&str>, state: &Schema) -> String {
+fn signature(sql: &str, asked: Asked, event_time: Option<&str>, state: &Schema) -> String {
     let fields = state.fields().iter().map(|field| field.data_type().to_string());
     let fields: Vec<_> = fields.collect();
     let event_time = event_time.map(|column| format!("\nevent time {column}")).unwrap_or_default();
     let version = datafusion::DATAFUSION_VERSION;
-    format!("{sql}\n{}{event_time}\nDataFusion {version}", fields.join(", "))
+    let mode = match asked {
+        Asked::Changed => "update",
+        Asked::All => "complete",
+        Asked::Closed => "append",
+    };
+    format!("{sql}\nmode {mode}\n{}{event_time}\nDataFusion {version}", fields.join(", "))
 }
 
 /// What a mode asks of the windows.

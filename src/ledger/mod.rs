@@ -15,6 +15,7 @@
 //! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
+mod clock;
 mod microbatch;
 mod schema;
 mod views;
@@ -32,13 +33,19 @@ use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
-pub use views::{StatePut, ViewId};
+pub use views::{Reading, StatePut, ViewId};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";
 
 /// The first SQLite version without the WAL-reset bug: 3.51.3.
 const SQLITE_MIN: i32 = 3_051_003;
+
+/// Pages that are held in memory, in KiB; taken as they are needed.
+const CACHE_KIB: i64 = 16 * 1024;
+
+/// Pages of 4 KiB in the log before they are written back.
+const CHECKPOINT_PAGES: i64 = 4000;
 
 /// How long to wait for a reader such as `spoolmill status`, which is never long.
 const BUSY: Duration = Duration::from_secs(10);
@@ -81,6 +88,8 @@ pub struct Ledger {
     last: u64,
     watermark: Option<i64>,
     positions: HashMap<Target, Position>,
+    /// The views of the job.
+    views: Vec<ViewId>,
 }
 
 impl Ledger {
@@ -96,13 +105,18 @@ impl Ledger {
             let mut connection = Connection::open(&path)?;
             connection.busy_timeout(BUSY)?;
             make_durable(&connection)?;
+            // States are read and written all over the file: pages that are held, and written back
+            // less often, cost less than either.
+            connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
             schema::migrate(&mut connection)?;
-            let select =
-                "SELECT sequence, watermark FROM microbatch ORDER BY sequence DESC LIMIT 1";
+            let select = "SELECT sequence, iif(sequence > coalesce((SELECT since FROM clock), 0), watermark, NULL)
+                FROM microbatch ORDER BY sequence DESC LIMIT 1";
             let last = connection.query_row(select, (), |row| Ok((row.get(0)?, row.get(1)?)));
             let (last, watermark) = last.optional()?.unwrap_or((0, None));
             let path = path.clone();
-            Ok(Self { connection, path, last, watermark, positions: HashMap::new() })
+            let (positions, views) = (HashMap::new(), Vec::new());
+            Ok(Self { connection, path, last, watermark, positions, views })
         };
         let doing = || format!("open the ledger {}", path.display());
         open().with_context(doing).map_err(Failure::Fatal)
@@ -167,8 +181,10 @@ impl Ledger {
             let starts = starts.collect();
             committed.push(Committed { sequence, batch, starts });
         }
+        let open = self.views.clone();
         self.transact(|connection| {
             insert(connection, &committed)?;
+            views::saw(connection, &open, sequence)?;
             let mut update = connection
                 .prepare_cached("UPDATE target SET generation = ?, end = ? WHERE id = ?")?;
             for (target, position) in
@@ -289,11 +305,6 @@ impl Ledger {
         })?;
         self.positions.insert(target, position);
         Ok(())
-    }
-
-    /// The watermark that the last microbatch left, in microseconds since 1970.
-    pub fn watermark(&self) -> Option<i64> {
-        self.watermark
     }
 
     /// How many microbatches have been committed.

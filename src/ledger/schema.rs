@@ -78,6 +78,15 @@ const MIGRATIONS: [&str; 4] = [
     ALTER TABLE microbatch ADD COLUMN watermark INTEGER;
     -- The states of a view are to be made anew, from the whole output.
     ALTER TABLE view ADD COLUMN rebuild INTEGER NOT NULL DEFAULT 0;
+    -- The last microbatch that a view has seen: it cannot go on when it has missed one.
+    ALTER TABLE view ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
+    UPDATE view SET seen = coalesce((SELECT max(sequence) FROM microbatch), 0);
+    -- Which column the watermark is of, and the last microbatch before it was. At most one row.
+    CREATE TABLE clock (
+        only   INTEGER PRIMARY KEY CHECK (only = 0),
+        column TEXT NOT NULL,
+        since  INTEGER NOT NULL
+    );
 ",
 ];
 

@@ -12,6 +12,11 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ViewId(i64);
 
+/// A time in which nothing is committed and much is read.
+pub struct Reading<'a> {
+    _transaction: rusqlite::Transaction<'a>,
+}
+
 /// The state of one group, to be put in place of the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatePut {
@@ -29,17 +34,28 @@ impl Ledger {
     /// # Errors
     /// When its states were kept under another signature: they have no meaning now.
     pub fn view(&mut self, name: &str, signature: &str) -> Result<ViewId> {
-        let enter = || -> rusqlite::Result<(i64, String)> {
+        let last = self.last_sequence();
+        let enter = || -> rusqlite::Result<(i64, String, u64)> {
             self.connection.execute(
-                "INSERT INTO view (name, signature) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                [name, signature],
+                "INSERT INTO view (name, signature, seen) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                params![name, signature, last],
             )?;
-            let select = "SELECT id, signature FROM view WHERE name = ?";
-            self.connection.query_row(select, [name], |row| Ok((row.get(0)?, row.get(1)?)))
+            let select = "SELECT id, signature, iif(rebuild, ?, seen) FROM view WHERE name = ?";
+            self.connection.query_row(select, params![last, name], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
         };
-        let (id, kept) = enter().map_err(failure)?;
-        if kept == signature {
+        let (id, kept, seen) = enter().map_err(failure)?;
+        if kept == signature && seen == last {
+            self.views.push(ViewId(id));
             return Ok(ViewId(id));
+        }
+        if kept == signature {
+            return Err(Failure::fatal(format!(
+                "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches \
+                 of {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made \
+                 anew from the output"
+            )));
         }
         Err(Failure::fatal(format!(
             "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
@@ -71,6 +87,24 @@ impl Ledger {
         self.connection.query_row(select, [view.0], |row| row.get(0)).map_err(failure)
     }
 
+    /// Until it is dropped, everything is read as it is now, and without asking each time whether it
+    /// still is.
+    pub fn reading(&self) -> Result<Reading<'_>> {
+        self.connection
+            .unchecked_transaction()
+            .map(|transaction| Reading { _transaction: transaction })
+            .map_err(failure)
+    }
+
+    /// True when a view keeps nothing.
+    pub fn is_view_empty(&self, view: ViewId) -> Result<bool> {
+        let any = || {
+            let select = "SELECT NOT EXISTS (SELECT 1 FROM state WHERE view = ?)";
+            self.connection.prepare_cached(select)?.query_row([view.0], |row| row.get(0))
+        };
+        any().map_err(failure)
+    }
+
     /// The state of one group, if it has one.
     pub fn state(&self, view: ViewId, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let get = || {
@@ -79,6 +113,23 @@ impl Ledger {
             statement.query_row(params![view.0, key], |row| row.get(0)).optional()
         };
         get().map_err(failure)
+    }
+
+    /// The last group of a view with a key from `from` to before `below`, with its state.
+    pub fn last_state_below(
+        &self,
+        view: ViewId,
+        from: &[u8],
+        below: &[u8],
+    ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let last = || {
+            let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
+                ORDER BY key DESC LIMIT 1";
+            let mut statement = self.connection.prepare_cached(select)?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            statement.query_row(params![view.0, from, below], row).optional()
+        };
+        last().map_err(failure)
     }
 
     /// The groups of a view with keys from `from` to before `below`, or to the last, with their
@@ -107,6 +158,16 @@ impl Ledger {
         };
         all().map_err(failure)
     }
+}
+
+/// These views have seen all microbatches up to this one.
+pub(super) fn saw(
+    connection: &Connection,
+    views: &[ViewId],
+    sequence: u64,
+) -> rusqlite::Result<()> {
+    let mut saw = connection.prepare_cached("UPDATE view SET seen = ? WHERE id = ?")?;
+    views.iter().try_for_each(|view| saw.execute(params![sequence, view.0]).map(drop))
 }
 
 /// The states of a view have been made anew.

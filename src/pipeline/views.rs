@@ -114,6 +114,9 @@ impl Views {
         clock: Option<Clock>,
         ledger: &mut Ledger,
     ) -> Result<Self> {
+        if let Some(clock) = &clock {
+            ledger.set_clock(&clock.event_time.column)?;
+        }
         let mut all = Vec::with_capacity(definitions.len());
         for definition in definitions {
             let id = ledger.view(&definition.name, definition.view.signature())?;
@@ -169,6 +172,7 @@ impl Views {
         staging: &StagingArea,
         group: &mut [Prepared],
     ) -> Result<Advanced> {
+        let _reading = if self.all.is_empty() { None } else { Some(ledger.reading()?) };
         let mut changes = vec![Changes::new(); self.all.len()];
         let mut watermark = ledger.watermark();
         let mut microbatches = 0;
@@ -229,7 +233,7 @@ impl Views {
         for (number, open) in self.all.iter().enumerate() {
             let none = Changes::new();
             let group = step.changes.get(number).unwrap_or(&none);
-            let mut overlay = Overlay::new(step.ledger, open.id, group);
+            let mut overlay = Overlay::new(step.ledger, open.id, group)?;
             let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
             let last = open.advance(step, delta, &mut overlay, additions)?;
             // What is closed stays closed.
@@ -308,7 +312,7 @@ impl Views {
         let changes = [Changes::new()];
         let step =
             Step { ledger, staging, changes: &changes, watermarks: (None, after), ends: false };
-        let mut overlay = Overlay::new(ledger, open.id, &changes[0]);
+        let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
         let mut batch = Microbatch::without_input(ledger::now_ms());
         open.advance(&step, delta, &mut overlay, &mut batch.additions)?;
@@ -330,7 +334,7 @@ impl Views {
                 continue;
             }
             let none = Changes::new();
-            let store = Overlay::new(ledger, open.id, &none);
+            let store = Overlay::new(ledger, open.id, &none)?;
             let entries = open.definition.view.all(&store).map_err(Stored::failure)?;
             (open.due, open.replaced) = (None, Some(Instant::now()));
             match open.definition.replace(entries) {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use arrow_array::RecordBatch;
@@ -181,6 +181,7 @@ impl Reference {
         }
         match self.settling {
             Some((stamp, since)) if stamp == now => (since.elapsed() >= SETTLE).then_some(now),
+            _ if now.age() >= SETTLE => Some(now),
             _ => {
                 self.settling = Some((now, Instant::now()));
                 None
@@ -203,6 +204,13 @@ impl Reference {
 }
 
 impl Stamp {
+    /// How long ago the file was changed, by its own word.
+    fn age(self) -> Duration {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = Duration::from_secs(u64::try_from(self.modified.0).unwrap_or(0) + 1);
+        since_1970.saturating_sub(modified)
+    }
+
     fn of(path: &Path) -> Option<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let metadata = path.metadata().ok()?;

@@ -17,17 +17,18 @@ pub fn plan(
     output: Option<&SchemaRef>,
 ) -> Result<Vec<Definition>, Problem> {
     let mut all: Vec<Definition> = Vec::new();
-    for written in &config.written.view {
-        let definition = plan_one(engine, config, written, output)?;
+    for (place, written) in config.written.view.iter().enumerate() {
+        let definition = plan_one(engine, config, written, output);
+        let definition = definition.map_err(|problem| problem.at(place))?;
         if all.iter().any(|other| other.name == definition.name) {
             let message = format!("found `{}` twice, expected a name for each view", written.name);
-            return Err(Problem::new("view.name", message));
+            return Err(Problem::new("view.name", message).at(place));
         }
         let path = &definition.path;
         if all.iter().any(|other| other.path == *path) || is_taken(config, path) {
-            let place = definition.path.display();
-            let message = format!("found \"{place}\", which something else is written to");
-            return Err(Problem::new("view.path", message));
+            let path = definition.path.display();
+            let message = format!("found \"{path}\", which something else is written to");
+            return Err(Problem::new("view.path", message).at(place));
         }
         all.push(definition);
     }
@@ -86,7 +87,18 @@ fn plan_one(
     }
     let (name, path) = (name.clone(), config.absolute(&written.path));
     let every = written.every.0;
-    Ok(Definition { name, view: Arc::new(view), asked, path, encode, every })
+    Ok(Definition {
+        name,
+        view: Arc::new(view),
+        sql: written.query.clone(),
+        schema: output.clone(),
+        event_time: event_time.map(|event_time| event_time.column.clone()),
+        allow_unbounded: written.allow_unbounded_state,
+        asked,
+        path,
+        encode,
+        every,
+    })
 }
 
 /// The event time of a job, whose output has these columns if they are known.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use arrow_array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
+use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow_select::concat::concat;
 use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
@@ -14,7 +14,7 @@ use datafusion::logical_expr::EmitTo;
 use super::{Entry, States, Store, View, problem, sessions};
 use crate::aggregate::{Window, micros};
 use crate::engine::bounds::{self, Windowed};
-use crate::engine::state;
+use crate::engine::{Problem, state};
 
 /// The beginning of the keys of windows that end at this time.
 pub(super) fn end_key(end: i64) -> [u8; 8] {
@@ -55,7 +55,7 @@ impl View {
         parts.extend(delta.iter().zip(places).map(|((batch, _), places)| {
             (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
         }));
-        let states = self.merged(keys.len(), &parts).map_err(problem)?;
+        let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
         let states = States { keys, states };
         for Entry { key, value } in states.entries()? {
             store.put(key, Some(value));
@@ -109,7 +109,7 @@ impl View {
     ///
     /// # Errors
     /// When a state cannot be merged.
-    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, crate::engine::Problem> {
+    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, Problem> {
         let keyed = |batch: &RecordBatch| {
             let columns = batch.columns().get(..self.keys).unwrap_or_default();
             Ok((batch.clone(), state::encode(columns, batch.num_rows())?))
@@ -119,7 +119,8 @@ impl View {
         let parts = delta.iter().zip(places).map(|((batch, _), places)| {
             (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
         });
-        let states = self.merged(keys.len(), &parts.collect::<Vec<_>>())?;
+        let parts: Vec<_> = parts.collect();
+        let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
         let mut columns = self.decode_keys(&keys)?;
         columns.extend(states.into_iter().flatten());
         self.partial_batch(columns, keys.len())
@@ -195,16 +196,13 @@ fn intern<'a>(delta: &'a [(RecordBatch, Vec<Vec<u8>>)]) -> (Vec<Vec<u8>>, Vec<Ve
     (keys, places)
 }
 
-/// The beginnings of the panes of some rows.
-pub(super) fn panes(batch: &RecordBatch, windowed: Windowed) -> Fallible<Vec<i64>> {
+/// The beginnings of the panes of some rows. A time that is NULL is in no window.
+pub(super) fn panes(batch: &RecordBatch, windowed: Windowed) -> Fallible<Vec<Option<i64>>> {
     let none = || DataFusionError::Execution("a group without its window".to_owned());
     let column = windowed.start.or(windowed.end).and_then(|place| batch.columns().get(place));
     let times = column.and_then(micros).ok_or_else(none)?;
-    if times.null_count() > 0 {
-        return Err(DataFusionError::Execution("a window of a time that is NULL".to_owned()));
-    }
     let back = if windowed.start.is_some() { 0 } else { windowed.window.size() };
-    Ok(times.values().iter().map(|time| time.saturating_sub(back)).collect())
+    Ok(times.iter().map(|time| time.map(|time| time.saturating_sub(back))).collect())
 }
 
 /// Each row once for each window of its pane that ends behind `closed`, and the ends.
@@ -217,6 +215,7 @@ fn spread(
     for (row, pane) in panes(batch, windowed)?.into_iter().enumerate() {
         let row = u32::try_from(row)
             .map_err(|_| DataFusionError::Execution("too many groups at once".to_owned()))?;
+        let Some(pane) = pane else { continue };
         for (start, end) in windowed.window.covering(pane) {
             if closed.is_none_or(|closed| end > closed) {
                 rows.push(row);

@@ -11,7 +11,7 @@ use arrow_array::{ArrayRef, UInt32Array};
 use arrow_select::take::take;
 use datafusion::common::Result as Fallible;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::merge::{end_key, panes};
 use super::{Entry, States, Store, View, problem};
@@ -54,10 +54,10 @@ pub(super) fn merge<S: Store>(
     let Some(windowed) = view.windowed else { return Ok(States::none()) };
     let mut sessions = Vec::new();
     for (group, mut pieces) in pieces(view, windowed, delta, gap).map_err(problem)? {
-        pieces.extend(kept(&group, store)?);
+        pieces.extend(kept(&group, &pieces, store)?);
         sessions.extend(unite(&group, pieces));
     }
-    let states = states(view, windowed, delta, &sessions).map_err(problem)?;
+    let states = Problem::guard(|| states(view, windowed, delta, &sessions))?;
     put(&sessions, &states, store)?;
     Ok(states)
 }
@@ -75,6 +75,7 @@ fn pieces(
         let keys =
             state::encode(&group_columns(view, windowed, batch.columns()), batch.num_rows())?;
         for (row, (key, start)) in keys.into_iter().zip(panes(batch, windowed)?).enumerate() {
+            let Some(start) = start else { continue };
             let place = *known.entry(key).or_insert_with_key(|key| {
                 groups.push((key.clone(), Vec::new()));
                 groups.len() - 1
@@ -96,13 +97,26 @@ fn group_columns(view: &View, windowed: Windowed, columns: &[ArrayRef]) -> Vec<A
     keys.filter(|(place, _)| !is_bound(*place)).map(|(_, column)| column.clone()).collect()
 }
 
-/// The sessions of a group as they are kept.
-fn kept<S: Store>(group: &[u8], store: &S) -> Result<Vec<Piece>, S::Error> {
-    let from = group_key(group);
-    let mut below = from.clone();
-    below.extend([0xff; 9]);
-    let entries = store.range(&from, Some(&below))?;
-    let pieces = entries.into_iter().filter_map(|Entry { key, value }| {
+/// The sessions of a group that are kept and that these pieces may touch.
+fn kept<S: Store>(group: &[u8], pieces: &[Piece], store: &S) -> Result<Vec<Piece>, S::Error> {
+    let prefix = group_key(group);
+    let key = |start: i64| [prefix.as_slice(), &end_key(start)].concat();
+    let mut spans: Vec<(i64, i64)> = pieces.iter().map(|piece| (piece.start, piece.end)).collect();
+    spans.sort_unstable();
+    let mut found: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut spans = spans.into_iter().peekable();
+    while let Some((start, mut end)) = spans.next() {
+        while let Some((_, more)) = spans.next_if(|(start, _)| *start <= end) {
+            end = end.max(more);
+        }
+        // Those that begin in it, and the one before: sessions that are kept do not touch each other.
+        let mut below = key(end);
+        below.push(0);
+        let within = store.range(&key(start), Some(&below))?;
+        let before = store.last_below(&prefix, &key(start))?;
+        found.extend(within.into_iter().chain(before).map(|entry| (entry.key, entry.value)));
+    }
+    let pieces = found.into_iter().filter_map(|(key, value)| {
         let (end, state) = value.split_first_chunk::<8>()?;
         let start = key.last_chunk::<8>()?;
         let (start, end) = (time(*start), time(*end));

@@ -15,6 +15,9 @@ pub trait Store {
     /// Keys from `from` to before `below`, or to the last, with their states.
     fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Vec<Entry>, Self::Error>;
 
+    /// The last key from `from` to before `below`, with its state.
+    fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Self::Error>;
+
     /// Puts a state in place of the one before; `None` removes it.
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>);
 }
@@ -43,6 +46,11 @@ impl Store for Memory {
         let all = self.0.range(from.to_vec()..);
         let within = all.take_while(|(key, _)| below.is_none_or(|below| key.as_slice() < below));
         Ok(within.map(|(key, value)| Entry { key: key.clone(), value: value.clone() }).collect())
+    }
+
+    fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Problem> {
+        let last = self.0.range(from.to_vec()..below.to_vec()).next_back();
+        Ok(last.map(|(key, value)| Entry { key: key.clone(), value: value.clone() }))
     }
 
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {

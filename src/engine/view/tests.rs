@@ -74,6 +74,7 @@ fn many_files_give_what_one_query_gives() {
         "with t as (select k as key, x * 2 as y from output) select key, max(y) as m from t group by key",
         "select k, count(*) as c from output group by k order by c desc, k limit 2",
         "select k, bool_and(n > 0) as b, approx_distinct(n) as d from output group by k",
+        "select coalesce(k, 'none') as kk, sum(coalesce(n, 0)) as s, count(*) filter (where nvl(n, 1) > 0) as c from output group by coalesce(k, 'none')",
         "select k, c, rank() over (order by c desc, k) as r from (select k, count(*) as c from output group by k) order by r",
     ] {
         let view =
@@ -221,6 +222,19 @@ fn a_window_that_cannot_be_kept_says_why() {
         ),
         ("select k, count(*) from output group by k".to_owned(), Asked::Closed, "[event_time]"),
         (
+            "select window_end, count(*) from output group by \
+             window(t at time zone 'Europe/Berlin', '5 seconds')"
+                .to_owned(),
+            Asked::Closed,
+            "of the column of [event_time]",
+        ),
+        (
+            format!("select w, count(*) from (select *, window_start as w from {hop}) group by w, window_start"),
+            Asked::All,
+            "stands twice",
+        ),
+        ("select random() < 2, count(*) from output group by 1".to_owned(), Asked::All, "chance"),
+        (
             "select window_start, count(*) from tumble(output, k, '1 second') group by 1".to_owned(),
             Asked::All,
             "expected a timestamp",
@@ -251,6 +265,11 @@ fn a_window_that_cannot_be_kept_says_why() {
             Err(error) => assert!(error.to_string().contains(reason), "{sql}: {error}"),
         }
     }
+}
+
+#[test]
+fn windows_are_found_however_they_are_written() {
+    let engine = engine();
     for sql in [
         "select window.start, window_end, count(*) from output group by window(t, '2 seconds')",
         "select k, window_start from (select k, n, t from output where n > 0) o, (values (1)) v \

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arrow_schema::SchemaRef;
 
 use crate::durable;
-use crate::engine::{Asked, Entry, States, View};
+use crate::engine::{self, Asked, Entry, States, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 use crate::sink;
@@ -25,6 +26,14 @@ pub struct Definition {
     pub name: String,
     /// The query.
     pub view: Arc<View>,
+    /// As it is written.
+    pub sql: String,
+    /// The columns of the output.
+    pub schema: SchemaRef,
+    /// The column of the event time.
+    pub event_time: Option<String>,
+    /// Functions are allowed whose state grows with the group.
+    pub allow_unbounded: bool,
     /// Which groups are written.
     pub asked: Asked,
     /// Where its result goes.
@@ -36,6 +45,17 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Plans the query again, after a reference table has changed.
+    pub fn plan_again(&self) -> std::result::Result<(), engine::Problem> {
+        self.view.plan_again(engine::Definition {
+            sql: &self.sql,
+            schema: &self.schema,
+            asked: self.asked,
+            event_time: self.event_time.as_deref(),
+            allow_unbounded: self.allow_unbounded,
+        })
+    }
+
     /// What the output begins with.
     pub fn header(&self) -> Vec<u8> {
         self.encode.header(&self.view.schema()).unwrap_or_default()
@@ -46,22 +66,25 @@ impl Definition {
         self.asked != Asked::All
     }
 
-    /// The result over these groups, part by part.
+    /// The result over these groups.
     pub fn encode_states(
         &self,
         states: &States,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut bytes = Vec::new();
-        for records in &self.view.evaluate(states).map_err(work::failure)? {
-            bytes.clear();
-            self.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
-            write(&bytes)?;
-        }
-        Ok(())
+        write(&self.encoded(states)?)
     }
 
-    /// The result over groups as they were kept, each by itself.
+    fn encoded(&self, states: &States) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for records in &self.view.evaluate(states).map_err(work::failure)? {
+            self.encode.encode(records, &mut bytes).map_err(Failure::Bad)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The result over groups as they were kept, each by itself. One that cannot be computed is left
+    /// out: whatever comes later would find it again.
     pub fn encode_entries(
         &self,
         entries: Vec<Entry>,
@@ -69,11 +92,35 @@ impl Definition {
     ) -> Result<()> {
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let some = entries.by_ref().take(RESULT_GROUPS).collect();
-            let states = self.view.states(some).map_err(work::failure)?;
-            self.encode_states(&states, write)?;
+            self.encode_some(entries.by_ref().take(RESULT_GROUPS).collect(), write)?;
         }
         Ok(())
+    }
+
+    fn encode_some(
+        &self,
+        mut entries: Vec<Entry>,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let states = self.view.states(entries.clone()).map_err(work::failure);
+        match states.and_then(|states| self.encoded(&states)) {
+            Ok(bytes) => write(&bytes),
+            Err(Failure::Bad(reason)) if entries.len() == 1 => {
+                let view = &self.name;
+                tracing::error!(
+                    view,
+                    reason,
+                    "a window cannot be computed and is left out; its records are in the output"
+                );
+                Ok(())
+            }
+            Err(Failure::Bad(_)) => {
+                let rest = entries.split_off(entries.len() / 2);
+                self.encode_some(entries, write)?;
+                self.encode_some(rest, write)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The whole result over these groups, with all that is around it.

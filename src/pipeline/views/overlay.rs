@@ -15,6 +15,8 @@ pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 pub struct Overlay<'a> {
     ledger: &'a Ledger,
     view: ViewId,
+    /// The ledger has nothing for it.
+    is_new: bool,
     /// What the group has changed.
     group: &'a Changes,
     /// What this microbatch has changed.
@@ -43,8 +45,9 @@ impl Stored {
 }
 
 impl<'a> Overlay<'a> {
-    pub fn new(ledger: &'a Ledger, view: ViewId, group: &'a Changes) -> Self {
-        Self { ledger, view, group, own: Changes::new() }
+    pub fn new(ledger: &'a Ledger, view: ViewId, group: &'a Changes) -> Result<Self, Failure> {
+        let is_new = ledger.is_view_empty(view)?;
+        Ok(Self { ledger, view, is_new, group, own: Changes::new() })
     }
 
     /// What was changed.
@@ -59,6 +62,7 @@ impl Store for Overlay<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Stored> {
         match self.own.get(key).or_else(|| self.group.get(key)) {
             Some(changed) => Ok(changed.clone()),
+            None if self.is_new => Ok(None),
             None => self.ledger.state(self.view, key).map_err(Stored::Ledger),
         }
     }
@@ -79,6 +83,25 @@ impl Store for Overlay<'_> {
         // Later ones take the place of earlier ones.
         let all: Changes = kept.chain(group).chain(own).collect();
         Ok(all.into_iter().filter_map(|(key, value)| Some(entry((key, value?)))).collect())
+    }
+
+    fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Stored> {
+        let mut below = below.to_vec();
+        loop {
+            let kept = self.ledger.last_state_below(self.view, from, &below);
+            let kept = kept.map_err(Stored::Ledger)?.map(|(key, _)| key);
+            let changed = [self.group, &self.own].map(|changes| {
+                changes.range(from.to_vec()..below.clone()).next_back().map(|(key, _)| key.clone())
+            });
+            let Some(key) = kept.into_iter().chain(changed.into_iter().flatten()).max() else {
+                return Ok(None);
+            };
+            // It may be one that was removed.
+            match self.get(&key)? {
+                Some(value) => return Ok(Some(Entry { key, value })),
+                None => below = key,
+            }
+        }
     }
 
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {

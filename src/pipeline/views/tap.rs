@@ -1,16 +1,17 @@
 //! Partial states of the records of one microbatch, made while they pass by.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use arrow_array::{Array as _, RecordBatch};
+use arrow_array::RecordBatch;
 
 use crate::aggregate::Judge;
 use crate::engine::View;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 
 /// Bytes of records that are collected before they are made into partial states.
-const TAPPED_BYTES: usize = 16 << 20;
+const TAPPED_BYTES: usize = 8 << 20;
 
 /// Partial states below which nothing is gained by bringing them down to one for each group.
 const CONDENSE_ROWS: usize = 200_000;
@@ -27,13 +28,21 @@ pub struct Tapped {
     pub latest: Option<i64>,
 }
 
-/// Makes partial states of the records that pass by.
+/// Makes partial states of the records that pass by, beside the work on the next ones.
 pub struct Tap {
-    views: Vec<Arc<View>>,
     judge: Option<Arc<Judge>>,
     latest: Option<i64>,
     pending: Vec<RecordBatch>,
     bytes: usize,
+    reduced: Reduced,
+    /// What is being reduced; the rest of `reduced` comes back with it.
+    working: Option<JoinHandle<Result<Reduced>>>,
+}
+
+/// Partial states so far, for each view.
+#[derive(Clone, Default)]
+struct Reduced {
+    views: Vec<Arc<View>>,
     deltas: Deltas,
     /// Groups in each delta after it was last brought down to one row for each.
     condensed: Vec<usize>,
@@ -44,33 +53,70 @@ impl Tap {
     pub fn new(views: impl Iterator<Item = Arc<View>>, judge: Option<Arc<Judge>>) -> Self {
         let views: Vec<_> = views.collect();
         let (deltas, condensed) = (vec![Vec::new(); views.len()], vec![0; views.len()]);
-        Self { views, judge, latest: None, pending: Vec::new(), bytes: 0, deltas, condensed }
+        let reduced = Reduced { views, deltas, condensed };
+        Self { judge, latest: None, pending: Vec::new(), bytes: 0, reduced, working: None }
     }
 
     /// Takes records.
     pub fn take(&mut self, records: RecordBatch) -> Result<()> {
         if let Some(judge) = &self.judge {
             let times = judge.times(&records);
-            debug_assert_eq!(times.null_count(), 0);
             self.latest = self.latest.max(times.values().iter().copied().max());
         }
-        if self.views.is_empty() {
+        if self.reduced.views.is_empty() && self.working.is_none() {
             return Ok(());
         }
         self.bytes += records.get_array_memory_size();
         self.pending.push(records);
-        if self.bytes > TAPPED_BYTES { self.reduce() } else { Ok(()) }
+        if self.bytes <= TAPPED_BYTES {
+            return Ok(());
+        }
+        self.join()?;
+        let (mut reduced, judge) = (std::mem::take(&mut self.reduced), self.judge.clone());
+        let pending = self.pending();
+        self.working = Some(std::thread::spawn(move || {
+            reduced.take(&pending, judge.as_deref())?;
+            Ok(reduced)
+        }));
+        Ok(())
     }
 
-    /// Makes partial states of what is pending.
-    fn reduce(&mut self) -> Result<()> {
-        let pending = std::mem::take(&mut self.pending);
+    fn pending(&mut self) -> Vec<RecordBatch> {
         self.bytes = 0;
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Waits for what is being reduced.
+    fn join(&mut self) -> Result<()> {
+        if let Some(working) = self.working.take() {
+            let dead = |_| Err(Failure::fatal("a thread that keeps views died"));
+            self.reduced = working.join().unwrap_or_else(dead)?;
+        }
+        Ok(())
+    }
+
+    /// The partial states of all records so far; the tap is empty after it.
+    pub fn finish(&mut self) -> Result<Tapped> {
+        self.join()?;
+        let pending = self.pending();
+        if !self.reduced.views.is_empty() {
+            self.reduced.take(&pending, self.judge.as_deref())?;
+        }
+        let empty = vec![Vec::new(); self.reduced.views.len()];
+        let deltas = std::mem::replace(&mut self.reduced.deltas, empty);
+        self.reduced.condensed.fill(0);
+        Ok(Tapped { deltas, latest: self.latest.take() })
+    }
+}
+
+impl Reduced {
+    /// Makes partial states of some records.
+    fn take(&mut self, records: &[RecordBatch], judge: Option<&Judge>) -> Result<()> {
         let all = self.views.iter().zip(&mut self.deltas).zip(&mut self.condensed);
         for (number, ((view, delta), condensed)) in all.enumerate() {
-            let records = match &self.judge {
-                Some(judge) => pending.iter().map(|batch| judge.on_time(number, batch)).collect(),
-                None => pending.clone(),
+            let records = match judge {
+                Some(judge) => records.iter().map(|batch| judge.on_time(number, batch)).collect(),
+                None => records.to_vec(),
             };
             delta.extend(view.delta(records).map_err(work::failure)?);
             let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
@@ -82,21 +128,5 @@ impl Tap {
             }
         }
         Ok(())
-    }
-
-    /// True when nothing has come since the last look.
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.deltas.iter().all(Vec::is_empty)
-    }
-
-    /// The partial states of all records so far; the tap is empty after it.
-    pub fn finish(&mut self) -> Result<Tapped> {
-        if !self.views.is_empty() {
-            self.reduce()?;
-        }
-        let empty = vec![Vec::new(); self.views.len()];
-        let deltas = std::mem::replace(&mut self.deltas, empty);
-        self.condensed.fill(0);
-        Ok(Tapped { deltas, latest: self.latest.take() })
     }
 }
