@@ -58,6 +58,9 @@ mod numbers;
 /// SIGKILL under load.
 mod kills;
 
+/// What was committed.
+mod history;
+
 /// Locks, signals, reload, systemd.
 mod service;
 

@@ -5,6 +5,7 @@
 mod batch;
 mod check;
 mod delivery;
+mod history;
 mod progress;
 mod run;
 #[cfg(feature = "sql")]
@@ -52,6 +53,8 @@ enum Verb {
     Split(split::Split),
     /// Check everything that a start would need, and print the job as it is understood
     Check(check::Check),
+    /// Show what was committed, the newest first
+    History(history::History),
 }
 
 /// The job file of a verb.
@@ -78,6 +81,7 @@ impl Cli {
             Verb::Stream(stream) => stream.run(),
             Verb::Split(split) => split.run(),
             Verb::Check(check) => check.run(),
+            Verb::History(history) => history.run(),
         }
     }
 }

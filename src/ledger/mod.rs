@@ -16,6 +16,7 @@
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
 mod clock;
+mod look;
 mod microbatch;
 mod schema;
 mod views;
@@ -32,6 +33,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBe
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
+pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 pub use views::{Reading, StatePut, ViewId};
 

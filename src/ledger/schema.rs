@@ -111,6 +111,26 @@ pub fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the schema is the one that this program knows.
+///
+/// # Errors
+/// When it is older or newer, with what to do.
+pub fn check(connection: &Connection) -> anyhow::Result<()> {
+    let version: usize = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+    let known = MIGRATIONS.len();
+    anyhow::ensure!(
+        version <= known,
+        "it has schema {version} and this program knows {known}: a newer spoolmill has written it; \
+         use that one"
+    );
+    anyhow::ensure!(
+        version == known,
+        "it has schema {version}, this program has {known}: an older spoolmill has written it; \
+         `spoolmill run --once` brings it up to date"
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
