@@ -116,8 +116,8 @@ fn rate() {
     let mut times = Vec::new();
     for number in 0..200 {
         let before = fs::metadata(job.path("windows.csv")).map_or(0, |file| file.len());
-        // Each closes the window of the one before.
-        write_events(&job.path("upload"), number * 600, 10, 5, 10);
+        // Each closes the window of the one before: it is two minutes later.
+        write_events(&job.path("upload"), number * 1200, 10, 5, 10);
         let begun = Instant::now();
         fs::rename(job.path("upload"), job.path(&format!("in/f{number:05}"))).unwrap();
         while number > 0

@@ -107,6 +107,20 @@ fn a_reader_of_a_json_job_sees_every_record_once_through_any_number_of_kills() {
     survives_kills::<File>(&Spool::new(configuration), 60, 300_000, "", content);
 }
 
+/// Each group is one record: a state that was merged twice would show, and so would one that was lost.
+#[cfg(feature = "sql")]
+#[test]
+fn a_reader_of_a_view_sees_every_group_once_through_any_number_of_kills() {
+    let configuration = "[input.format.csv]\nheader = false\n\
+        [input.format.csv.columns]\nid = \"varchar\"\nn = \"bigint\"\n\
+        [output]\npath = \"all.csv\"\n[output.format.csv]\nheader = false\n\
+        [[view]]\nname = \"groups\"\nmode = \"update\"\npath = \"output.txt\"\n\
+        query = \"select id, sum(n) as n from output group by id\"\n";
+    let content =
+        |number| content(number).lines().fold(String::new(), |text, id| text + id + ",1\n");
+    survives_kills::<File>(&Spool::new(configuration), 60, 300_000, "", content);
+}
+
 /// Each part is taken away at once, and none comes back.
 #[cfg(feature = "sql")]
 #[test]

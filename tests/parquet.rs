@@ -302,7 +302,7 @@ fn a_folder_that_is_not_this_job_s_is_not_written_to() {
     refused(&spool, "belongs to the job whose state is in");
     // The state would be swept.
     fs::write(spool.path("job.toml"), text.replace("\"out\"", "\"state/staging\"")).unwrap();
-    refused(&spool, "keeps what is not committed");
+    refused(&spool, "which the job itself needs");
 }
 
 /// What waits in a folder that was taken away is not taken for published.
