@@ -135,7 +135,9 @@ impl Pipeline {
             return Ok(());
         };
         tracing::info!("nothing has come for a while: all windows are closed");
-        self.commit_without_input(batch, &states, None, source)
+        self.commit_without_input(batch, &states, None, source)?;
+        self.views.rest();
+        Ok(())
     }
 
     /// Makes the next view anew that owes it, of what `read` makes of the whole output for it: what

@@ -672,3 +672,19 @@ fn a_view_is_not_written_over_the_job_itself() {
     let line = text.lines().position(|line| line.contains("nope")).unwrap() + 1;
     assert!(said.contains(&format!("job.toml:{line}: view.query")), "{said}");
 }
+
+/// A commit that fails once is tried again, also the one that the clock makes.
+#[test]
+fn a_quiet_folder_closes_its_windows_although_the_disk_was_full() {
+    let event_time = EVENT_TIME.replace("max_future", "idle_close = \"100ms\"\nmax_future");
+    let job = format!("{INPUT}{event_time}{}", view("v", "append", SUMS));
+    // The first one is of the start, which cannot do without.
+    for commit in 2..6 {
+        let mut spool = Spool::new(&job);
+        spool.environment("SPOOLMILL_FAULT", &format!("fail:commit:28:{commit}"));
+        let daemon = spool.start();
+        spool.drop_file("a", rows(&[("x", 1, 3)]));
+        wait_for("the window is closed", || results(&spool, "v") == ["00-10 x 1 1"]);
+        daemon.stop();
+    }
+}

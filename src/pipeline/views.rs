@@ -263,6 +263,11 @@ impl Views {
         Some(self.idle_since? + idle.0)
     }
 
+    /// No window is open until something comes.
+    pub fn rest(&mut self) {
+        self.idle_since = None;
+    }
+
     /// Closes all windows: a microbatch without an input, and the states to put. `None` when none is
     /// open.
     pub fn close_idle(
@@ -270,7 +275,6 @@ impl Views {
         ledger: &Ledger,
         staging: &StagingArea,
     ) -> Result<Option<(Microbatch, Vec<StatePut>)>> {
-        self.idle_since = None;
         let changes = vec![Changes::new(); self.all.len()];
         let watermark = ledger.watermark();
         let watermarks = (watermark, watermark);
@@ -278,6 +282,7 @@ impl Views {
         let mut additions = Vec::new();
         let (changed, watermark) = self.step(&step, &Vec::new(), &mut additions)?;
         if changed.iter().all(Changes::is_empty) {
+            self.rest();
             return Ok(None);
         }
         let mut batch = Microbatch::without_input(ledger::now_ms());

@@ -110,6 +110,9 @@ impl Views {
         None
     }
 
+    /// No window was open.
+    pub fn rest(&mut self) {}
+
     /// No window is open.
     pub fn close_idle(
         &mut self,
