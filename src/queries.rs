@@ -6,6 +6,7 @@
 //! the first file.
 
 mod finals;
+mod output;
 mod rebuild;
 mod tables;
 mod views;
@@ -224,7 +225,7 @@ impl Queries {
         let views = &self.views;
         self.tables.refresh(engine, &|| {
             queries.iter().try_for_each(|query| query.plan_again())?;
-            views.iter().try_for_each(Definition::plan_again)
+            views.iter().try_for_each(|definition| definition.view.plan_again())
         });
     }
 

@@ -12,7 +12,7 @@ pub const LINE: &str = "__line";
 /// The query with the lines of `table`; `None` when its records have none.
 pub fn line(plan: &LogicalPlan, table: &str) -> Option<LogicalPlan> {
     let (plan, column) = carry(plan, table)?;
-    // A `select distinct` or the like on top would have been refused; what is on top may hide it.
+    // Last, whatever stands above the input.
     let mut columns: Vec<_> = plan.schema().columns();
     columns.retain(|other| *other != column);
     columns.push(column);

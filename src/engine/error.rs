@@ -42,10 +42,10 @@ impl Problem {
     }
 
     /// The engine gives up on some data, and must not take others with it.
-    pub fn guard<T>(work: impl FnOnce() -> Result<T, DataFusionError>) -> Result<T, Self> {
+    pub fn guard<T, E: Into<Self>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, Self> {
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         match worked {
-            Ok(worked) => worked.map_err(|error| Self::of(&error)),
+            Ok(worked) => worked.map_err(Into::into),
             Err(panic) => Err(Self::panicked(&*panic)),
         }
     }

@@ -21,7 +21,6 @@ mod statement;
 mod view;
 mod windows;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -382,11 +381,9 @@ impl Run {
         Ok(Self { plan, context, stream: None, begun: 0 })
     }
 
-    /// The whole result. The engine gives up on some data, and must not take others with it.
+    /// The whole result.
     fn finish(mut self, engine: &Engine) -> Result<Vec<RecordBatch>, Problem> {
-        let all = || engine.runtime().block_on(self.all());
-        let batches = catch_unwind(AssertUnwindSafe(all));
-        batches.unwrap_or_else(|panic| Err(Problem::panicked(&*panic)))
+        Problem::guard(|| engine.runtime().block_on(self.all()))
     }
 
     /// All batches that are left.

@@ -85,6 +85,16 @@ pub struct View {
     /// Windows are closed by the watermark.
     closes: bool,
     signature: String,
+    source: Source,
+}
+
+/// What a view was made of, to plan it again.
+struct Source {
+    sql: String,
+    schema: Schema,
+    asked: Asked,
+    event_time: Option<String>,
+    allow_unbounded: bool,
 }
 
 /// The two parts of a view, planned with the reference tables as they were.
@@ -161,7 +171,9 @@ impl View {
         let (engine, lower) = (engine.clone(), Arc::new(partial));
         let closes = asked != Asked::All;
         let plans = RwLock::new(Arc::new(Plans { lower, upper }));
-        let view = Self { engine, plans, aggregates, groups, keys, windowed, closes, signature };
+        let source = Source::of(definition);
+        let view =
+            Self { engine, plans, aggregates, groups, keys, windowed, closes, signature, source };
         view.check_state()?;
         Ok(view)
     }
@@ -171,8 +183,8 @@ impl View {
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
-    pub fn plan_again(&self, definition: Definition<'_>) -> Result<(), Problem> {
-        let other = Self::new(&self.engine, definition)?;
+    pub fn plan_again(&self) -> Result<(), Problem> {
+        let other = Self::new(&self.engine, self.source.definition())?;
         if other.signature != self.signature || other.schema() != self.schema() {
             return Err(Problem::new("the columns of a view would be others"));
         }
@@ -285,6 +297,20 @@ impl View {
         records: Vec<RecordBatch>,
     ) -> Result<Vec<RecordBatch>, Problem> {
         Run::new(&self.engine, plan, Feed::held(records))?.finish(&self.engine)
+    }
+}
+
+impl Source {
+    fn of(definition: Definition<'_>) -> Self {
+        let Definition { sql, schema, asked, event_time, allow_unbounded } = definition;
+        let (sql, schema) = (sql.to_owned(), schema.clone());
+        Self { sql, schema, asked, event_time: event_time.map(str::to_owned), allow_unbounded }
+    }
+
+    fn definition(&self) -> Definition<'_> {
+        let Self { sql, schema, asked, event_time, allow_unbounded } = self;
+        let (asked, allow_unbounded) = (*asked, *allow_unbounded);
+        Definition { sql, schema, asked, event_time: event_time.as_deref(), allow_unbounded }
     }
 }
 

@@ -192,22 +192,18 @@ impl Views {
             let (watermarks, ends) = ((watermark, next), prepared.ended);
             let step = Step { ledger, staging, changes: &changes, watermarks, ends };
             let mut additions = Vec::new();
-            match self.step(&step, &tapped.deltas, &mut additions) {
+            let stepped = self.step(&step, &tapped.deltas, &mut additions);
+            // Also when it failed: what was staged has to be removed.
+            prepared.batch.additions.append(&mut additions);
+            match stepped {
                 Ok((changed, next)) => {
                     for (changes, changed) in changes.iter_mut().zip(changed) {
                         changes.extend(changed);
                     }
-                    prepared.batch.additions.append(&mut additions);
                     (prepared.batch.watermark, watermark) = (next, next);
                 }
-                Err(Failure::Bad(reason)) => {
-                    prepared.batch.additions.append(&mut additions);
-                    prepared.condemn(reason);
-                }
-                Err(failure) => {
-                    prepared.batch.additions.append(&mut additions);
-                    return Err(failure);
-                }
+                Err(Failure::Bad(reason)) => prepared.condemn(reason),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(Advanced { states: self.puts(changes), microbatches })

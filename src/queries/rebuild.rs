@@ -11,16 +11,14 @@ use arrow_array::RecordBatch;
 use arrow_cast::cast;
 use arrow_schema::SchemaRef;
 
-use super::finals::{framing, read_back, written};
+use super::output;
 use crate::aggregate::Judge;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
-use crate::pipeline::flow::{Delivery, Flow};
+use crate::pipeline::flow::Delivery;
 use crate::pipeline::views::{Definition, Tap, Tapped};
 use crate::record::Reject;
 use crate::telemetry::Pulse;
-use crate::transform::Transform;
-use crate::transform::command::Bounds;
 
 /// What the whole output is to a view.
 pub fn read(
@@ -28,32 +26,19 @@ pub fn read(
     definition: &Definition,
     schema: &SchemaRef,
     judge: Option<Arc<Judge>>,
-    output: &Path,
+    path: &Path,
     pulse: &Pulse,
 ) -> anyhow::Result<Tapped> {
-    let encode = config.written.output.format;
-    let decode =
-        read_back(encode, schema).context("the output has a column that cannot be read back")?;
-    let framing = framing(config, &decode);
-    let flow = Flow {
-        decode: &decode,
-        transform: &Transform::None {},
-        query: None,
-        encode,
-        taps: false,
-        judge: None,
-        framing: &framing,
-        workers: config.workers,
-        directory: &config.base,
-        bounds: Bounds::Microbatch,
-        pulse,
-    };
+    let decode = output::read_back(config.written.output.format, schema)
+        .context("the output has a column that cannot be read back")?;
+    let framing = output::framing(config, &decode);
+    let flow = output::flow(config, &decode, &framing, pulse);
     let tap = Tap::new(std::iter::once(definition.view.clone()), judge.clone());
     let mut back = Back { tap, judge, schema: schema.clone() };
-    let blocks = written(&decode, output, &framing)?;
+    let blocks = output::written(&decode, path, &framing)?;
     let counts = flow.read(blocks, &mut back).map_err(Failure::into_error)?;
     if counts.rejected > 0 {
-        let (records, output) = (counts.rejected, output.display());
+        let (records, output) = (counts.rejected, path.display());
         tracing::warn!(records, %output, "cannot be read back; the view is made without them");
     }
     back.tap.finish().map_err(Failure::into_error)

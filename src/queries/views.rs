@@ -87,18 +87,7 @@ fn plan_one(
     }
     let (name, path) = (name.clone(), config.absolute(&written.path));
     let every = written.every.0;
-    Ok(Definition {
-        name,
-        view: Arc::new(view),
-        sql: written.query.clone(),
-        schema: output.clone(),
-        event_time: event_time.map(|event_time| event_time.column.clone()),
-        allow_unbounded: written.allow_unbounded_state,
-        asked,
-        path,
-        encode,
-        every,
-    })
+    Ok(Definition { name, view: Arc::new(view), asked, path, encode, every })
 }
 
 /// The event time of a job, whose output has these columns if they are known.

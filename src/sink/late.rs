@@ -1,9 +1,8 @@
 //! Late records as JSON lines: `{"file": NAME, "line": N, "view": NAME, "watermark": TIME, "raw": TEXT}`.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
+use super::rejects::{text, write_line};
 use crate::record::Late;
 
 #[derive(Serialize)]
@@ -22,20 +21,10 @@ struct Object<'a> {
 /// Appends the line for one late record of the file `name`. Bytes that are not UTF-8 appear replaced
 /// in the text and whole in a `*_base64` field beside it.
 pub fn encode(name: &[u8], late: &Late, out: &mut Vec<u8>) {
-    let (file, raw) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&late.raw));
-    let base64 =
-        |text: &str, bytes: &[u8]| (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
-    let object = Object {
-        file: &file,
-        file_base64: base64(&file, name),
-        line: late.line,
-        view: &late.view,
-        watermark: &late.watermark,
-        raw: &raw,
-        raw_base64: base64(&raw, &late.raw),
-    };
-    serde_json::to_writer(&mut *out, &object).expect("a vector takes every byte");
-    out.push(b'\n');
+    let ((file, file_base64), (raw, raw_base64)) = (text(name), text(&late.raw));
+    let (file, raw, view, watermark) = (&file, &raw, &late.view, &late.watermark);
+    let object = Object { file, file_base64, line: late.line, view, watermark, raw, raw_base64 };
+    write_line(&object, out);
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Rejects as JSON lines: `{"file": NAME, "line": N, "reason": TEXT, "raw": TEXT}`.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
@@ -23,19 +25,23 @@ struct Object<'a> {
 /// Appends the line for one reject of the file `name`. Bytes that are not UTF-8 appear replaced in
 /// the text and whole in a `*_base64` field beside it.
 pub fn encode(name: &[u8], reject: &Reject, out: &mut Vec<u8>) {
-    let (file, raw) = (String::from_utf8_lossy(name), String::from_utf8_lossy(&reject.raw));
-    let base64 =
-        |text: &str, bytes: &[u8]| (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
-    let object = Object {
-        file: &file,
-        file_base64: base64(&file, name),
-        line: reject.line,
-        reason: &reject.reason,
-        raw: &raw,
-        raw_base64: base64(&raw, &reject.raw),
-        truncated: reject.truncated,
-    };
-    serde_json::to_writer(&mut *out, &object).expect("a vector takes every byte");
+    let ((file, file_base64), (raw, raw_base64)) = (text(name), text(&reject.raw));
+    let Reject { line, truncated, .. } = *reject;
+    let (file, raw, reason) = (&file, &raw, &reject.reason);
+    let object = Object { file, file_base64, line, reason, raw, raw_base64, truncated };
+    write_line(&object, out);
+}
+
+/// Bytes as text, and as base64 where the text is not all of it.
+pub(super) fn text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    let text = String::from_utf8_lossy(bytes);
+    let base64 = (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
+    (text, base64)
+}
+
+/// Appends an object as one line.
+pub(super) fn write_line(object: &impl Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(&mut *out, object).expect("a vector takes every byte");
     out.push(b'\n');
 }
 

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arrow_schema::SchemaRef;
 
 use crate::durable;
-use crate::engine::{self, Asked, Entry, States, View};
+use crate::engine::{Asked, Entry, States, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 use crate::sink;
@@ -26,14 +25,6 @@ pub struct Definition {
     pub name: String,
     /// The query.
     pub view: Arc<View>,
-    /// As it is written.
-    pub sql: String,
-    /// The columns of the output.
-    pub schema: SchemaRef,
-    /// The column of the event time.
-    pub event_time: Option<String>,
-    /// Functions are allowed whose state grows with the group.
-    pub allow_unbounded: bool,
     /// Which groups are written.
     pub asked: Asked,
     /// Where its result goes.
@@ -45,17 +36,6 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Plans the query again, after a reference table has changed.
-    pub fn plan_again(&self) -> std::result::Result<(), engine::Problem> {
-        self.view.plan_again(engine::Definition {
-            sql: &self.sql,
-            schema: &self.schema,
-            asked: self.asked,
-            event_time: self.event_time.as_deref(),
-            allow_unbounded: self.allow_unbounded,
-        })
-    }
-
     /// What the output begins with.
     pub fn header(&self) -> Vec<u8> {
         self.encode.header(&self.view.schema()).unwrap_or_default()
