@@ -35,7 +35,7 @@
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `aggregate`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
-//! | [`queries`] | the queries of one job: transform, tables, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
+//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!
@@ -48,8 +48,9 @@
 //! Each names the test that guards it.
 //!
 //! 1. **Commit point.** A microbatch happened if and only if its row is committed in the ledger: one
-//!    SQLite transaction holds the input consumed, the output and the rejects owed.
-//!    (`crashes::an_abort_at_any_durable_operation_changes_nothing_in_the_end`)
+//!    SQLite transaction holds the input consumed, the output and the rejects owed, the states of
+//!    views and the watermark. (`crashes::an_abort_at_any_durable_operation_changes_nothing_in_the_end`,
+//!    `crashes::an_abort_of_a_job_with_views_changes_nothing_in_the_end`)
 //! 2. **Nothing is visible before commit**, and nothing visible is ever taken back.
 //!    (`kills::a_reader_sees_every_record_once_through_any_number_of_kills`)
 //! 3. **Nothing is lost after commit.** Publishing rolls forward, any number of times.
@@ -70,7 +71,8 @@
 //! 10. **Everything has a limit.** Memory does not grow with a file, the folder or the history.
 //!     (`hostile::a_line_without_end_costs_no_memory`)
 //! 11. **One writer.** Locks on the state directory and on the outputs are held for the life of the
-//!     process. (`service::a_second_instance_is_refused`)
+//!     process. (`service::a_second_instance_is_refused`,
+//!     `windows::two_jobs_do_not_share_a_view_or_its_late_records`)
 //! 12. **A failed fsync is never retried**: the daemon stops and recovers at its next start.
 //!     (`crashes::a_failed_fsync_stops_the_program`)
 //! 13. **One transform, three drivers.** `run`, `batch` and `stream` over the same records give the
@@ -84,7 +86,7 @@
 //! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
 //! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes. *Final*:
 //! a query over the whole output, made when the job ends. *View*: a continuous query over everything so far; *state*: what it keeps of one
-//! group. *Watermark*: the event time up to which windows are closed; a *late* record came after its
+//! group. *Window*: a span of event time by which a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came after its
 //! last window was closed. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
 //! notification that something may have come.
 

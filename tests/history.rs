@@ -80,3 +80,14 @@ fn it_only_looks() {
     let newer = spool.run("history", &[]);
     assert!(String::from_utf8_lossy(&newer.stderr).contains("a newer spoolmill has written it"));
 }
+
+/// A state folder may be called anything.
+#[test]
+fn a_ledger_is_found_under_any_name() {
+    let spool = Spool::new(NUMBERS);
+    let text = spool.read("job.toml").replace("\"state\"", "\"st a?te#50%\"");
+    std::fs::write(spool.path("job.toml"), text).unwrap();
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    assert_eq!(lines(&spool, &[]).len(), 1);
+}

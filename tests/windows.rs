@@ -647,6 +647,13 @@ fn a_view_joins_with_a_table_that_changes() {
     std::fs::rename(spool.path("new.csv"), spool.path("c.csv")).unwrap();
     spool.drop_file("b", rows(&[("x", 1, 1)]));
     wait_for("the second", || spool.read("v.csv").contains("two,1"));
+    // Written in place, and left alone since: it counts with the next file.
+    std::fs::write(spool.path("c.csv"), "k,name\nx,three\n").unwrap();
+    let file = std::fs::File::options().write(true).open(spool.path("c.csv")).unwrap();
+    file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(5)).unwrap();
+    spool.drop_file("c", rows(&[("x", 1, 1)]));
+    wait_for("the third", || spool.read("v.csv").lines().count() >= 3);
+    assert!(spool.read("v.csv").contains("three,1"), "{}", spool.read("v.csv"));
     daemon.stop();
 }
 
@@ -687,4 +694,114 @@ fn a_quiet_folder_closes_its_windows_although_the_disk_was_full() {
         wait_for("the window is closed", || results(&spool, "v") == ["00-10 x 1 1"]);
         daemon.stop();
     }
+}
+
+/// An aggregate on which the engine gives up sets files aside with the reason; neither the daemon nor
+/// its next start ends with it.
+#[test]
+fn an_aggregate_that_breaks_the_engine_stops_nothing() {
+    let query = "select k, bit_xor(distinct n) as x from output group by k";
+    let view = format!(
+        "[[view]]\nname = \"v\"\nmode = \"complete\"\npath = \"v.csv\"\nquery = \"{query}\"\n\
+         every = \"0s\"\nallow_unbounded_state = true\n"
+    );
+    let spool = Spool::new(&format!("{INPUT}{view}"));
+    for name in ["a", "b"] {
+        spool.drop_file(name, rows(&[("x", 1, 1)]));
+        spool.run_once();
+    }
+    spool.assert_names(&["failed-a", "failed-a.error.json", "failed-b", "failed-b.error.json"]);
+    let report = spool.read("in/failed-b.error.json");
+    assert!(report.contains("the engine gave up"), "{report}");
+}
+
+/// What else the job writes is locked like its output.
+#[test]
+fn two_jobs_do_not_share_a_view_or_its_late_records() {
+    let job = |path: &str| {
+        let view = view("v", "append", SUMS).replace("v.csv", path);
+        format!("{INPUT}{EVENT_TIME}{view}")
+    };
+    let spool = Spool::new(&job("v.csv"));
+    let daemon = spool.start();
+    wait_for("the daemon has its locks", || daemon.log().contains("watching"));
+    std::fs::create_dir(spool.path("other")).unwrap();
+    for (path, late, shared) in [("v.csv", "mine", ".v.csv."), ("mine.csv", "late", ".late.jsonl.")]
+    {
+        let text = spool.read("job.toml").replace("\"state\"", "\"other-state\"");
+        let text = text.replace("output.txt", "mine.txt").replace("rejects.jsonl", "mine.rejects");
+        let text = text.replace("\"in\"", "\"other\"").replace("v.csv", path);
+        let text = text.replace("late.jsonl", &format!("{late}.jsonl"));
+        std::fs::write(spool.path("other.toml"), text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+        command.current_dir(spool.path("")).args(["run", "--once", "-c", "other.toml"]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(shared), "{said}");
+    }
+    daemon.stop();
+}
+
+/// Lines of others in the output are told, and stop nothing; no file that was set aside is replaced.
+#[test]
+fn a_view_is_made_anew_of_what_can_be_read() {
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", view("v", "append", SUMS)));
+    spool.drop_file("a", rows(&[("x", 1, 1), ("x", 2, 30)]));
+    spool.run_once();
+    let output = spool.output() + "no record\n";
+    std::fs::write(spool.path("output.txt"), output).unwrap();
+    std::fs::write(spool.path("v.csv.before-1"), "older").unwrap();
+    let reset = spool.run("run", &["--once", "--reset-view", "v"]);
+    let said = String::from_utf8_lossy(&reset.stderr);
+    assert!(reset.status.success() && said.contains("the view is made without them"), "{said}");
+    assert_eq!(results(&spool, "v"), ["00-10 x 1 1"]);
+    assert_eq!(spool.read("v.csv.before-1"), "older");
+    assert!(spool.path("v.csv.before-1.1").exists());
+}
+
+/// Cutting the same records into other files changes nothing as long as none is late.
+#[test]
+fn files_may_be_cut_anywhere() {
+    let views: String = VIEWS
+        .iter()
+        .filter(|view| view.mode != Mode::Update)
+        .map(|one| {
+            let mode = if one.mode == Mode::Append { "append" } else { "complete" };
+            view(one.name, mode, one.from)
+        })
+        .collect();
+    let event_time = EVENT_TIME.replace("\"4s\"", "\"100s\"");
+    let mut random = Random(5);
+    let records: Vec<String> = (0..120)
+        .map(|_| {
+            let at = random.below(90) as i64;
+            format!("k{},{},{}\n", random.below(3), random.below(9), time(at))
+        })
+        .collect();
+    let run = |sizes: &mut dyn FnMut() -> usize| {
+        let configuration =
+            format!("{INPUT}{event_time}{views}[view.format.csv]\nheader = false\n");
+        let spool = Spool::with_input("settle = \"0s\"\nend_marker = \"EOF\"", &configuration);
+        let (mut rest, mut number) = (records.as_slice(), 0);
+        while !rest.is_empty() {
+            let (file, more) = rest.split_at(sizes().min(rest.len()));
+            spool.drop_file(format!("f{number:03}"), file.concat());
+            (rest, number) = (more, number + 1);
+        }
+        spool.drop_file("g", "EOF\n");
+        spool.run_once();
+        assert_eq!(spool.read("late.jsonl"), "");
+        let lines = |view: &View| {
+            let text = spool.read(&format!("{}.csv", view.name));
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        VIEWS.iter().filter(|view| view.mode != Mode::Update).map(lines).collect::<Vec<_>>()
+    };
+    let whole = run(&mut || usize::MAX);
+    assert!(whole.iter().all(|lines| lines.len() > 10));
+    assert_eq!(run(&mut || 1), whole);
+    let mut random = Random(6);
+    assert_eq!(run(&mut || 1 + random.below(30) as usize), whole);
 }

@@ -142,6 +142,17 @@ mod tests {
         migrate(&mut connection).unwrap();
     }
 
+    /// Who only looks does not bring it up to date.
+    #[test]
+    fn an_older_ledger_is_not_looked_into() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", MIGRATIONS.len() - 1).unwrap();
+        let error = check(&connection).unwrap_err().to_string();
+        assert!(error.contains("`spoolmill run --once` brings it up to date"), "{error}");
+        connection.pragma_update(None, "user_version", MIGRATIONS.len()).unwrap();
+        check(&connection).unwrap();
+    }
+
     #[test]
     fn a_newer_ledger_is_refused() {
         let mut connection = Connection::open_in_memory().unwrap();
