@@ -21,6 +21,7 @@ use crate::ledger::Ledger;
 use crate::queries::Queries;
 use crate::source::rules;
 use crate::source::watch::{self, Hint, Watch};
+use crate::status::live::{Live, Told};
 use crate::telemetry::{self, Pulse};
 use job::{Job, Round};
 
@@ -71,6 +72,8 @@ pub struct Setting {
     pub wakes: (SyncSender<Wake>, Receiver<Wake>),
     /// Heartbeat and stop flag.
     pub pulse: Pulse,
+    /// When the program was started, in milliseconds since 1970.
+    pub started_ms: i64,
 }
 
 /// Runs the job until it is stopped, drained, or ended by a record.
@@ -78,7 +81,8 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
     let mut daemon = Daemon::open(config, setting)?;
     loop {
         telemetry::notify(&[NotifyState::Ready]);
-        let new = match daemon.run()? {
+        let ending = daemon.run().inspect_err(|error| daemon.note_failure(error))?;
+        let new = match ending {
             Ending::Done(why) => return daemon.finish(why),
             Ending::Reload(new) => new,
         };
@@ -131,6 +135,8 @@ struct Daemon<'a> {
     reload: bool,
     status_due: Instant,
     committed_at_start: u64,
+    live: Live,
+    told: Told,
 }
 
 impl<'a> Daemon<'a> {
@@ -141,6 +147,7 @@ impl<'a> Daemon<'a> {
         let network = config.network_file_system();
         let watch = open_watch(&config, setting, &hints_lost, network)?;
         let polls = watch.is_none();
+        let (told, before) = (Told::open(&config.state), Live::read(&config.state));
         let mut job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
         job.rebuild_views(&setting.pulse).map_err(Failure::into_error)?;
         if let Err(error) = job.make_finals(&setting.pulse) {
@@ -158,6 +165,8 @@ impl<'a> Daemon<'a> {
             setting,
             reload: false,
             status_due: Instant::now(),
+            live: Live { started_ms: setting.started_ms, paused: None, ..before },
+            told,
         })
     }
 
@@ -176,15 +185,21 @@ impl<'a> Daemon<'a> {
                 return Ok(Ending::Reload(Box::new(new)));
             }
             match self.round() {
-                Ok(Round::Worked) => (pause, failures) = (PAUSE_MIN, 0),
+                Ok(Round::Worked) => {
+                    (pause, failures) = (PAUSE_MIN, 0);
+                    self.live.pauses(None);
+                }
                 Ok(Round::Ended) => return Ok(Ending::Done("ended by its end marker")),
                 Ok(Round::Idle) => {
                     (pause, failures) = (PAUSE_MIN, 0);
+                    self.live.pauses(None);
                     if self.setting.until == Until::Drained && self.is_drained()? {
                         return Ok(Ending::Done("drained"));
                     }
                     self.watch_again();
-                    self.sleep_until(self.job.next_due());
+                    let due = self.tell_live();
+                    let next = self.job.next_due();
+                    self.sleep_until(due.map_or(next, |due| due.min(next)));
                 }
                 Err(Failure::Stopped) => {}
                 Err(Failure::Fatal(error)) => return Err(error),
@@ -197,7 +212,23 @@ impl<'a> Daemon<'a> {
                 }
             }
             self.tell_status();
+            self.tell_live();
         }
+    }
+
+    /// Leaves what it is doing where others can read it; when that has to wait, until when.
+    fn tell_live(&mut self) -> Option<Instant> {
+        let (pending, waiting) = self.job.source.pending();
+        self.live.pending = pending as u64;
+        self.live.waiting = waiting as u64;
+        let next = self.job.source.next_name();
+        self.live.next = next.map(|next| telemetry::escaped(next.as_encoded_bytes()));
+        self.told.tell(&self.live)
+    }
+
+    fn note_failure(&mut self, error: &anyhow::Error) {
+        self.live.failed(&format!("{error:#}"));
+        self.told.tell_now(&self.live);
     }
 
     fn round(&mut self) -> crate::failure::Result<Round> {
@@ -234,7 +265,10 @@ impl<'a> Daemon<'a> {
                     self.job.make_finals(&self.setting.pulse)?;
                     break;
                 }
-                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Fatal(error)) => {
+                    self.note_failure(&error);
+                    return Err(error);
+                }
                 Err(failure) if self.setting.pulse.must_stop() => {
                     let error = failure.into_error();
                     tracing::warn!(error = %format!("{error:#}"), "left for the next start");
@@ -249,6 +283,9 @@ impl<'a> Daemon<'a> {
                 }
             }
         }
+        self.live.pauses(None);
+        self.tell_live();
+        self.told.tell_now(&self.live);
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         tracing::info!(microbatches, "{why}");
         Ok(())
@@ -288,6 +325,8 @@ impl<'a> Daemon<'a> {
         let error = failure.into_error();
         let seconds = pause.as_secs_f64();
         tracing::error!(error = %format!("{error:#}"), seconds, "paused; nothing is lost, trying again");
+        self.live.pauses(Some(&format!("{error:#}")));
+        self.note_failure(&error);
         let status = format!("paused: {error:#}");
         telemetry::notify(&[NotifyState::Status(&status)]);
         let due = Instant::now() + pause;
@@ -347,8 +386,8 @@ impl<'a> Daemon<'a> {
             return;
         }
         self.status_due = Instant::now() + STATUS_EVERY;
-        let (pending, oldest) = self.job.source.pending();
-        let oldest = oldest.map_or(String::new(), |oldest| {
+        let (pending, _) = self.job.source.pending();
+        let oldest = self.job.source.oldest().map_or(String::new(), |oldest| {
             let seconds = Duration::from_secs(oldest.as_secs());
             format!(", the oldest for {}", humantime::format_duration(seconds))
         });

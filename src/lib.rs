@@ -36,6 +36,7 @@
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
+//! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `source`, `telemetry` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!
@@ -117,6 +118,7 @@ pub mod queries;
 pub mod record;
 pub mod sink;
 pub mod source;
+pub mod status;
 pub mod telemetry;
 pub mod transform;
 pub mod units;

@@ -4,6 +4,7 @@
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 
+pub mod earlier;
 pub mod flow;
 mod formats;
 pub mod prepare;
@@ -33,11 +34,12 @@ use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, StatePut, V
 use crate::publish::{self, Publisher};
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
-use crate::source::archive::{Archived, Archiver, Debt, Fate, Touched};
+use crate::source::archive::{Archived, Archiver, Touched};
 use crate::source::input::Input;
 use crate::source::queue::Key;
+use earlier::Earlier;
 use prepare::Prepared;
-use report::{log, report};
+use report::{debt, log, report};
 use vanished::Vanished;
 use views::{Tapped, Views};
 
@@ -60,6 +62,7 @@ pub struct Pipeline {
     pub archiver: Archiver,
     /// The continuous queries.
     pub views: Views,
+    earlier: Earlier,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
     unarchived: Vec<(Committed, Input)>,
@@ -89,12 +92,19 @@ struct Stuck {
 
 impl Pipeline {
     /// A pipeline with nothing in it.
-    pub fn new(ledger: Ledger, publisher: Publisher, archiver: Archiver, views: Views) -> Self {
+    pub fn new(
+        ledger: Ledger,
+        publisher: Publisher,
+        archiver: Archiver,
+        views: Views,
+        earlier: Earlier,
+    ) -> Self {
         Self {
             ledger,
             publisher,
             archiver,
             views,
+            earlier,
             unpublished: Vec::new(),
             unarchived: Vec::new(),
             stuck: Vec::new(),
@@ -218,6 +228,7 @@ impl Pipeline {
                 self.forget_settled()?;
                 for committed in &committed {
                     self.superseded.remove(&committed.batch().name);
+                    self.earlier.note(committed)?;
                 }
                 self.unpublished.extend(committed.into_iter().zip(inputs.into_iter().map(Some)));
                 Ok(ended)
@@ -233,6 +244,12 @@ impl Pipeline {
                 Err(failure)
             }
         }
+    }
+
+    /// Links what is prepared to earlier files; false when it must wait for the group before it.
+    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared]) -> bool {
+        let next = self.ledger.last_sequence() + 1 + group.len() as u64;
+        self.earlier.link(prepared, group, next)
     }
 
     /// Gives an input back to the source, with what was prepared of it undone.
@@ -471,14 +488,4 @@ fn rename_first(group: &[Prepared], source: &Source) -> Result<()> {
         source.folder().rename_no_replace(&prepared.batch.name, source.folder(), &archived)?;
     }
     Ok(())
-}
-
-fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
-    let batch = committed.batch();
-    let fate = match batch.quarantined {
-        Some(_) => Fate::Failed { report },
-        None => Fate::Processed,
-    };
-    let name: &OsStr = &batch.name;
-    Debt { name, identity: &batch.identity, sequence: committed.sequence(), fate }
 }

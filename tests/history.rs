@@ -91,3 +91,25 @@ fn a_ledger_is_found_under_any_name() {
     spool.run_once();
     assert_eq!(lines(&spool, &[]).len(), 1);
 }
+
+/// Any question, and nothing that would change anything.
+#[test]
+fn a_query_is_answered() {
+    let spool = job();
+    let query =
+        "select outcome, count(*) as n, max(reason) as why from history group by 1 order by 1";
+    let rows = lines(&spool, &["--sql", query]);
+    assert_eq!(rows[..2], ["outcome\tn\twhy", "processed\t2\tnull"], "{rows:?}");
+    assert!(rows[2].starts_with("quarantined\t1\tcannot be read"), "{rows:?}");
+    let json = lines(&spool, &["--json", "--sql", "select file, time from history where read = 2"]);
+    let row: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
+    assert_eq!(row["file"].as_str(), Some("a\u{1b}[31m"));
+    assert!(row["time"].as_str().unwrap().starts_with("20"), "{row}");
+    for wrong in
+        ["delete from microbatch", "select nothing from history", "pragma user_version = 9"]
+    {
+        let refused = spool.run("history", &["--sql", wrong]);
+        assert_eq!(refused.status.code(), Some(1), "{wrong}");
+    }
+    assert_eq!(lines(&spool, &[]).len(), 3);
+}

@@ -61,6 +61,12 @@ mod kills;
 /// What was committed.
 mod history;
 
+/// Looking into a job and mending it.
+mod operate;
+
+/// Files with the content of an earlier one.
+mod duplicates;
+
 /// Locks, signals, reload, systemd.
 mod service;
 

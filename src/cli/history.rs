@@ -1,15 +1,15 @@
 //! `spoolmill history`: the microbatches of a job, the newest first.
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 use globset::Glob;
 
 use super::delivery::quiet_if_reader_left;
+use super::shape::{json, line};
 use super::{JobFile, Misuse};
 use crate::ledger::{Entry, Look, Outcome, now_ms};
-use crate::telemetry;
+use crate::telemetry::escaped;
 use crate::units::Span;
 
 /// Microbatches that are shown unless more are asked for.
@@ -34,6 +34,9 @@ pub struct History {
     /// One JSON object on each line
     #[arg(long)]
     json: bool,
+    /// The answer to this query in SQLite's SQL; the table is `history`
+    #[arg(long, value_name = "QUERY", conflicts_with_all = ["file", "since", "outcome", "limit"])]
+    sql: Option<String>,
 }
 
 /// `--outcome`.
@@ -41,11 +44,15 @@ pub struct History {
 enum Wanted {
     Processed,
     Quarantined,
+    Skipped,
 }
 
 impl History {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
+        if let Some(query) = &self.sql {
+            return answer(&Look::open(&config.state)?, query, self.json);
+        }
         let glob = self.file.as_deref().map(Glob::new).transpose();
         let glob = glob.map_err(|_| Misuse("--file: expected a glob such as \"orders_*\""))?;
         let glob = glob.map(|glob| glob.compile_matcher());
@@ -58,6 +65,7 @@ impl History {
                     None => true,
                     Some(Wanted::Processed) => outcome == Outcome::Processed,
                     Some(Wanted::Quarantined) => outcome == Outcome::Quarantined,
+                    Some(Wanted::Skipped) => outcome == Outcome::Skipped,
                 }
         };
         let (mut out, mut left) = (std::io::BufWriter::new(std::io::stdout()), self.limit);
@@ -65,7 +73,7 @@ impl History {
             if !fits(&entry) {
                 return Ok(true);
             }
-            let line = if self.json { json(&entry) } else { line(&entry) };
+            let line = if self.json { format!("{}\n", json(&entry)) } else { line(&entry) };
             out.write_all(line.as_bytes())?;
             left = left.wrapping_sub(1);
             Ok(left != 0)
@@ -74,46 +82,26 @@ impl History {
     }
 }
 
-fn time(at_ms: i64) -> String {
-    let since_1970 = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_1970).to_string()
-}
-
-/// For people: names and reasons with everything that a terminal would take for itself escaped.
-fn line(entry: &Entry) -> String {
-    let Entry { sequence, bytes, read, written, rejected, .. } = entry;
-    let (at, file) = (time(entry.at_ms), telemetry::escaped(entry.name.as_encoded_bytes()));
-    match (&entry.reason, entry.outcome()) {
-        (Some(reason), _) => {
-            let reason = telemetry::escaped(reason.as_bytes());
-            format!("{sequence}  {at}  {file}  quarantined: {reason}\n")
-        }
-        (None, Outcome::WithoutFile) => format!("{sequence}  {at}  without a file\n"),
-        (None, _) => format!(
-            "{sequence}  {at}  {file}  {bytes} bytes, {read} records read, {written} written, \
-             {rejected} rejected\n"
-        ),
-    }
-}
-
-fn json(entry: &Entry) -> String {
-    let name: &OsStr = &entry.name;
-    let outcome = match entry.outcome() {
-        Outcome::Processed => "processed",
-        Outcome::Quarantined => "quarantined",
-        Outcome::WithoutFile => "without_file",
+/// The rows of a query: as objects, or with their values beside each other under the names of the
+/// columns.
+fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
+    let (mut out, mut began) = (std::io::BufWriter::new(std::io::stdout()), false);
+    let row = |cells: Vec<String>| cells.join("\t") + "\n";
+    let cell = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => escaped(text.as_bytes()),
+        value => value.to_string(),
     };
-    let object = serde_json::json!({
-        "microbatch": entry.sequence,
-        "time": time(entry.at_ms),
-        "file": String::from_utf8_lossy(name.as_encoded_bytes()),
-        "outcome": outcome,
-        "reason": entry.reason,
-        "bytes": entry.bytes,
-        "read": entry.read,
-        "written": entry.written,
-        "rejected": entry.rejected,
-        "watermark_us": entry.watermark,
+    let shown = look.query(query, |names, values| {
+        let line = if json {
+            let object: serde_json::Map<_, _> = names.iter().cloned().zip(values).collect();
+            format!("{}\n", serde_json::Value::Object(object))
+        } else {
+            let head = row(names.iter().map(|name| escaped(name.as_bytes())).collect());
+            let head = if began { String::new() } else { head };
+            head + &row(values.iter().map(cell).collect())
+        };
+        began = true;
+        Ok(out.write_all(line.as_bytes())?)
     });
-    format!("{object}\n")
+    quiet_if_reader_left(shown.and_then(|()| Ok(out.flush()?)))
 }

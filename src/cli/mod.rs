@@ -5,14 +5,19 @@
 mod batch;
 mod check;
 mod delivery;
+mod explain;
 mod history;
 mod progress;
+mod requeue;
 mod run;
+mod shape;
 #[cfg(feature = "sql")]
 mod shown;
 mod signals;
 mod split;
+mod status;
 mod stream;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -53,8 +58,16 @@ enum Verb {
     Split(split::Split),
     /// Check everything that a start would need, and print the job as it is understood
     Check(check::Check),
+    /// Show how the job stands
+    Status(status::Show),
     /// Show what was committed, the newest first
     History(history::History),
+    /// Say what has become of a file, or why it is not taken yet
+    Explain(explain::Explain),
+    /// Hold the output, the rejects and the folder against the ledger
+    Verify(verify::Verify),
+    /// Put a file back that was set aside, or take a processed one again
+    Requeue(requeue::Requeue),
 }
 
 /// The job file of a verb.
@@ -81,7 +94,11 @@ impl Cli {
             Verb::Stream(stream) => stream.run(),
             Verb::Split(split) => split.run(),
             Verb::Check(check) => check.run(),
+            Verb::Status(show) => show.run(),
             Verb::History(history) => history.run(),
+            Verb::Explain(explain) => explain.run(),
+            Verb::Verify(verify) => verify.run(),
+            Verb::Requeue(requeue) => requeue.run(),
         }
     }
 }

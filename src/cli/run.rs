@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{JobFile, signals};
 use crate::daemon::{self, Setting, Until, WAKES_MAX};
+use crate::ledger::now_ms;
 use crate::telemetry::Pulse;
 
 #[derive(Debug, Args)]
@@ -25,12 +26,13 @@ impl Run {
         let config = self.job.read()?;
         config.check_surroundings()?;
         let pulse = Pulse::of_the_service();
+        let started_ms = now_ms();
         let wakes = sync_channel(WAKES_MAX);
         signals::forward(wakes.0.clone(), pulse.clone())?;
         if !self.reset_view.is_empty() {
             daemon::reset_views(&config, &self.reset_view)?;
         }
         let until = if self.once { Until::Drained } else { Until::Stopped };
-        daemon::run(config, &Setting { until, wakes, pulse })
+        daemon::run(config, &Setting { until, wakes, pulse, started_ms })
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "sql")]
 use crate::aggregate;
 use crate::source::archive::Action;
-use crate::source::rules::{Empty, HardLinks, Order, Watch};
+use crate::source::rules::{Duplicates, Empty, HardLinks, Order, Watch};
 use crate::units::{Size, Span};
 use crate::{decode, sink, transform};
 
@@ -145,6 +145,8 @@ pub struct Input {
     pub empty: Empty,
     /// What a file with more than one name is.
     pub hard_links: HardLinks,
+    /// What a file with the content of an earlier one is.
+    pub duplicates: Duplicates,
     /// Longest record in bytes.
     pub max_record: Size,
     /// A record that ends the job.
@@ -170,6 +172,7 @@ impl Default for Input {
             incomplete_grace: Span::seconds(600),
             empty: Empty::Accept,
             hard_links: HardLinks::Wait,
+            duplicates: Duplicates::Process,
             max_record: Size(16 << 20),
             end_marker: None,
             complete: None,

@@ -3,17 +3,17 @@
 //! What holds here: the locks are held as long as the job is open; what is taken from the source is
 //! committed in the order in which it was taken.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::opening::{claim, locks, open_queries, sweep};
 use crate::config::{Config, Problem};
-use crate::decode::compression::Compression;
+use crate::decode::compression::{self, Compression};
 use crate::durable;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
+use crate::pipeline::earlier::Earlier;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
 use crate::publish::parts::WAITING;
@@ -24,6 +24,7 @@ use crate::source::Source;
 use crate::source::archive::Archiver;
 use crate::source::input::Input;
 use crate::source::queue::{Key, Why};
+use crate::source::requeued::Requeued;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
@@ -103,11 +104,13 @@ impl Job {
         let archiver =
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
         let rules = config.rules.clone();
-        let mut source = Source::open(directory, rules, polls, shares_clock, plain)?;
+        let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
         let staging = sweep(&ledger, &staging_path, "")?;
         let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING));
         let parts = parts.transpose()?;
-        let mut pipeline = Pipeline::new(ledger, publisher, archiver, views);
+        let requeued = Requeued::of_state(&config.state);
+        let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
+        let mut pipeline = Pipeline::new(ledger, publisher, archiver, views, earlier);
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
         if let Some(reason) = publish::begins_otherwise(output, &header) {
@@ -179,13 +182,19 @@ impl Job {
                 return (group, trouble);
             }
             let large = inputs.iter().any(is_large);
+            let mut waits = false;
             for prepared in self.prepare(inputs, &group, pulse) {
                 match prepared {
                     // What comes behind a failure must not overtake it.
-                    Ok(prepared) if trouble.is_some() => self.give_back(prepared),
-                    Ok(prepared) => {
-                        bytes += staged_bytes(&prepared);
-                        group.push(prepared);
+                    Ok(prepared) if waits || trouble.is_some() => self.give_back(prepared),
+                    Ok(mut prepared) => {
+                        if self.pipeline.link(&mut prepared, &group) {
+                            bytes += staged_bytes(&prepared);
+                            group.push(prepared);
+                        } else {
+                            waits = true;
+                            self.give_back(prepared);
+                        }
                     }
                     Err(failed) => {
                         let (input, failure) = *failed;
@@ -193,7 +202,7 @@ impl Job {
                     }
                 }
             }
-            if trouble.is_some() {
+            if waits || trouble.is_some() {
                 return (group, trouble);
             }
             if large {
@@ -456,15 +465,4 @@ fn is_large(input: &Input) -> bool {
 
 fn staged_bytes(prepared: &Prepared) -> u64 {
     prepared.batch.additions.iter().map(|addition| addition.length).sum()
-}
-
-/// How the rules of completeness look into a file.
-fn plain<'a>(
-    name: &OsStr,
-    file: &'a File,
-) -> std::io::Result<Option<Box<dyn std::io::Read + Send + 'a>>> {
-    match Compression::of(name.as_encoded_bytes()) {
-        Compression::None => Ok(None),
-        compression => compression.decompress(file).map(Some),
-    }
 }

@@ -3,6 +3,8 @@
 //! What holds here: all members of a gzip or zstd file are read; one that ends in the middle is
 //! told from one that is broken, since the first may still be arriving.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,6 +50,14 @@ impl Compression {
                 Ok(Box::new(zstd::stream::read::Decoder::with_buffer(input)?))
             }),
         }
+    }
+}
+
+/// The plain bytes of a file of this name; `None` where they are plain already.
+pub fn plain<'a>(name: &OsStr, file: &'a File) -> io::Result<Option<Reader<'a>>> {
+    match Compression::of(name.as_encoded_bytes()) {
+        Compression::None => Ok(None),
+        compression => compression.decompress(file).map(Some),
     }
 }
 

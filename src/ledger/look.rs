@@ -2,18 +2,22 @@
 //!
 //! What holds here: nothing is written, and no lock is held longer than one question takes.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row, params};
+use serde_json::Value;
 
+use super::tally::Tally;
 use super::{BUSY, FILE, schema};
+use crate::record::Identity;
 
 /// A ledger that is only read.
 pub struct Look {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// What became of a microbatch.
@@ -23,6 +27,8 @@ pub enum Outcome {
     Processed,
     /// Its file was set aside.
     Quarantined,
+    /// Nothing was made of its file, since its content had been processed before.
+    Skipped,
     /// It had no file: the clock closed windows, or a view was made anew.
     WithoutFile,
 }
@@ -46,8 +52,18 @@ pub struct Entry {
     pub written: u64,
     /// Records written to the rejects.
     pub rejected: u64,
+    /// Records that a view has missed, once for each view.
+    pub late: u64,
     /// The watermark that it left, in microseconds since 1970.
     pub watermark: Option<i64>,
+    /// An earlier microbatch whose file had the same content.
+    pub duplicate_of: Option<u64>,
+    /// Nothing was made of the file, since its content had been processed before.
+    pub skipped: bool,
+    /// The microbatch that somebody has asked to repeat.
+    pub again_of: Option<u64>,
+    /// Which file it was.
+    pub identity: Identity,
 }
 
 impl Entry {
@@ -55,6 +71,7 @@ impl Entry {
     pub fn outcome(&self) -> Outcome {
         match &self.reason {
             Some(_) => Outcome::Quarantined,
+            None if self.skipped => Outcome::Skipped,
             None if self.name.is_empty() => Outcome::WithoutFile,
             None => Outcome::Processed,
         }
@@ -92,11 +109,8 @@ impl Look {
         since_ms: i64,
         mut wanted: impl FnMut(Entry) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
-        let select =
-            "SELECT sequence, committed_ms, name, size, quarantined, read, written, rejected,
-                watermark
-            FROM microbatch ORDER BY sequence DESC";
-        let mut statement = self.connection.prepare(select)?;
+        let select = format!("{ENTRIES} ORDER BY sequence DESC");
+        let mut statement = self.connection.prepare(&select)?;
         let mut rows = statement.query(())?;
         while let Some(row) = rows.next()? {
             let entry = entry(row)?;
@@ -109,6 +123,107 @@ impl Look {
             }
         }
         Ok(())
+    }
+
+    /// The newest microbatches, at most so many.
+    pub fn newest(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
+        self.entries("ORDER BY sequence DESC LIMIT ?", [most])
+    }
+
+    /// The newest whose file was set aside, at most so many.
+    pub fn newest_quarantined(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
+        self.entries("WHERE quarantined IS NOT NULL ORDER BY sequence DESC LIMIT ?", [most])
+    }
+
+    /// What became of files of this name, the newest first, at most so many.
+    pub fn named(&self, name: &OsStr, most: u64) -> anyhow::Result<Vec<Entry>> {
+        let values = params![name.as_bytes(), most];
+        self.entries("WHERE name = ? ORDER BY sequence DESC LIMIT ?", values)
+    }
+
+    /// The microbatch of this number.
+    pub fn numbered(&self, sequence: u64) -> anyhow::Result<Option<Entry>> {
+        Ok(self.entries("WHERE sequence = ?", [sequence])?.pop())
+    }
+
+    /// The answer to a query in SQLite's SQL, of which the table is `history`: the names of the columns,
+    /// and the values of a row.
+    ///
+    /// # Errors
+    /// When the query is wrong, or would change anything.
+    pub fn query(
+        &self,
+        query: &str,
+        mut take: impl FnMut(&[String], Vec<Value>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.connection.execute_batch(HISTORY)?;
+        let mut statement = self.connection.prepare(query)?;
+        anyhow::ensure!(statement.readonly(), "the query would change the ledger");
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+        let mut rows = statement.query(())?;
+        while let Some(row) = rows.next()? {
+            let values = (0..names.len()).map(|at| Ok(value(row.get_ref(at)?)));
+            take(&names, values.collect::<rusqlite::Result<_>>()?)?;
+        }
+        Ok(())
+    }
+
+    fn entries(&self, which: &str, values: impl rusqlite::Params) -> anyhow::Result<Vec<Entry>> {
+        let mut statement = self.connection.prepare(&format!("{ENTRIES} {which}"))?;
+        let rows = statement.query_map(values, entry)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The totals at the end of this minute since 1970; [`i64::MAX`] asks for those of now.
+    pub fn tally(&self, minute: i64) -> anyhow::Result<Tally> {
+        Ok(Tally::at(&self.connection, minute)?)
+    }
+
+    /// The totals of each minute after this one in which something was committed, in order.
+    pub fn tallies(&self, after: i64) -> anyhow::Result<Vec<Tally>> {
+        Ok(Tally::after(&self.connection, after)?)
+    }
+
+    /// Microbatches whose input is not durably archived yet, with their names.
+    pub fn unarchived(&self) -> anyhow::Result<Vec<(u64, OsString)>> {
+        let select = "SELECT sequence, name FROM unarchived JOIN microbatch USING (sequence)";
+        let mut statement = self.connection.prepare(select)?;
+        let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        let named =
+            rows.map(|row| row.map(|(sequence, name)| (sequence, OsString::from_vec(name))));
+        Ok(named.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The names of the views, in the order in which they came.
+    pub fn views(&self) -> anyhow::Result<Vec<String>> {
+        let mut statement = self.connection.prepare("SELECT name FROM view ORDER BY id")?;
+        let rows = statement.query_map((), |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+/// What an [`Entry`] is made of.
+pub(super) const ENTRIES: &str =
+    "SELECT sequence, committed_ms, name, size, quarantined, read, written, rejected,
+    watermark, late, duplicate_of, skipped, again_of, inode, modified_ns, hash FROM microbatch";
+
+/// The microbatches as a user wants to ask for them.
+const HISTORY: &str = "CREATE TEMP VIEW history AS SELECT
+    sequence AS microbatch,
+    strftime('%Y-%m-%dT%H:%M:%fZ', committed_ms / 1000.0, 'unixepoch') AS time,
+    CAST(name AS TEXT) AS file,
+    CASE WHEN quarantined IS NOT NULL THEN 'quarantined' WHEN skipped THEN 'skipped'
+        WHEN name = x'' THEN 'without_file' ELSE 'processed' END AS outcome,
+    quarantined AS reason, size AS bytes, read, written, rejected, late, watermark AS watermark_us,
+    duplicate_of, again_of
+    FROM main.microbatch";
+
+fn value(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => number.into(),
+        ValueRef::Real(number) => number.into(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
     }
 }
 
@@ -133,7 +248,7 @@ fn uri(path: &Path) -> String {
 /// Milliseconds in a day.
 const DAY_MS: i64 = 86_400_000;
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         sequence: row.get(0)?,
         at_ms: row.get(1)?,
@@ -143,6 +258,16 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         read: row.get(5)?,
         written: row.get(6)?,
         rejected: row.get(7)?,
+        late: row.get(9)?,
         watermark: row.get(8)?,
+        duplicate_of: row.get(10)?,
+        skipped: row.get(11)?,
+        again_of: row.get(12)?,
+        identity: Identity {
+            inode: row.get::<_, i64>(13)?.cast_unsigned(),
+            size: row.get(3)?,
+            modified_ns: row.get(14)?,
+            hash: row.get(15)?,
+        },
     })
 }

@@ -69,8 +69,16 @@ pub struct Microbatch {
     pub written: u64,
     /// Records written to the rejects.
     pub rejected: u64,
+    /// Records that a view has missed, once for each view.
+    pub late: u64,
     /// The watermark that it leaves, in microseconds since 1970; that of the one before unless given.
     pub watermark: Option<i64>,
+    /// An earlier microbatch whose file had the same content.
+    pub duplicate_of: Option<u64>,
+    /// Nothing was made of the file, since its content had been processed before.
+    pub skipped: bool,
+    /// The microbatch that somebody has asked to repeat.
+    pub again_of: Option<u64>,
 }
 
 impl Microbatch {
@@ -86,7 +94,11 @@ impl Microbatch {
             read: 0,
             written: 0,
             rejected: 0,
+            late: 0,
             watermark: None,
+            duplicate_of: None,
+            skipped: false,
+            again_of: None,
         }
     }
 
@@ -100,6 +112,7 @@ impl Microbatch {
     pub fn has_input(&self) -> bool {
         !self.name.is_empty()
     }
+
     /// The staging files that it names.
     pub fn files(&self) -> impl Iterator<Item = &OsString> {
         self.additions.iter().filter_map(|addition| match &addition.payload {

@@ -15,26 +15,29 @@
 //! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
+mod audit;
 mod clock;
 mod look;
 mod microbatch;
+mod rows;
 mod schema;
+mod tally;
 mod views;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
-use crate::record::Identity;
+pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
+pub use tally::{MINUTE_MS, Tally};
 pub use views::{Reading, StatePut, ViewId};
 
 /// The file in the state directory.
@@ -89,6 +92,7 @@ pub struct Ledger {
     path: PathBuf,
     last: u64,
     watermark: Option<i64>,
+    tally: Tally,
     positions: HashMap<Target, Position>,
     /// The views of the job.
     views: Vec<ViewId>,
@@ -116,9 +120,10 @@ impl Ledger {
                 FROM microbatch ORDER BY sequence DESC LIMIT 1";
             let last = connection.query_row(select, (), |row| Ok((row.get(0)?, row.get(1)?)));
             let (last, watermark) = last.optional()?.unwrap_or((0, None));
+            let tally = Tally::at(&connection, i64::MAX)?;
             let path = path.clone();
             let (positions, views) = (HashMap::new(), Vec::new());
-            Ok(Self { connection, path, last, watermark, positions, views })
+            Ok(Self { connection, path, last, watermark, tally, positions, views })
         };
         let doing = || format!("open the ledger {}", path.display());
         open().with_context(doing).map_err(Failure::Fatal)
@@ -166,12 +171,13 @@ impl Ledger {
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
         let (mut positions, mut sequence) = (before.clone(), self.last);
-        let mut watermark = self.watermark;
+        let (mut watermark, mut tally) = (self.watermark, self.tally);
         let mut committed = Vec::with_capacity(group.len());
         for mut batch in group {
             sequence += 1;
             watermark = batch.watermark.or(watermark);
             batch.watermark = watermark;
+            tally.add(&batch);
             let starts = batch.additions.iter_mut().map(|addition| {
                 let position =
                     positions.entry(addition.target).or_insert(Position { generation: 0, end: 0 });
@@ -185,25 +191,21 @@ impl Ledger {
         }
         let open = self.views.clone();
         self.transact(|connection| {
-            insert(connection, &committed)?;
+            rows::insert(connection, &committed)?;
             views::saw(connection, &open, sequence)?;
-            let mut update = connection
-                .prepare_cached("UPDATE target SET generation = ?, end = ? WHERE id = ?")?;
-            for (target, position) in
-                positions.iter().filter(|(target, at)| before.get(target) != Some(at))
-            {
-                update.execute(params![position.generation, position.end, target.0])?;
-            }
+            rows::update_targets(connection, &before, &positions, now_ms())?;
             views::put(connection, states)?;
-            forget(connection, settled)
+            tally.put(connection)?;
+            rows::forget(connection, settled)
         })?;
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
+        self.tally = tally;
         Ok(committed)
     }
 
     /// Forgets what is settled, when no commit comes that could carry it.
     pub fn settle(&mut self, settled: &Settled) -> Result<()> {
-        self.transact(|connection| forget(connection, settled))
+        self.transact(|connection| rows::forget(connection, settled))
     }
 
     fn transact(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<()> {
@@ -226,20 +228,20 @@ impl Ledger {
     /// inputs that may not be archived.
     pub fn owed(&self) -> Result<Vec<Committed>> {
         let select = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
-                quarantined, read, written, rejected, watermark
+                quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of
             FROM microbatch WHERE sequence IN
                 (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
             ORDER BY sequence";
         let load = || -> rusqlite::Result<Vec<Committed>> {
             let mut statement = self.connection.prepare(select)?;
-            let rows = statement.query_map((), committed_of)?;
+            let rows = statement.query_map((), rows::committed_of)?;
             let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let mut spans = self.connection.prepare(
                 "SELECT target, bytes, file, length, checksum, generation, start, skip
                 FROM owed JOIN span USING (sequence, target) WHERE sequence = ? ORDER BY target",
             )?;
             for committed in &mut all {
-                load_spans(&mut spans, committed)?;
+                rows::load_spans(&mut spans, committed)?;
             }
             Ok(all)
         };
@@ -297,7 +299,7 @@ impl Ledger {
                 params![position.generation, first.end, target.0, first.generation, header.len()],
             )?;
             if !header.is_empty() {
-                prepend(connection, target, position.generation, header)?;
+                rows::prepend(connection, target, position.generation, header)?;
             }
             connection.execute(
                 "UPDATE target SET generation = ?, end = ? WHERE id = ?",
@@ -307,6 +309,18 @@ impl Ledger {
         })?;
         self.positions.insert(target, position);
         Ok(())
+    }
+
+    /// The contents of the last files that were processed, the newest first, at most so many.
+    pub fn last_contents(&self, most: usize) -> Result<Vec<([u8; 32], u64)>> {
+        let load = || -> rusqlite::Result<_> {
+            let select = "SELECT hash, sequence FROM microbatch
+                WHERE quarantined IS NULL AND NOT skipped AND size > 0
+                ORDER BY sequence DESC LIMIT ?";
+            let mut statement = self.connection.prepare(select)?;
+            statement.query_map([most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        load().map_err(failure)
     }
 
     /// How many microbatches have been committed.
@@ -333,149 +347,6 @@ fn synchronous(connection: &Connection) -> rusqlite::Result<i64> {
 fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
     let image = connection.serialize("main").map(|data| data.to_vec()).unwrap_or_default();
     Act::Commit(path, synchronous(connection).unwrap_or_default(), image)
-}
-
-fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
-    let mut microbatch = connection.prepare_cached(
-        "INSERT INTO microbatch (sequence, committed_ms, name, inode, size, modified_ns, hash,
-            quarantined, read, written, rejected, watermark)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )?;
-    let mut span = connection.prepare_cached(
-        "INSERT INTO span (sequence, target, generation, start, length, checksum)
-            VALUES (?, ?, ?, ?, ?, ?)",
-    )?;
-    let mut owed = connection.prepare_cached(
-        "INSERT INTO owed (sequence, target, bytes, file, skip) VALUES (?, ?, ?, ?, ?)",
-    )?;
-    let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
-    for committed in group {
-        let Committed { sequence, batch, .. } = committed;
-        let Identity { inode, size, modified_ns, hash } = &batch.identity;
-        microbatch.execute(params![
-            sequence,
-            batch.at_ms,
-            batch.name.as_bytes(),
-            inode.cast_signed(),
-            size,
-            modified_ns,
-            hash,
-            batch.quarantined,
-            batch.read,
-            batch.written,
-            batch.rejected,
-            batch.watermark
-        ])?;
-        if batch.has_input() {
-            unarchived.execute([sequence])?;
-        }
-        if batch.ends {
-            connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
-        }
-        for Span { addition, at } in committed.spans() {
-            let Addition { target, payload, length, checksum, skip, .. } = addition;
-            span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
-            let (bytes, file) = match payload {
-                Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
-                Payload::File(name) => (None, Some(name.as_bytes())),
-            };
-            owed.execute(params![sequence, target.0, bytes, file, skip])?;
-        }
-    }
-    Ok(())
-}
-
-/// Puts the header before the first span of a generation, which left room for it.
-fn prepend(
-    connection: &Connection,
-    target: Target,
-    generation: u64,
-    header: &[u8],
-) -> rusqlite::Result<()> {
-    let room = header.len() as u64;
-    let (sequence, length, checksum): (u64, u64, u32) = connection.query_row(
-        "SELECT sequence, length, checksum FROM span
-            WHERE target = ? AND generation = ? AND start = ?",
-        params![target.0, generation, room],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
-    let mut whole = crc32fast::hash(header);
-    let mut combined = crc32fast::Hasher::new_with_initial_len(whole, room);
-    combined.combine(&crc32fast::Hasher::new_with_initial_len(checksum, length));
-    whole = combined.finalize();
-    connection.execute(
-        "UPDATE span SET start = 0, length = ?, checksum = ? WHERE sequence = ? AND target = ?",
-        params![length + room, whole, sequence, target.0],
-    )?;
-    let select = "SELECT bytes FROM owed WHERE sequence = ? AND target = ?";
-    let owed: Option<Vec<u8>> =
-        connection.query_row(select, params![sequence, target.0], |row| row.get(0))?;
-    // A staging file begins with the header already.
-    let bytes = owed.map(|bytes| [header, &bytes].concat());
-    connection.execute(
-        "UPDATE owed SET bytes = ?, skip = 0 WHERE sequence = ? AND target = ?",
-        params![bytes, sequence, target.0],
-    )?;
-    Ok(())
-}
-
-fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Result<()> {
-    if let Some(published) = settled.published {
-        connection.prepare_cached("DELETE FROM owed WHERE sequence <= ?")?.execute([published])?;
-    }
-    if let Some(view) = settled.rebuilt {
-        views::rebuilt(connection, view)?;
-    }
-    let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
-    for sequence in &settled.archived {
-        archived.execute([sequence])?;
-    }
-    Ok(())
-}
-
-fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
-    let identity = Identity {
-        inode: row.get::<_, i64>(3)?.cast_unsigned(),
-        size: row.get(4)?,
-        modified_ns: row.get(5)?,
-        hash: row.get(6)?,
-    };
-    let batch = Microbatch {
-        name: OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned(),
-        identity,
-        quarantined: row.get(7)?,
-        at_ms: row.get(1)?,
-        additions: Vec::new(),
-        ends: false,
-        read: row.get(8)?,
-        written: row.get(9)?,
-        rejected: row.get(10)?,
-        watermark: row.get(11)?,
-    };
-    Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
-}
-
-fn load_spans(
-    statement: &mut rusqlite::Statement<'_>,
-    committed: &mut Committed,
-) -> rusqlite::Result<()> {
-    let mut rows = statement.query([committed.sequence])?;
-    while let Some(row) = rows.next()? {
-        let payload = match row.get::<_, Option<Vec<u8>>>(1)? {
-            Some(bytes) => Payload::Memory(bytes),
-            None => Payload::File(OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned()),
-        };
-        committed.batch.additions.push(Addition {
-            target: Target(row.get(0)?),
-            payload,
-            length: row.get(3)?,
-            checksum: row.get(4)?,
-            skip: row.get(7)?,
-            whole_checksum: 0,
-        });
-        committed.starts.push(Position { generation: row.get(5)?, end: row.get(6)? });
-    }
-    Ok(())
 }
 
 /// A full disk or a busy ledger passes, and nothing was committed. After any other error it is

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -88,6 +88,41 @@ const MIGRATIONS: [&str; 4] = [
         since  INTEGER NOT NULL
     );
 ",
+    "
+    ALTER TABLE microbatch ADD COLUMN late INTEGER NOT NULL DEFAULT 0;  -- records, once for each view
+    ALTER TABLE microbatch ADD COLUMN duplicate_of INTEGER;  -- an earlier one with the same content
+    ALTER TABLE microbatch ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;  -- for that reason
+    ALTER TABLE microbatch ADD COLUMN again_of INTEGER;      -- the one that it was asked to repeat
+    -- What has become of a file is asked by its name; those set aside are few among many.
+    CREATE INDEX microbatch_name ON microbatch (name);
+    CREATE INDEX microbatch_quarantined ON microbatch (sequence) WHERE quarantined IS NOT NULL;
+    -- The totals since the beginning, as they were at the end of each minute with a commit.
+    CREATE TABLE tally (
+        minute       INTEGER PRIMARY KEY,   -- since 1970
+        microbatches INTEGER NOT NULL,
+        files        INTEGER NOT NULL,      -- processed
+        quarantined  INTEGER NOT NULL,      -- files
+        duplicates   INTEGER NOT NULL,      -- files
+        bytes        INTEGER NOT NULL,      -- of files that were processed
+        read         INTEGER NOT NULL,      -- records
+        written      INTEGER NOT NULL,      -- records
+        rejected     INTEGER NOT NULL,      -- records
+        late         INTEGER NOT NULL       -- records
+    );
+    INSERT INTO tally SELECT minute,
+            sum(microbatches) OVER earlier, sum(files) OVER earlier, sum(quarantined) OVER earlier, 0,
+            sum(bytes) OVER earlier, sum(read) OVER earlier, sum(written) OVER earlier,
+            sum(rejected) OVER earlier, 0
+        FROM (SELECT committed_ms / 60000 AS minute, count(*) AS microbatches,
+                sum(quarantined IS NULL AND name <> x'') AS files,
+                sum(quarantined IS NOT NULL) AS quarantined,
+                sum(iif(quarantined IS NULL, size, 0)) AS bytes,
+                sum(read) AS read, sum(written) AS written, sum(rejected) AS rejected
+            FROM microbatch GROUP BY 1)
+        WINDOW earlier AS (ORDER BY minute);
+    -- When the generation began, milliseconds since 1970; 0 where that is not known.
+    ALTER TABLE target ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Brings the schema up to date.
@@ -123,6 +158,7 @@ pub fn check(connection: &Connection) -> anyhow::Result<()> {
         "it has schema {version} and this program knows {known}: a newer spoolmill has written it; \
          use that one"
     );
+    anyhow::ensure!(version > 0, "the job has never run: a first start has not come far enough");
     anyhow::ensure!(
         version == known,
         "it has schema {version}, this program has {known}: an older spoolmill has written it; \

@@ -76,14 +76,26 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// It goes to quarantine after all; what it would have added stays where nobody looks.
-    #[cfg(feature = "sql")]
+    /// It goes to quarantine after all.
     pub fn condemn(&mut self, reason: String) {
-        self.discarded.extend(self.batch.files().cloned());
+        self.empty();
         self.batch.quarantined = Some(reason);
-        self.batch.additions.clear();
         (self.batch.ends, self.ended) = (false, false);
-        (self.batch.read, self.batch.written, self.batch.rejected) = (0, 0, 0);
+    }
+
+    /// Nothing is made of it, but the end of the job if it says so.
+    pub fn skip(&mut self) {
+        self.empty();
+        self.batch.skipped = true;
+    }
+
+    /// What it would have added stays where nobody looks.
+    fn empty(&mut self) {
+        self.discarded.extend(self.batch.files().cloned());
+        self.batch.additions.clear();
+        self.tapped = Tapped::default();
+        (self.batch.read, self.batch.written) = (0, 0);
+        (self.batch.rejected, self.batch.late) = (0, 0);
     }
 }
 
@@ -165,6 +177,7 @@ impl Preparation<'_> {
             rejects: Stage::new(self.staging),
             late: Stage::new(self.staging),
             rejected: 0,
+            missed: 0,
             tolerance: self.tolerance,
             line: Vec::new(),
         };
@@ -205,6 +218,7 @@ impl Preparation<'_> {
             read: counts.read,
             written: counts.written,
             rejected: counts.rejected,
+            late: staged.missed,
             ..Microbatch::empty(input.name().to_owned(), identity, now_ms)
         };
         Ok((batch, counts.ended, tapped))
@@ -312,6 +326,8 @@ struct Staged<'a> {
     rejects: Stage<'a>,
     late: Stage<'a>,
     rejected: u64,
+    /// Records that a view has missed, once for each view.
+    missed: u64,
     tolerance: Tolerance,
     line: Vec<u8>,
 }
@@ -350,6 +366,7 @@ impl Delivery for Staged<'_> {
 
     #[cfg(feature = "sql")]
     fn late(&mut self, late: &crate::record::Late) -> Result<()> {
+        self.missed += 1;
         self.line.clear();
         crate::sink::late::encode(self.name, late, &mut self.line);
         Ok(self.late.write(&self.line)?)

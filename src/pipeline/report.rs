@@ -1,6 +1,9 @@
 //! What is told of a committed microbatch: a line in the log, a report beside a file in quarantine.
 
+use std::ffi::OsStr;
+
 use crate::ledger::Committed;
+use crate::source::archive::{Debt, Fate};
 
 /// The content of `failed-*.error.json`, the same each time it is made.
 pub fn report(committed: &Committed) -> Vec<u8> {
@@ -28,10 +31,36 @@ pub fn log(committed: &Committed) {
         tracing::info!(microbatch, "committed without a file");
         return;
     }
+    if let Some(earlier) = batch.duplicate_of.filter(|_| batch.skipped) {
+        tracing::info!(microbatch, file, bytes, duplicate_of = earlier, "skipped");
+        return;
+    }
     let Some(reason) = &batch.quarantined else {
         let (read, written, rejected) = (batch.read, batch.written, batch.rejected);
-        tracing::info!(microbatch, file, bytes, read, written, rejected, "committed");
+        let (duplicate_of, again_of) = (batch.duplicate_of, batch.again_of);
+        tracing::info!(
+            microbatch,
+            file,
+            bytes,
+            read,
+            written,
+            rejected,
+            duplicate_of,
+            again_of,
+            "committed"
+        );
         return;
     };
     tracing::warn!(microbatch, file, bytes, reason, "quarantined");
+}
+
+/// What the archive is to do with the input.
+pub fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
+    let batch = committed.batch();
+    let fate = match batch.quarantined {
+        Some(_) => Fate::Failed { report },
+        None => Fate::Processed,
+    };
+    let name: &OsStr = &batch.name;
+    Debt { name, identity: &batch.identity, sequence: committed.sequence(), fate }
 }

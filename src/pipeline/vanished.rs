@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{debt, prepare, report};
+use super::prepare;
+use super::report::{debt, report};
 use crate::failure::Result;
 use crate::ledger::Committed;
 use crate::record::Identity;

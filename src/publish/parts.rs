@@ -152,7 +152,7 @@ fn number(part: &Path) -> Option<u64> {
 }
 
 /// The name of the file of a microbatch.
-fn name(sequence: u64) -> OsString {
+pub fn name(sequence: u64) -> OsString {
     format!("{sequence:0DIGITS$}{SUFFIX}").into()
 }
 

@@ -113,6 +113,11 @@ impl Archiver {
         Ok(Self { action, target: target.map(Dir::open).transpose()? })
     }
 
+    /// True when nothing is left of what was processed.
+    pub fn deletes(&self) -> bool {
+        self.action == Action::Delete
+    }
+
     /// Archives the input that was read on `file`.
     pub fn archive(
         &self,
@@ -237,8 +242,9 @@ impl Archiver {
         Ok(if remains { Archived::Altered } else { Archived::Replaced })
     }
 
-    /// Where the input already is, if an earlier attempt got that far.
-    fn find_archived(
+    /// Where the archived input is: a file of its size and time that is the same one, or has its
+    /// content.
+    pub fn find_archived(
         &self,
         folder: &Dir,
         debt: &Debt<'_>,
@@ -365,7 +371,7 @@ fn archived_name(prefix: &str, name: &OsStr, sequence: u64, attempt: u32) -> OsS
 }
 
 /// What the report of a quarantined file ends in.
-const REPORT_SUFFIX: &str = ".error.json";
+pub const REPORT_SUFFIX: &str = ".error.json";
 
 /// Writes `<archived>.error.json` unless it is there.
 fn report_failure(dir: &Dir, archived: &Path, sequence: u64, report: &[u8]) -> Result<()> {

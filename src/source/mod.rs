@@ -12,7 +12,10 @@ pub mod archive;
 pub mod complete;
 pub mod input;
 pub mod queue;
+pub mod requeued;
 pub mod rules;
+mod standing;
+mod survey;
 pub mod watch;
 
 use std::collections::HashMap;
@@ -30,6 +33,8 @@ use complete::Plain;
 use input::{Found, Input, Stamp, Writers};
 use queue::{Key, Queue, Waiting, Why};
 use rules::{Complete, HardLinks, Rules};
+pub use standing::Standing;
+pub use survey::Survey;
 use watch::Hint;
 
 /// Time between scans when there are no events.
@@ -464,10 +469,20 @@ impl Source {
         self.queue.next_due().map_or(self.scan_due, |due| due.min(self.scan_due))
     }
 
-    /// Files that are known and not done, and how long the longest-waiting one has been unchanged.
-    pub fn pending(&self) -> (usize, Option<Duration>) {
+    /// Files that are known and not done, and of these the ones that are not complete yet.
+    pub fn pending(&self) -> (usize, usize) {
         let (due, waiting, taken) = self.queue.counts();
-        (due + waiting + taken, self.queue.oldest_wait(Instant::now()))
+        (due + waiting + taken, waiting)
+    }
+
+    /// How long the file that has waited longest has been unchanged. It looks at all that wait.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.queue.oldest_wait(Instant::now())
+    }
+
+    /// The next file in order, if one is due.
+    pub fn next_name(&self) -> Option<&OsStr> {
+        self.queue.first()
     }
 }
 

@@ -241,6 +241,11 @@ impl Queue {
         self.waiting.contains_key(name)
     }
 
+    /// The first name that is due.
+    pub fn first(&self) -> Option<&OsStr> {
+        self.due_now.first().map(|key| &*key.name)
+    }
+
     /// How many files are known and not done: due, waiting, taken.
     pub fn counts(&self) -> (usize, usize, usize) {
         (self.due_now.len(), self.waiting.len(), self.taken.len())

@@ -66,6 +66,19 @@ pub enum HardLinks {
     Accept,
 }
 
+/// `input.duplicates`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duplicates {
+    /// A file with the content of an earlier one is processed like any other.
+    #[default]
+    Process,
+    /// Nothing is made of it; it is archived.
+    Skip,
+    /// It is a bad file.
+    Quarantine,
+}
+
 /// A rule for completeness in place of `settle`.
 #[derive(Debug, Clone)]
 pub enum Complete {
@@ -105,16 +118,28 @@ pub struct Rules {
 impl Rules {
     /// True when a file of this name (relative to the folder) may be an input.
     pub fn is_candidate(&self, name: &OsStr) -> bool {
+        self.why_not(name).is_none()
+    }
+
+    /// Why a file of this name (relative to the folder) is never an input, if so.
+    pub fn why_not(&self, name: &OsStr) -> Option<&'static str> {
         let path = Path::new(name);
         let file_name = path.file_name().unwrap_or(name);
         let hidden_folder = || {
             let parents = path.parent().into_iter().flat_map(Path::components);
             parents.into_iter().any(|part| part.as_os_str().as_bytes().starts_with(b"."))
         };
-        !is_reserved(file_name)
-            && self.marked(file_name).is_none()
-            && self.pattern.is_match(Path::new(file_name))
-            && !hidden_folder()
+        reserved(file_name).or_else(|| {
+            if self.marked(file_name).is_some() {
+                Some("it is the marker of another file")
+            } else if !self.pattern.is_match(Path::new(file_name)) {
+                Some("its name does not match `input.pattern`")
+            } else if hidden_folder() {
+                Some("it is in a hidden folder")
+            } else {
+                None
+            }
+        })
     }
 
     /// The name that `name` is the marker of, under the rule `marker`.
@@ -133,13 +158,20 @@ impl Rules {
     }
 }
 
-/// True for names that are never inputs: hidden, our own, or unfinished.
-fn is_reserved(name: &OsStr) -> bool {
+/// What is said of names that are never inputs: hidden, our own, or unfinished.
+fn reserved(name: &OsStr) -> Option<&'static str> {
     let name = name.as_bytes();
-    name.starts_with(b".")
-        || name.starts_with(PROCESSED.as_bytes())
-        || name.starts_with(FAILED.as_bytes())
-        || TEMPORARY.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+    if name.starts_with(b".") {
+        Some("its name begins with a dot")
+    } else if name.starts_with(PROCESSED.as_bytes()) {
+        Some("its name says that it is done")
+    } else if name.starts_with(FAILED.as_bytes()) {
+        Some("its name says that it was set aside")
+    } else if TEMPORARY.iter().any(|suffix| name.ends_with(suffix.as_bytes())) {
+        Some("its name ends in the suffix of an unfinished upload")
+    } else {
+        None
+    }
 }
 
 /// The bytes by which `name` sorts under `natural`: each run of digits by its value.

@@ -1,0 +1,65 @@
+//! How times and microbatches look, to people and as JSON.
+
+use crate::ledger::{Entry, Outcome};
+use crate::telemetry;
+
+/// A time in milliseconds since 1970, in UTC.
+pub fn time(at_ms: i64) -> String {
+    let since_1970 = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_1970).to_string()
+}
+
+/// So many milliseconds, in whole seconds.
+pub fn ago(ms: i64) -> String {
+    let seconds = u64::try_from(ms / 1000).unwrap_or(0);
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+/// For people: names and reasons with everything that a terminal would take for itself escaped.
+pub fn line(entry: &Entry) -> String {
+    let Entry { sequence, bytes, read, written, rejected, late, .. } = entry;
+    let (at, file) = (time(entry.at_ms), telemetry::escaped(entry.name.as_encoded_bytes()));
+    let what = match (&entry.reason, entry.outcome()) {
+        (Some(reason), _) => {
+            let reason = telemetry::escaped(reason.as_bytes());
+            format!("{file}  quarantined: {reason}")
+        }
+        (None, Outcome::WithoutFile) => "without a file".to_owned(),
+        (None, Outcome::Skipped) => format!("{file}  {bytes} bytes, skipped"),
+        (None, _) => format!(
+            "{file}  {bytes} bytes, {records}, {written} written, {rejected} rejected{late}",
+            records = format_args!("{read} records read"),
+            late = if *late > 0 { format!(", {late} late") } else { String::new() },
+        ),
+    };
+    let earlier =
+        entry.duplicate_of.map(|earlier| format!(", the content of microbatch {earlier}"));
+    let again = entry.again_of.map(|again| format!(", microbatch {again} again"));
+    let (earlier, again) = (earlier.unwrap_or_default(), again.unwrap_or_default());
+    format!("{sequence}  {at}  {what}{earlier}{again}\n")
+}
+
+/// As a JSON object.
+pub fn json(entry: &Entry) -> serde_json::Value {
+    let outcome = match entry.outcome() {
+        Outcome::Processed => "processed",
+        Outcome::Quarantined => "quarantined",
+        Outcome::Skipped => "skipped",
+        Outcome::WithoutFile => "without_file",
+    };
+    serde_json::json!({
+        "microbatch": entry.sequence,
+        "time": time(entry.at_ms),
+        "file": String::from_utf8_lossy(entry.name.as_encoded_bytes()),
+        "outcome": outcome,
+        "reason": entry.reason,
+        "bytes": entry.bytes,
+        "read": entry.read,
+        "written": entry.written,
+        "rejected": entry.rejected,
+        "late": entry.late,
+        "watermark_us": entry.watermark,
+        "duplicate_of": entry.duplicate_of,
+        "again_of": entry.again_of,
+    })
+}

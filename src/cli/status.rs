@@ -1,0 +1,120 @@
+//! `spoolmill status`: how a job stands, whether or not its daemon runs.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+
+use super::JobFile;
+use super::delivery::quiet_if_reader_left;
+use super::shape::{ago, time};
+use crate::ledger::now_ms;
+use crate::status::{Flow, Pending, Status};
+
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    job: JobFile,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub fn run(self) -> anyhow::Result<()> {
+        let status = Status::of(&self.job.read()?)?;
+        let text = if self.json {
+            format!("{}\n", serde_json::to_string(&status)?)
+        } else {
+            text(&status)
+        };
+        quiet_if_reader_left(Ok(std::io::stdout().write_all(text.as_bytes())?))
+    }
+}
+
+/// For people: a line for each thing to know.
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<12} {value}");
+    };
+    line("daemon", daemon(status));
+    match (&status.pending, &status.folder_error) {
+        (Some(pending), _) => line("pending", waiting(pending)),
+        (None, Some(error)) => line("pending", format!("unknown: {error}")),
+        (None, None) => {}
+    }
+    if let Some(next) = &status.next {
+        line("next", next.clone());
+    }
+    line("total", flow(&status.total));
+    for (name, of) in [("minute", &status.minute), ("hour", &status.hour), ("day", &status.day)] {
+        line(name, format!("{}{}", flow(of), rate(of)));
+    }
+    if status.unarchived > 0 {
+        line(
+            "unarchived",
+            format!("{} files are committed and not renamed yet", status.unarchived),
+        );
+    }
+    line("last commit", status.last_commit_ms.map_or_else(|| "never".to_owned(), when));
+    if let Some(watermark) = status.watermark_us {
+        line("watermark", time(watermark / 1000));
+    }
+    if !status.views.is_empty() {
+        line("views", status.views.join(", "));
+    }
+    if let Some(trouble) = &status.last_error {
+        line("last error", format!("{}: {}", when(trouble.at_ms), trouble.error));
+    }
+    text
+}
+
+fn when(at_ms: i64) -> String {
+    format!("{} ({} ago)", time(at_ms), ago(now_ms() - at_ms))
+}
+
+fn daemon(status: &Status) -> String {
+    match (status.pid, &status.paused) {
+        (None, _) => "does not run".to_owned(),
+        (Some(pid), Some(reason)) => format!("process {pid} pauses: {reason}"),
+        (Some(pid), None) => {
+            let since = status.started_ms.map(|started| now_ms() - started).map(ago);
+            format!("process {pid} runs since {}", since.unwrap_or_default())
+        }
+    }
+}
+
+fn waiting(pending: &Pending) -> String {
+    let Pending { files, bytes, settling, failed, .. } = *pending;
+    let at_least = if pending.at_least { "at least " } else { "" };
+    let oldest = pending.oldest_seconds.map_or(String::new(), |seconds| {
+        let oldest = Duration::from_secs_f64(seconds.floor());
+        format!(", the oldest for {}", humantime::format_duration(oldest))
+    });
+    format!(
+        "{at_least}{files} files, {}{oldest}; {settling} not complete yet; {failed} set aside in the \
+         folder",
+        ByteSize(bytes)
+    )
+}
+
+fn flow(flow: &Flow) -> String {
+    let Flow { files, quarantined, duplicates, bytes, read, written, rejected, late, .. } = *flow;
+    format!(
+        "{files} files, {}, {quarantined} quarantined, {duplicates} duplicates; records: {read} read, \
+         {written} written, {rejected} rejected, {late} late",
+        ByteSize(bytes)
+    )
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
+fn rate(flow: &Flow) -> String {
+    let (Some(bytes), Some(records)) = (flow.bytes_per_second, flow.records_per_second) else {
+        return String::new();
+    };
+    format!("; {}/s, {records:.1} records/s", ByteSize(bytes as u64))
+}

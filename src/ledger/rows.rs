@@ -1,0 +1,178 @@
+//! How microbatches stand in the tables: written by a commit, read back for what is owed.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
+use rusqlite::{Connection, Row, params};
+
+use super::{Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, views};
+use crate::record::Identity;
+
+pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
+    let mut microbatch = connection.prepare_cached(
+        "INSERT INTO microbatch (sequence, committed_ms, name, inode, size, modified_ns, hash,
+            quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut span = connection.prepare_cached(
+        "INSERT INTO span (sequence, target, generation, start, length, checksum)
+            VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut owed = connection.prepare_cached(
+        "INSERT INTO owed (sequence, target, bytes, file, skip) VALUES (?, ?, ?, ?, ?)",
+    )?;
+    let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
+    for committed in group {
+        let Committed { sequence, batch, .. } = committed;
+        let Identity { inode, size, modified_ns, hash } = &batch.identity;
+        microbatch.execute(params![
+            sequence,
+            batch.at_ms,
+            batch.name.as_bytes(),
+            inode.cast_signed(),
+            size,
+            modified_ns,
+            hash,
+            batch.quarantined,
+            batch.read,
+            batch.written,
+            batch.rejected,
+            batch.watermark,
+            batch.late,
+            batch.duplicate_of,
+            batch.skipped,
+            batch.again_of
+        ])?;
+        if batch.has_input() {
+            unarchived.execute([sequence])?;
+        }
+        if batch.ends {
+            connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
+        }
+        for Span { addition, at } in committed.spans() {
+            let Addition { target, payload, length, checksum, skip, .. } = addition;
+            span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
+            let (bytes, file) = match payload {
+                Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
+                Payload::File(name) => (None, Some(name.as_bytes())),
+            };
+            owed.execute(params![sequence, target.0, bytes, file, skip])?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Result<()> {
+    if let Some(published) = settled.published {
+        connection.prepare_cached("DELETE FROM owed WHERE sequence <= ?")?.execute([published])?;
+    }
+    if let Some(view) = settled.rebuilt {
+        views::rebuilt(connection, view)?;
+    }
+    let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
+    for sequence in &settled.archived {
+        archived.execute([sequence])?;
+    }
+    Ok(())
+}
+
+/// Writes down where the next spans begin, and which generations begin now.
+pub(super) fn update_targets(
+    connection: &Connection,
+    before: &HashMap<Target, Position>,
+    after: &HashMap<Target, Position>,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE target SET began_ms = iif(generation = ?1 AND end > 0 OR ?2 = 0, began_ms, ?4),
+            generation = ?1, end = ?2 WHERE id = ?3",
+    )?;
+    for (target, position) in after.iter().filter(|(target, at)| before.get(target) != Some(at)) {
+        update.execute(params![position.generation, position.end, target.0, now_ms])?;
+    }
+    Ok(())
+}
+
+/// Puts the header before the first span of a generation, which left room for it.
+pub(super) fn prepend(
+    connection: &Connection,
+    target: Target,
+    generation: u64,
+    header: &[u8],
+) -> rusqlite::Result<()> {
+    let room = header.len() as u64;
+    let (sequence, length, checksum): (u64, u64, u32) = connection.query_row(
+        "SELECT sequence, length, checksum FROM span
+            WHERE target = ? AND generation = ? AND start = ?",
+        params![target.0, generation, room],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let mut whole = crc32fast::hash(header);
+    let mut combined = crc32fast::Hasher::new_with_initial_len(whole, room);
+    combined.combine(&crc32fast::Hasher::new_with_initial_len(checksum, length));
+    whole = combined.finalize();
+    connection.execute(
+        "UPDATE span SET start = 0, length = ?, checksum = ? WHERE sequence = ? AND target = ?",
+        params![length + room, whole, sequence, target.0],
+    )?;
+    let select = "SELECT bytes FROM owed WHERE sequence = ? AND target = ?";
+    let owed: Option<Vec<u8>> =
+        connection.query_row(select, params![sequence, target.0], |row| row.get(0))?;
+    // A staging file begins with the header already.
+    let bytes = owed.map(|bytes| [header, &bytes].concat());
+    connection.execute(
+        "UPDATE owed SET bytes = ?, skip = 0 WHERE sequence = ? AND target = ?",
+        params![bytes, sequence, target.0],
+    )?;
+    Ok(())
+}
+
+pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
+    let identity = Identity {
+        inode: row.get::<_, i64>(3)?.cast_unsigned(),
+        size: row.get(4)?,
+        modified_ns: row.get(5)?,
+        hash: row.get(6)?,
+    };
+    let batch = Microbatch {
+        name: OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned(),
+        identity,
+        quarantined: row.get(7)?,
+        at_ms: row.get(1)?,
+        additions: Vec::new(),
+        ends: false,
+        read: row.get(8)?,
+        written: row.get(9)?,
+        rejected: row.get(10)?,
+        late: row.get(12)?,
+        watermark: row.get(11)?,
+        duplicate_of: row.get(13)?,
+        skipped: row.get(14)?,
+        again_of: row.get(15)?,
+    };
+    Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
+}
+
+pub(super) fn load_spans(
+    statement: &mut rusqlite::Statement<'_>,
+    committed: &mut Committed,
+) -> rusqlite::Result<()> {
+    let mut rows = statement.query([committed.sequence])?;
+    while let Some(row) = rows.next()? {
+        let payload = match row.get::<_, Option<Vec<u8>>>(1)? {
+            Some(bytes) => Payload::Memory(bytes),
+            None => Payload::File(OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned()),
+        };
+        committed.batch.additions.push(Addition {
+            target: Target(row.get(0)?),
+            payload,
+            length: row.get(3)?,
+            checksum: row.get(4)?,
+            skip: row.get(7)?,
+            whole_checksum: 0,
+        });
+        committed.starts.push(Position { generation: row.get(5)?, end: row.get(6)? });
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Requests to take a file again: notes in the state directory, which `spoolmill requeue` leaves
+//! before it puts the file back, and the daemon removes when the file is committed.
+//!
+//! What holds here: a note is about one file, told by inode, size and time, so that one that was left
+//! behind says nothing about a file that came later.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::input::{Input, Stamp};
+use crate::durable::{self, Dir};
+
+/// The folder in the state directory.
+const FOLDER: &str = "requeued";
+
+/// The notes of one job.
+#[derive(Debug)]
+pub struct Requeued {
+    folder: PathBuf,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+struct Note {
+    /// The microbatch that is to be repeated.
+    microbatch: u64,
+    size: u64,
+    modified_ns: i64,
+}
+
+impl Requeued {
+    /// The notes in this state directory.
+    pub fn of_state(state: &Path) -> Self {
+        Self { folder: state.join(FOLDER) }
+    }
+
+    /// The microbatch that this file is to repeat, if somebody asked for that.
+    pub fn of(&self, input: &Input) -> Option<u64> {
+        let text = std::fs::read(self.folder.join(name(input.stamp.inode))).ok()?;
+        let note: Note = serde_json::from_slice(&text).ok()?;
+        let same = (note.size, note.modified_ns) == (input.stamp.size, input.stamp.modified_ns);
+        same.then_some(note.microbatch)
+    }
+
+    /// Notes that the file of this stamp is to repeat a microbatch. Durable when it returns.
+    pub fn note(&self, stamp: &Stamp, microbatch: u64) -> durable::Result<()> {
+        durable::create_dir_all(&self.folder)?;
+        let dir = Dir::open(&self.folder)?;
+        let (name, mut temporary) = (name(stamp.inode), OsString::from(".new-"));
+        temporary.push(&name);
+        dir.unlink(&temporary)?;
+        let note = Note { microbatch, size: stamp.size, modified_ns: stamp.modified_ns };
+        let text = serde_json::to_vec(&note).expect("three numbers are JSON");
+        let (file, path) = (dir.create_new(&temporary)?, self.folder.join(&temporary));
+        durable::write_at(&file, &path, &text, 0)?;
+        durable::sync_data(&file, &path, "requeue note")?;
+        dir.replace(&temporary, &name)?;
+        dir.sync("requeue notes")
+    }
+
+    /// The file of this inode has been taken.
+    pub fn forget(&self, inode: u64) -> durable::Result<()> {
+        Dir::open(&self.folder)?.unlink(&name(inode))
+    }
+}
+
+fn name(inode: u64) -> OsString {
+    OsStr::new(&inode.to_string()).to_owned()
+}

@@ -1,0 +1,265 @@
+//! What has become of a file, or why it is not taken yet.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::live::{self, Live};
+use super::open_source;
+use crate::config::Config;
+use crate::decode::compression;
+use crate::ledger::{Entry, Look, Outcome};
+use crate::source::Standing;
+use crate::source::input::Stamp;
+use crate::source::queue::Why;
+use crate::source::rules::{Complete, FAILED, PROCESSED};
+use crate::telemetry::escaped;
+
+/// Microbatches of one name that are told, the newest.
+const TOLD: u64 = 5;
+
+/// A compressed file of up to this many bytes is read to see whether it is whole.
+const READ_BYTES: u64 = 64 << 20;
+
+/// A file, explained.
+#[derive(Debug)]
+pub struct Explained {
+    /// Its name relative to the drop folder, as an input.
+    pub name: OsString,
+    /// How it stands now, as a sentence without a subject.
+    pub now: String,
+    /// The microbatches that were made of files of this name, the newest first.
+    pub history: Vec<Entry>,
+}
+
+/// Explains the file at `path`: one in the drop folder or in the archive, or a name in the drop folder.
+///
+/// # Errors
+/// When the ledger or the drop folder cannot be read.
+pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
+    let place = Place::of(config, path);
+    let look = Look::open(&config.state)?;
+    let (name, history) = history(&look, &place)?;
+    let now = if place.in_archive {
+        "is in the archive".to_owned()
+    } else {
+        let source = open_source(config)?;
+        let (standing, stamp) = source.standing(&place.name);
+        let owed = look.unarchived()?.into_iter().find(|(_, owed)| *owed == place.name);
+        match (owed, &standing) {
+            (Some((sequence, _)), Standing::Complete | Standing::Waiting(..)) => {
+                format!("is committed as microbatch {sequence}, and is about to be archived")
+            }
+            _ => told(config, &place.name, &standing, stamp),
+        }
+    };
+    Ok(Explained { name, now, history })
+}
+
+/// Which file is meant.
+struct Place {
+    /// Its name as it is, relative to the drop folder or to the archive.
+    name: OsString,
+    in_archive: bool,
+}
+
+impl Place {
+    fn of(config: &Config, path: &Path) -> Self {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let below = |folder: Option<&Path>| {
+            let folder = folder?;
+            let real =
+                || absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?).into();
+            let real: Option<PathBuf> = real();
+            let canonical = folder.canonicalize().ok();
+            let plain = absolute.strip_prefix(folder).ok().map(Path::to_owned);
+            plain.or_else(|| Some(real?.strip_prefix(canonical?).ok()?.to_owned()))
+        };
+        if let Some(name) = below(config.directory.as_deref()) {
+            return Self { name: name.into(), in_archive: false };
+        }
+        if let Some(name) = below(config.archive().as_deref()) {
+            return Self { name: name.into(), in_archive: true };
+        }
+        Self { name: path.as_os_str().to_owned(), in_archive: false }
+    }
+}
+
+/// The name of the input that is or became the file, and what was made of it.
+fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)> {
+    let path = Path::new(&place.name);
+    let file_name = path.file_name().unwrap_or(path.as_os_str()).as_bytes();
+    let prefix =
+        [PROCESSED, FAILED].into_iter().find(|prefix| file_name.starts_with(prefix.as_bytes()));
+    let stem = prefix.and_then(|prefix| file_name.strip_prefix(prefix.as_bytes()));
+    let stem = path.with_file_name(OsStr::from_bytes(stem.unwrap_or(file_name))).into_os_string();
+    if (prefix.is_some() || place.in_archive)
+        && let Some(entry) = numbered(look, &stem)?
+    {
+        return Ok((entry.name.clone(), vec![entry]));
+    }
+    let history = look.named(&stem, TOLD)?;
+    Ok((stem, history))
+}
+
+/// The microbatch that has archived the file at `path`, which has this stamp: the one whose number is in
+/// its name, else the last of its name that fits.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn archived_as(
+    config: &Config,
+    look: &Look,
+    path: &Path,
+    stamp: &Stamp,
+) -> anyhow::Result<Option<Entry>> {
+    let place = Place::of(config, path);
+    let file_name = Path::new(&place.name).file_name().unwrap_or_default().as_bytes();
+    let failed = file_name.starts_with(FAILED.as_bytes());
+    if !failed && !place.in_archive && !file_name.starts_with(PROCESSED.as_bytes()) {
+        return Ok(None);
+    }
+    let (_, mut history) = history(look, &place)?;
+    history.retain(|entry| failed == (entry.outcome() == Outcome::Quarantined));
+    let same = |entry: &&Entry| {
+        (entry.identity.size, entry.identity.modified_ns) == (stamp.size, stamp.modified_ns)
+    };
+    Ok(history.iter().find(same).or_else(|| history.first()).cloned())
+}
+
+/// The microbatch whose number an archived name ends in: `<name>.<number>`, or `.<number>.<attempt>`.
+fn numbered(look: &Look, archived: &OsStr) -> anyhow::Result<Option<Entry>> {
+    let mut rest = archived.as_bytes();
+    for _ in 0..2 {
+        let Some(dot) = memchr::memrchr(b'.', rest) else { break };
+        let (name, number) = rest.split_at(dot);
+        let number = std::str::from_utf8(number.get(1..).unwrap_or_default());
+        let Some(number) = number.ok().and_then(|number| number.parse().ok()) else { break };
+        // A long name was cut before the number was put behind it.
+        let fits = |entry: &Entry| entry.name.as_bytes().starts_with(name);
+        if let Some(entry) = look.numbered(number)?.filter(fits) {
+            return Ok(Some(entry));
+        }
+        rest = name;
+    }
+    Ok(None)
+}
+
+fn told(config: &Config, name: &OsStr, standing: &Standing, stamp: Option<Stamp>) -> String {
+    match standing {
+        Standing::Gone => "is not in the drop folder".to_owned(),
+        Standing::NoFile => "is no regular file, and is never taken".to_owned(),
+        Standing::Never(reason) => format!("is never taken: {reason}"),
+        Standing::Complete => complete(config, name),
+        Standing::Waiting(why, left) => waits(config, name, *why, *left, stamp),
+    }
+}
+
+fn waits(
+    config: &Config,
+    name: &OsStr,
+    why: Why,
+    left: Option<Duration>,
+    stamp: Option<Stamp>,
+) -> String {
+    let rules = &config.rules;
+    match why {
+        Why::Settling => {
+            let left = left.unwrap_or_default().as_secs_f64();
+            format!("waits: it must stay unchanged for another {left:.1} s (`input.settle`)")
+        }
+        Why::TooFewLines => {
+            let lines = match rules.complete {
+                Some(Complete::Lines(lines)) => lines,
+                _ => 0,
+            };
+            format!("waits: it has fewer than {lines} lines (`input.complete.lines`)")
+        }
+        Why::RuleUnmet => match rules.marker_of(name) {
+            Some(marker) => {
+                let marker = escaped(marker.as_bytes());
+                format!("waits: its marker {marker} is missing (`input.complete.marker`)")
+            }
+            None => "waits: its last line does not complete it (`input.complete`)".to_owned(),
+        },
+        Why::WriterOpen => {
+            let who = stamp.map(|stamp| writers(&stamp)).filter(|who| !who.is_empty());
+            let who = who.map_or_else(|| "somebody".to_owned(), |who| who.join(", "));
+            format!("waits: {who} has it open for writing")
+        }
+        Why::HardLinked => {
+            "waits: it has more than one name, and could be written through another \
+             (`input.hard_links`)"
+                .to_owned()
+        }
+        Why::Incomplete => INCOMPLETE.to_owned(),
+        Why::Unreadable => "waits: it cannot be opened for reading".to_owned(),
+    }
+}
+
+const INCOMPLETE: &str = "waits: it ends in the middle of its compression, and may still be arriving \
+     (`input.incomplete_grace`)";
+
+/// Of a file that is complete by the rules.
+fn complete(config: &Config, name: &OsStr) -> String {
+    if is_truncated(config, name) {
+        return INCOMPLETE.to_owned();
+    }
+    if live::runner(&config.state).is_none() {
+        return "is complete, and the daemon does not run".to_owned();
+    }
+    let live = Live::read(&config.state);
+    if let Some(reason) = live.paused {
+        return format!("is complete, and the daemon pauses: {reason}");
+    }
+    match live.next.filter(|next| *next != escaped(name.as_bytes())) {
+        Some(next) => format!("is complete, and waits behind others; the next is {next}"),
+        None => "is complete, and is about to be taken".to_owned(),
+    }
+}
+
+fn is_truncated(config: &Config, name: &OsStr) -> bool {
+    let path = config.directory.clone().unwrap_or_default().join(name);
+    let read = || -> std::io::Result<bool> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() > READ_BYTES {
+            return Ok(false);
+        }
+        let Some(mut reader) = compression::plain(name, &file)? else { return Ok(false) };
+        let read = std::io::copy(&mut reader, &mut std::io::sink());
+        Ok(read.is_err_and(|error| compression::is_truncation(&error)))
+    };
+    read().unwrap_or(false)
+}
+
+/// The processes that have a file open for writing, as far as this user may see.
+fn writers(stamp: &Stamp) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let named = numbers.filter(|pid| writes(*pid, stamp)).map(|pid| {
+        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!("process {pid} ({})", escaped(name.trim_ascii_end()))
+    });
+    named.collect()
+}
+
+fn writes(pid: u32, stamp: &Stamp) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors.into_iter().any(|descriptor| {
+        let path = descriptor.path();
+        let is_it = std::fs::metadata(&path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == (stamp.device, stamp.inode));
+        let number = descriptor.file_name();
+        let about = || {
+            let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(number);
+            let info = std::fs::read_to_string(info).ok()?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+            u32::from_str_radix(flags, 8).ok()
+        };
+        // O_WRONLY and O_RDWR are 1 and 2 (fcntl.h).
+        is_it && about().is_some_and(|flags| flags & 3 != 0)
+    })
+}

@@ -1,0 +1,156 @@
+//! What only the running daemon knows, left where others can read it.
+//!
+//! What holds here: it is written in place, as one page, without an fsync: it is worth nothing after a
+//! crash but for the last error. Whoever reads it asks the kernel whether the daemon runs.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::now_ms;
+
+/// The file in the state directory.
+const FILE: &str = "live.json";
+
+/// One page: it is written and read as a whole.
+const PAGE: usize = 4096;
+
+/// Longest text in bytes, so that everything fits into the page.
+const TEXT_MAX: usize = 1024;
+
+/// Least time between two writes.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Live {
+    /// When it was started, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// Files that are known and not done.
+    pub pending: u64,
+    /// Of these, the ones that are not complete yet.
+    pub waiting: u64,
+    /// The next file in order, while there is one.
+    pub next: Option<String>,
+    /// Why it pauses, while it does.
+    pub paused: Option<String>,
+    /// The last failure that made it pause or stop.
+    pub last_error: Option<Trouble>,
+}
+
+/// A failure, and when it came.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Trouble {
+    /// In milliseconds since 1970.
+    pub at_ms: i64,
+    /// What went wrong.
+    pub error: String,
+}
+
+impl Live {
+    /// What the last daemon left in this state directory; what is known without one, if it left
+    /// nothing.
+    pub fn read(state: &Path) -> Self {
+        let read = || -> Option<Self> {
+            let mut page = [0; PAGE];
+            let file = File::open(state.join(FILE)).ok()?;
+            let got = file.read_at(&mut page, 0).ok()?;
+            serde_json::from_slice(page.get(..got)?).ok()
+        };
+        read().unwrap_or_default()
+    }
+
+    /// Something went wrong.
+    pub fn failed(&mut self, error: &str) {
+        self.last_error = Some(Trouble { at_ms: now_ms(), error: cut(error) });
+    }
+
+    /// It pauses for this reason, or no longer.
+    pub fn pauses(&mut self, reason: Option<&str>) {
+        self.paused = reason.map(cut);
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.get(..text.floor_char_boundary(TEXT_MAX)).unwrap_or(text).to_owned()
+}
+
+/// Where the daemon writes it.
+pub struct Told {
+    file: Option<File>,
+    last: Live,
+    at: Option<Instant>,
+}
+
+impl Told {
+    /// A place in this state directory. Without one the daemon runs all the same.
+    pub fn open(state: &Path) -> Self {
+        let path = state.join(FILE);
+        let opened = File::options().create(true).truncate(false).write(true).open(&path);
+        if let Err(error) = &opened {
+            tracing::warn!(%error, file = %path.display(), "status will know less");
+        }
+        Self { file: opened.ok(), last: Live::default(), at: None }
+    }
+
+    /// Writes it if it has changed and was not written just now. When it still has to be written,
+    /// that is due at the time returned.
+    pub fn tell(&mut self, live: &Live) -> Option<Instant> {
+        if self.last == *live {
+            return None;
+        }
+        let due = self.at.map(|at| at + EVERY);
+        if let Some(due) = due.filter(|due| *due > Instant::now()) {
+            return Some(due);
+        }
+        self.tell_now(live);
+        None
+    }
+
+    /// Writes it.
+    pub fn tell_now(&mut self, live: &Live) {
+        (self.last, self.at) = (live.clone(), Some(Instant::now()));
+        let Some(file) = &self.file else { return };
+        let mut page = serde_json::to_vec(live).unwrap_or_default();
+        page.resize(PAGE.max(page.len()), b' ');
+        // Who asks for the status sees an older one.
+        let _ = file.write_all_at(&page, 0);
+    }
+}
+
+/// The process that holds the lock file of this state directory: the daemon, if it runs. The kernel
+/// lists all locks (proc(5)), so that asking takes none.
+pub fn runner(state: &Path) -> Option<u32> {
+    let lock = state.join("lock").metadata().ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let inode = format!(":{}", lock.ino());
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = words.as_slice() else { return None };
+        file.ends_with(&inode).then(|| pid.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_read_back_whatever_was_there() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(Live::read(state.path()), Live::default());
+        let mut told = Told::open(state.path());
+        let mut live = Live { pending: 3, next: Some("a".to_owned()), ..Live::default() };
+        live.failed(&"\u{e9}".repeat(TEXT_MAX));
+        assert_eq!(told.tell(&live), None);
+        assert_eq!(Live::read(state.path()), live);
+        let shorter = Live::default();
+        assert!(told.tell(&shorter).is_some_and(|due| due > Instant::now()));
+        told.tell_now(&shorter);
+        assert_eq!(Live::read(state.path()), shorter);
+    }
+}

@@ -1,0 +1,209 @@
+//! How a job stands, seen from outside: the ledger, the drop folder, and what the daemon tells.
+//!
+//! What holds here: nothing is written, nothing is locked, and what an answer costs does not depend on
+//! how much waits or how much was done; it is the same for the command line and for HTTP.
+
+pub mod explain;
+pub mod live;
+pub mod verify;
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::decode::compression;
+use crate::ledger::{Look, MINUTE_MS, Tally, now_ms};
+use crate::source::{Source, Survey};
+use live::{Live, Trouble};
+
+/// How long the drop folder is looked at.
+const BUDGET: Duration = Duration::from_millis(20);
+
+/// How a job stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The process of the daemon, if it runs.
+    pub pid: Option<u32>,
+    /// When it was started, in milliseconds since 1970, if it runs.
+    pub started_ms: Option<i64>,
+    /// Why it pauses, while it does.
+    pub paused: Option<String>,
+    /// What waits; missing where the drop folder cannot be read.
+    pub pending: Option<Pending>,
+    /// The next file in order, while there is one and the daemon runs.
+    pub next: Option<String>,
+    /// Why the drop folder cannot be read, if so.
+    pub folder_error: Option<String>,
+    /// Everything since the beginning of the ledger.
+    pub total: Flow,
+    /// Since the beginning of the last whole minute.
+    pub minute: Flow,
+    /// Of the last hour.
+    pub hour: Flow,
+    /// Of the last day.
+    pub day: Flow,
+    /// Committed files that are not durably archived yet.
+    pub unarchived: u64,
+    /// When the last microbatch was made, in milliseconds since 1970.
+    pub last_commit_ms: Option<i64>,
+    /// The watermark, in microseconds since 1970, where the job has an event time.
+    pub watermark_us: Option<i64>,
+    /// The views that the ledger knows.
+    pub views: Vec<String>,
+    /// The last failure that made the daemon pause or stop, or the last quarantine.
+    pub last_error: Option<Trouble>,
+}
+
+/// What waits in the drop folder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Pending {
+    /// Files that are to be taken, now or when they are complete.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of these files, those that are not complete yet as far as is known.
+    pub settling: u64,
+    /// How long the oldest of them has been what it is, in seconds.
+    pub oldest_seconds: Option<f64>,
+    /// Files in the folder that were set aside.
+    pub failed: u64,
+    /// The folder is so large that only a part of it was looked at: there is at least this much.
+    pub at_least: bool,
+}
+
+/// What came through in some time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Flow {
+    /// How long that was, in seconds; missing for all time.
+    pub seconds: Option<f64>,
+    /// Microbatches, with and without a file.
+    pub microbatches: u64,
+    /// Files that were processed.
+    pub files: u64,
+    /// Files that went to quarantine.
+    pub quarantined: u64,
+    /// Files with the content of an earlier one.
+    pub duplicates: u64,
+    /// Bytes of the files that were processed.
+    pub bytes: u64,
+    /// Records read.
+    pub read: u64,
+    /// Records written to the output.
+    pub written: u64,
+    /// Records rejected.
+    pub rejected: u64,
+    /// Records that a view has missed, once for each view.
+    pub late: u64,
+    /// Bytes a second.
+    pub bytes_per_second: Option<f64>,
+    /// Records read a second.
+    pub records_per_second: Option<f64>,
+}
+
+impl Flow {
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+    fn of(tally: &Tally, seconds: Option<f64>) -> Self {
+        let rate = |amount: u64| seconds.map(|seconds| amount as f64 / seconds.max(1e-3));
+        Self {
+            seconds,
+            microbatches: tally.microbatches,
+            files: tally.files,
+            quarantined: tally.quarantined,
+            duplicates: tally.duplicates,
+            bytes: tally.bytes,
+            read: tally.read,
+            written: tally.written,
+            rejected: tally.rejected,
+            late: tally.late,
+            bytes_per_second: rate(tally.bytes),
+            records_per_second: rate(tally.read),
+        }
+    }
+}
+
+impl Status {
+    /// How the job stands now.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or the job has never run.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        Self::at(config, now_ms())
+    }
+
+    fn at(config: &Config, now_ms: i64) -> anyhow::Result<Self> {
+        let look = Look::open(&config.state)?;
+        let pid = live::runner(&config.state);
+        let live = Live::read(&config.state);
+        let (runs, total) = (pid.is_some(), look.tally(i64::MAX)?);
+        let unarchived = look.unarchived()?;
+        let surveyed = survey(config, &unarchived.iter().map(|(_, name)| name.clone()).collect());
+        let (pending, folder_error) = match surveyed {
+            Ok(survey) => (Some(pending(survey, runs.then_some(&live))), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let last = look.newest(1)?.pop();
+        let quarantined = look.newest_quarantined(1)?.pop().and_then(|entry| {
+            let file = crate::telemetry::escaped(entry.name.as_encoded_bytes());
+            let reason = entry.reason?;
+            Some(Trouble { at_ms: entry.at_ms, error: format!("{file}: {reason}") })
+        });
+        let errors = live.last_error.into_iter().chain(quarantined);
+        Ok(Self {
+            pid,
+            started_ms: runs.then_some(live.started_ms),
+            paused: live.paused.filter(|_| runs),
+            pending,
+            next: live.next.filter(|_| runs),
+            folder_error,
+            total: Flow::of(&total, None),
+            minute: since(&look, &total, now_ms, 1)?,
+            hour: since(&look, &total, now_ms, 60)?,
+            day: since(&look, &total, now_ms, 24 * 60)?,
+            unarchived: unarchived.len() as u64,
+            last_commit_ms: last.as_ref().map(|entry| entry.at_ms),
+            watermark_us: last.and_then(|entry| entry.watermark),
+            views: look.views()?,
+            last_error: errors.max_by_key(|trouble| trouble.at_ms),
+        })
+    }
+}
+
+/// What came since the beginning of the minute that was `minutes` ago.
+fn since(look: &Look, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Result<Flow> {
+    let from = now_ms.div_euclid(MINUTE_MS) - minutes;
+    let flow = total.since(&look.tally(from - 1)?);
+    #[expect(clippy::cast_precision_loss, reason = "a day of milliseconds is exact")]
+    let seconds = (now_ms - from * MINUTE_MS) as f64 / 1e3;
+    Ok(Flow::of(&flow, Some(seconds)))
+}
+
+fn survey(config: &Config, committed: &HashSet<OsString>) -> anyhow::Result<Survey> {
+    open_source(config)?.survey(committed, BUDGET)
+}
+
+/// The drop folder of a job, to be looked at.
+fn open_source(config: &Config) -> anyhow::Result<Source> {
+    let directory = config.directory.clone().unwrap_or_default();
+    let shares_clock = config.network_file_system().is_none();
+    Ok(Source::open(&directory, config.rules.clone(), true, shares_clock, compression::plain)?)
+}
+
+/// What the survey has seen; the running daemon knows of all files, but not how large they are.
+fn pending(survey: Survey, live: Option<&Live>) -> Pending {
+    let mut pending = Pending {
+        files: survey.files,
+        bytes: survey.bytes,
+        settling: survey.settling,
+        oldest_seconds: survey.oldest.map(|oldest| oldest.as_secs_f64()),
+        failed: survey.failed,
+        at_least: survey.at_least,
+    };
+    if let Some(live) = live.filter(|_| survey.at_least) {
+        pending.files = pending.files.max(live.pending);
+        pending.settling = pending.settling.max(live.waiting);
+    }
+    pending
+}

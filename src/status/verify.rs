@@ -1,0 +1,284 @@
+//! The output, the rejects and the folder, held against the ledger.
+//!
+//! What holds here: nothing is written; what is found is told with what to do, and looking goes on.
+//! What the ledger still owes may not be in its place yet, and is no damage.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::durable::Dir;
+use crate::ledger::{Entry, Look, Outcome, SpanRow, TargetRow};
+use crate::publish::parts;
+use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
+use crate::telemetry::escaped;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What an audit has looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Looked {
+    /// Microbatches.
+    pub microbatches: u64,
+    /// Bytes of outputs whose checksum was compared.
+    pub bytes: u64,
+    /// Archived inputs that were found in their place.
+    pub inputs: u64,
+}
+
+/// What to look at, and whom to tell.
+pub struct Audit<'a> {
+    config: &'a Config,
+    /// Read the archived inputs, too.
+    deep: bool,
+    found: &'a mut dyn FnMut(&str),
+    looked: Looked,
+}
+
+/// Audits a job. Everything that is wrong is given to `found`, as a sentence that says what to do.
+///
+/// # Errors
+/// When the ledger cannot be read at all.
+pub fn verify(config: &Config, deep: bool, found: &mut dyn FnMut(&str)) -> anyhow::Result<Looked> {
+    let look = Look::open(&config.state)?;
+    look.freeze()?;
+    let mut audit = Audit { config, deep, found, looked: Looked::default() };
+    for damage in look.damage()? {
+        audit.tell(&format!("the ledger file is damaged: {damage}; restore the state directory"));
+    }
+    for target in look.targets()? {
+        audit.target(&look, &target)?;
+    }
+    audit.history(&look)?;
+    Ok(audit.looked)
+}
+
+impl Audit<'_> {
+    fn tell(&mut self, what: &str) {
+        (self.found)(what);
+    }
+
+    /// The spans of one target against what is on the disk.
+    fn target(&mut self, look: &Look, row: &TargetRow) -> anyhow::Result<()> {
+        if self.config.output.as_deref() == Some(&row.path)
+            && self.config.written.output.format.is_columnar()
+        {
+            return look.spans(row.target, |span| self.part(row, span));
+        }
+        let file = match File::open(&row.path) {
+            Ok(file) => Some(file),
+            // It was taken away: the next span begins a new one.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let path = row.path.display();
+                self.tell(&format!("{path} cannot be read: {error}; mend that, and verify again"));
+                return Ok(());
+            }
+        };
+        let length = file.as_ref().map(File::metadata).transpose()?.map_or(0, |file| file.len());
+        let mut end = Some(0);
+        let generation = row.next.generation;
+        look.spans(row.target, |span| {
+            if span.at.generation == generation {
+                self.follows(row, span, &mut end);
+                if let Some(file) = &file {
+                    self.span(row, span, file, length)?;
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(end) = end.filter(|end| *end < row.next.end) {
+            let (path, next) = (row.path.display(), row.next.end);
+            self.tell(&format!(
+                "{path}: bytes {end} to {next} belong to no microbatch: the ledger has lost rows; \
+                 restore the state directory"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A span begins where the one before it ends, or behind bytes that somebody else wrote.
+    fn follows(&mut self, row: &TargetRow, span: SpanRow, end: &mut Option<u64>) {
+        let (path, from, to) = (row.path.display(), end.unwrap_or(span.at.end), span.at.end);
+        if from < to {
+            self.tell(&format!(
+                "{path}: bytes {from} to {to} belong to no microbatch: another program wrote them, or \
+                 the ledger has lost rows"
+            ));
+        } else if from > to {
+            let sequence = span.sequence;
+            self.tell(&format!(
+                "{path}: microbatch {sequence} begins at byte {to}, before the end of the one before \
+                 it ({from}): the ledger is damaged; restore the state directory"
+            ));
+        }
+        *end = Some(span.at.end + span.length);
+    }
+
+    fn span(
+        &mut self,
+        row: &TargetRow,
+        span: SpanRow,
+        file: &File,
+        length: u64,
+    ) -> anyhow::Result<()> {
+        let (path, sequence) = (row.path.display(), span.sequence);
+        let (start, end) = (span.at.end, span.at.end + span.length);
+        if span.owed {
+            return Ok(());
+        }
+        if length < end {
+            self.tell(&format!(
+                "{path} is cut: microbatch {sequence} ends at byte {end}, the file at byte {length}; \
+                 restore the file, or take the input again with `spoolmill requeue --again`"
+            ));
+            return Ok(());
+        }
+        let found = checksum(file, start, span.length).with_context(|| format!("read {path}"))?;
+        self.looked.bytes += span.length;
+        if found != span.checksum {
+            let expected = span.checksum;
+            self.tell(&format!(
+                "{path} was changed: bytes {start} to {end}, of microbatch {sequence}, have checksum \
+                 {found:08x}, the ledger says {expected:08x}; restore the file, or take the input again \
+                 with `spoolmill requeue --again`"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A file of its own for each microbatch; one that is gone was taken by its reader.
+    fn part(&mut self, row: &TargetRow, span: SpanRow) -> anyhow::Result<()> {
+        let path = row.path.join(parts::name(span.sequence));
+        let Ok(file) = File::open(&path) else { return Ok(()) };
+        let length = file.metadata()?.len();
+        let found =
+            checksum(&file, 0, length).with_context(|| format!("read {}", path.display()))?;
+        self.looked.bytes += length;
+        if (length, found) != (span.length, span.checksum) {
+            let (sequence, path) = (span.sequence, path.display());
+            self.tell(&format!(
+                "{path} was changed: it is not what microbatch {sequence} wrote; restore it, or take the \
+                 input again with `spoolmill requeue --again`"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The microbatches one after the other, and their inputs.
+    fn history(&mut self, look: &Look) -> anyhow::Result<()> {
+        let unarchived = look.unarchived()?.into_iter().map(|(sequence, _)| sequence);
+        let unarchived: std::collections::HashSet<u64> = unarchived.collect();
+        let config = self.config;
+        let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
+        let action = config.written.done.action.clone();
+        let archiver = Archiver::open(action, config.archive().as_deref());
+        let archiver = archiver.context("open the archive")?;
+        let mut last = None;
+        look.all(|entry| {
+            let expected = last.map_or(entry.sequence, |last| last + 1);
+            if entry.sequence != expected {
+                let missing = if entry.sequence == expected + 1 {
+                    format!("microbatch {expected} is")
+                } else {
+                    format!("microbatches {expected} to {} are", entry.sequence - 1)
+                };
+                self.tell(&format!(
+                    "{missing} missing from the ledger: it is damaged; restore the state directory"
+                ));
+            }
+            last = Some(entry.sequence);
+            self.looked.microbatches += 1;
+            if !unarchived.contains(&entry.sequence) {
+                self.input(&entry, &folder, &archiver);
+            }
+            Ok(())
+        })?;
+        let (last, counted) = (last.unwrap_or(0), look.tally(i64::MAX)?.microbatches);
+        if counted != last {
+            self.tell(&format!(
+                "the ledger ends with microbatch {last}, and has counted {counted}: it has lost rows; \
+                 restore the state directory"
+            ));
+        }
+        Ok(())
+    }
+
+    /// An input must be where its microbatch has put it.
+    fn input(&mut self, entry: &Entry, folder: &Dir, archiver: &Archiver) {
+        let fate = match entry.outcome() {
+            Outcome::WithoutFile => return,
+            Outcome::Quarantined => Fate::Failed { report: b"" },
+            Outcome::Processed | Outcome::Skipped if archiver.deletes() => return,
+            Outcome::Processed | Outcome::Skipped => Fate::Processed,
+        };
+        let Entry { name, identity, sequence, .. } = entry;
+        let debt = Debt { name, identity, sequence: *sequence, fate };
+        let shown = escaped(name.as_encoded_bytes());
+        let Some((dir, found)) =
+            archiver.find_archived(folder, &debt, crate::pipeline::prepare::hash)
+        else {
+            let place = match fate {
+                Fate::Failed { .. } => "set aside as failed-*",
+                Fate::Processed => "archived",
+            };
+            self.tell(&format!(
+                "{shown}, which microbatch {sequence} has {place}, is not there as it was: it was moved \
+                 away or changed; put it back, or let it be"
+            ));
+            return;
+        };
+        self.looked.inputs += 1;
+        let path = dir.path().join(&found);
+        if self.deep {
+            self.content(entry, &path);
+        }
+        if matches!(fate, Fate::Failed { .. }) {
+            self.report(&path, *sequence);
+        }
+    }
+
+    fn content(&mut self, entry: &Entry, path: &Path) {
+        let (shown, sequence) = (escaped(path.as_os_str().as_encoded_bytes()), entry.sequence);
+        match File::open(path).and_then(|file| crate::pipeline::prepare::hash(&file)) {
+            Ok(hash) if hash == entry.identity.hash => {}
+            Ok(_) => self.tell(&format!(
+                "{shown} was changed: it is not what microbatch {sequence} has read; restore it"
+            )),
+            Err(error) => self.tell(&format!("{shown} cannot be read: {error}")),
+        }
+    }
+
+    fn report(&mut self, path: &Path, sequence: u64) {
+        let mut report = path.as_os_str().to_owned();
+        report.push(OsStr::new(REPORT_SUFFIX));
+        if !PathBuf::from(report).is_file() {
+            let shown = escaped(path.as_os_str().as_encoded_bytes());
+            self.tell(&format!(
+                "{shown} has no report beside it; `spoolmill history` has the reason of microbatch \
+                 {sequence}"
+            ));
+        }
+    }
+}
+
+/// CRC-32 over a part of a file.
+fn checksum(file: &File, start: u64, length: u64) -> std::io::Result<u32> {
+    let mut checksum = crc32fast::Hasher::new();
+    let most = usize::try_from(length).unwrap_or(READ_BYTES).min(READ_BYTES);
+    let mut buffer = vec![0; most];
+    let (mut at, end) = (start, start + length);
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(most).min(most);
+        let bytes = buffer.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(bytes, at)?;
+        checksum.update(bytes);
+        at += want as u64;
+    }
+    Ok(checksum.finalize())
+}
