@@ -351,6 +351,10 @@ impl<'a> Daemon<'a> {
                 "state.directory cannot change while the daemon runs: it is {}",
                 old.state.display()
             );
+            anyhow::ensure!(
+                new.written.http.listen == old.written.http.listen,
+                "http.listen cannot change while the daemon runs: restart it"
+            );
             new.check_surroundings()?;
             Ok(new)
         };

@@ -37,6 +37,7 @@
 //! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
 //! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `source`, `telemetry` |
+//! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |
 //!
@@ -107,6 +108,7 @@ pub mod engine;
 #[path = "engine/none.rs"]
 pub mod engine;
 pub mod failure;
+pub mod http;
 pub mod ledger;
 pub mod pipeline;
 pub mod publish;

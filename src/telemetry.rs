@@ -104,14 +104,15 @@ struct Inner {
     enough: AtomicBool,
     started: Instant,
     beaten_ms: AtomicU64,
+    pinged_ms: AtomicU64,
     every: Option<Duration>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
         let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
-        let beaten_ms = AtomicU64::new(0);
-        Self { stop, enough, started: Instant::now(), beaten_ms, every: None }
+        let (beaten_ms, pinged_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { stop, enough, started: Instant::now(), beaten_ms, pinged_ms, every: None }
     }
 }
 
@@ -129,14 +130,25 @@ impl Pulse {
 
     /// Work goes on. Cheap: it pings only when a ping is due.
     pub fn beat(&self) {
+        let now = self.now_ms().max(1);
+        self.inner.beaten_ms.store(now, Ordering::Relaxed);
         let Some(every) = self.inner.every else { return };
-        let now = u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let last = self.inner.beaten_ms.load(Ordering::Relaxed);
+        let last = self.inner.pinged_ms.load(Ordering::Relaxed);
         let due = last + u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
         if last == 0 || now >= due {
-            self.inner.beaten_ms.store(now.max(1), Ordering::Relaxed);
+            self.inner.pinged_ms.store(now, Ordering::Relaxed);
             notify(&[sd_notify::NotifyState::Watchdog]);
         }
+    }
+
+    /// How long ago [`Pulse::beat`] was called.
+    pub fn silent_for(&self) -> Duration {
+        let last = self.inner.beaten_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.now_ms().saturating_sub(last))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.inner.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Asks all work to come to an end.

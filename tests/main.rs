@@ -67,6 +67,9 @@ mod operate;
 /// Files with the content of an earlier one.
 mod duplicates;
 
+/// Metrics, health and the page.
+mod http;
+
 /// Locks, signals, reload, systemd.
 mod service;
 

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::JobFile;
 use super::delivery::quiet_if_reader_left;
-use super::shape;
 use crate::status::explain::{Explained, explain};
+use crate::status::shape;
 use crate::telemetry::escaped;
 
 #[derive(Debug, Args)]

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use globset::Glob;
 
 use super::delivery::quiet_if_reader_left;
-use super::shape::{json, line};
 use super::{JobFile, Misuse};
 use crate::ledger::{Entry, Look, Outcome, now_ms};
+use crate::status::shape::{json, line};
 use crate::telemetry::escaped;
 use crate::units::Span;
 

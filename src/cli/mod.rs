@@ -10,7 +10,6 @@ mod history;
 mod progress;
 mod requeue;
 mod run;
-mod shape;
 #[cfg(feature = "sql")]
 mod shown;
 mod signals;

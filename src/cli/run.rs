@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{JobFile, signals};
 use crate::daemon::{self, Setting, Until, WAKES_MAX};
+use crate::http;
 use crate::ledger::now_ms;
 use crate::telemetry::Pulse;
 
@@ -32,6 +33,7 @@ impl Run {
         if !self.reset_view.is_empty() {
             daemon::reset_views(&config, &self.reset_view)?;
         }
+        http::start(&config, &pulse, started_ms)?;
         let until = if self.once { Until::Drained } else { Until::Stopped };
         daemon::run(config, &Setting { until, wakes, pulse, started_ms })
     }

@@ -9,8 +9,8 @@ use clap::Args;
 
 use super::JobFile;
 use super::delivery::quiet_if_reader_left;
-use super::shape::{ago, time};
 use crate::ledger::now_ms;
+use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, Status};
 
 #[derive(Debug, Args)]

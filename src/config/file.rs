@@ -32,6 +32,8 @@ pub struct File {
     pub state: State,
     /// What the job may use of the machine.
     pub engine: Engine,
+    /// Where it can be looked at.
+    pub http: Http,
     /// When records happened.
     #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +250,62 @@ pub struct State {
     /// The directory of the ledger and of what is staged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where metrics and the page are served; nowhere unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Listen>,
+}
+
+/// `http.listen`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address; a port alone is one of this machine only.
+    Tcp(std::net::SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::Unix(path.into()));
+        }
+        let port = text.parse().map(|port: u16| ([127, 0, 0, 1], port).into());
+        port.or_else(|_| text.parse()).map(Self::Tcp).map_err(|_| {
+            format!(
+                "found \"{text}\", expected a port, an address such as \"127.0.0.1:9464\", or \
+                 \"unix:\" and a path"
+            )
+        })
+    }
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        String::deserialize(source)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// `[engine]`.

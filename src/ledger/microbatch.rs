@@ -71,6 +71,8 @@ pub struct Microbatch {
     pub rejected: u64,
     /// Records that a view has missed, once for each view.
     pub late: u64,
+    /// How long the file had been what it is when it was taken, in milliseconds.
+    pub waited_ms: u64,
     /// The watermark that it leaves, in microseconds since 1970; that of the one before unless given.
     pub watermark: Option<i64>,
     /// An earlier microbatch whose file had the same content.
@@ -95,6 +97,7 @@ impl Microbatch {
             written: 0,
             rejected: 0,
             late: 0,
+            waited_ms: 0,
             watermark: None,
             duplicate_of: None,
             skipped: false,

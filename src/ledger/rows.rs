@@ -146,6 +146,7 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         written: row.get(9)?,
         rejected: row.get(10)?,
         late: row.get(12)?,
+        waited_ms: 0,
         watermark: row.get(11)?,
         duplicate_of: row.get(13)?,
         skipped: row.get(14)?,

@@ -107,12 +107,13 @@ const MIGRATIONS: [&str; 5] = [
         read         INTEGER NOT NULL,      -- records
         written      INTEGER NOT NULL,      -- records
         rejected     INTEGER NOT NULL,      -- records
-        late         INTEGER NOT NULL       -- records
+        late         INTEGER NOT NULL,      -- records
+        lag_ms       INTEGER NOT NULL       -- the longest that a file of this minute had waited
     );
     INSERT INTO tally SELECT minute,
             sum(microbatches) OVER earlier, sum(files) OVER earlier, sum(quarantined) OVER earlier, 0,
             sum(bytes) OVER earlier, sum(read) OVER earlier, sum(written) OVER earlier,
-            sum(rejected) OVER earlier, 0
+            sum(rejected) OVER earlier, 0, 0
         FROM (SELECT committed_ms / 60000 AS minute, count(*) AS microbatches,
                 sum(quarantined IS NULL AND name <> x'') AS files,
                 sum(quarantined IS NOT NULL) AS quarantined,

@@ -34,16 +34,21 @@ pub struct Tally {
     pub rejected: u64,
     /// Records that a view has missed, once for each view.
     pub late: u64,
+    /// The longest that a file of this minute had waited when it was taken, in milliseconds; this one is
+    /// no total.
+    pub lag_ms: u64,
 }
 
 /// Its columns, in the order of [`Tally::of`].
-const COLUMNS: &str =
-    "minute, microbatches, files, quarantined, duplicates, bytes, read, written, rejected, late";
+const COLUMNS: &str = "minute, microbatches, files, quarantined, duplicates, bytes, read, written, rejected, late, \
+     lag_ms";
 
 impl Tally {
     /// The totals with one more microbatch, made in this minute or later.
     pub(super) fn add(&mut self, batch: &Microbatch) {
-        self.minute = self.minute.max(batch.at_ms.div_euclid(MINUTE_MS));
+        let minute = self.minute.max(batch.at_ms.div_euclid(MINUTE_MS));
+        let lag_ms = if minute == self.minute { self.lag_ms } else { 0 };
+        (self.minute, self.lag_ms) = (minute, lag_ms.max(batch.waited_ms));
         self.microbatches += 1;
         if batch.quarantined.is_some() {
             self.quarantined += 1;
@@ -73,6 +78,7 @@ impl Tally {
             written: less(self.written, earlier.written),
             rejected: less(self.rejected, earlier.rejected),
             late: less(self.late, earlier.late),
+            lag_ms: self.lag_ms,
         }
     }
 
@@ -88,6 +94,7 @@ impl Tally {
             written: row.get(7)?,
             rejected: row.get(8)?,
             late: row.get(9)?,
+            lag_ms: row.get(10)?,
         })
     }
 
@@ -107,7 +114,7 @@ impl Tally {
 
     pub(super) fn put(&self, connection: &Connection) -> rusqlite::Result<()> {
         let insert = format!(
-            "INSERT OR REPLACE INTO tally ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT OR REPLACE INTO tally ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         );
         let values = params![
             self.minute,
@@ -119,7 +126,8 @@ impl Tally {
             self.read,
             self.written,
             self.rejected,
-            self.late
+            self.late,
+            self.lag_ms
         ];
         connection.prepare_cached(&insert)?.execute(values).map(drop)
     }

@@ -219,6 +219,7 @@ impl Preparation<'_> {
             written: counts.written,
             rejected: counts.rejected,
             late: staged.missed,
+            waited_ms: u64::try_from(input.stamp.age().as_millis()).unwrap_or(u64::MAX),
             ..Microbatch::empty(input.name().to_owned(), identity, now_ms)
         };
         Ok((batch, counts.ended, tapped))

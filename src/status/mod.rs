@@ -5,6 +5,7 @@
 
 pub mod explain;
 pub mod live;
+pub mod shape;
 pub mod verify;
 
 use std::collections::HashSet;
@@ -20,7 +21,7 @@ use crate::source::{Source, Survey};
 use live::{Live, Trouble};
 
 /// How long the drop folder is looked at.
-const BUDGET: Duration = Duration::from_millis(20);
+const BUDGET: Duration = Duration::from_millis(10);
 
 /// How a job stands.
 #[derive(Debug, Clone, Serialize)]

@@ -1,0 +1,127 @@
+//! The job over HTTP: metrics, health, and one page to look at.
+//!
+//! What holds here: nothing can be changed by it, and nothing is asked of the daemon: it reads what
+//! `status` reads, at most once a second however many ask. What comes from outside, names and records,
+//! leaves as JSON or as escaped text, never as markup; the page has no resources but its own, and says
+//! so to the browser. On a loopback address only a loopback name is answered, so that no web page can
+//! reach it under a name of its own.
+
+mod answer;
+mod data;
+mod listen;
+mod metrics;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::telemetry::Pulse;
+use listen::Listener;
+
+/// Connections at once; more wait.
+const CONNECTIONS_MAX: usize = 64;
+
+/// A request's head must be there in this time.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// What was read from the ledger is given out for so long.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// What every request is answered from.
+struct Server {
+    config: Config,
+    pulse: Pulse,
+    started_ms: i64,
+    /// Only names of this machine are answered.
+    local: bool,
+    kept: Mutex<Option<(Instant, Arc<str>)>>,
+    kept_metrics: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+/// Serves the job from a thread of its own, if its configuration says so. The socket is there when it
+/// returns.
+pub fn start(config: &Config, pulse: &Pulse, started_ms: i64) -> anyhow::Result<()> {
+    let Some(listen) = &config.written.http.listen else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("start the HTTP runtime")?;
+    let listener = {
+        let _guard = runtime.enter();
+        Listener::bind(listen, config).with_context(|| format!("listen at {listen}"))?
+    };
+    tracing::info!(address = listener.address(), "HTTP");
+    let server = Server {
+        config: config.clone(),
+        pulse: pulse.clone(),
+        started_ms,
+        local: listener.is_loopback(),
+        kept: Mutex::default(),
+        kept_metrics: Mutex::default(),
+    };
+    let serve = move || runtime.block_on(accept(&listener, &Arc::new(server)));
+    std::thread::Builder::new().name("http".to_owned()).spawn(serve).context("start HTTP")?;
+    Ok(())
+}
+
+async fn accept(listener: &Listener, server: &Arc<Server>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let server = server.clone();
+        match listener.accept().await {
+            Ok(connection) => drop(tokio::spawn(async move {
+                serve(connection, server).await;
+                drop(place);
+            })),
+            Err(error) => {
+                tracing::debug!(%error, "no HTTP connection");
+                // Out of descriptors, as a rule: others have to be closed first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(connection: impl AsyncRead + AsyncWrite + Unpin, server: Arc<Server>) {
+    let answer = service_fn(|request| {
+        let server = server.clone();
+        async move { Ok::<_, std::convert::Infallible>(answer::answer(&server, &request)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .serve_connection(TokioIo::new(connection), answer);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
+}
+
+impl Server {
+    /// What `make` gives, or what it gave a moment ago.
+    fn kept(
+        kept: &Mutex<Option<(Instant, Arc<str>)>>,
+        make: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<Arc<str>> {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = kept.as_ref().filter(|(at, _)| at.elapsed() < KEPT_FOR) {
+            return Ok(text.clone());
+        }
+        let text: Arc<str> = make()?.into();
+        *kept = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+
+    /// The status as JSON.
+    fn status(&self) -> anyhow::Result<Arc<str>> {
+        Self::kept(&self.kept, || Ok(data::status(&self.config)?.to_string()))
+    }
+}
