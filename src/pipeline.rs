@@ -7,6 +7,7 @@
 pub mod earlier;
 pub mod flow;
 mod formats;
+pub mod keeping;
 pub mod prepare;
 mod report;
 #[cfg(feature = "sql")]
@@ -38,6 +39,7 @@ use crate::source::archive::{Archived, Archiver, Touched};
 use crate::source::input::Input;
 use crate::source::queue::Key;
 use earlier::Earlier;
+use keeping::Keeping;
 use prepare::Prepared;
 use report::{debt, log, report};
 use vanished::Vanished;
@@ -63,6 +65,7 @@ pub struct Pipeline {
     /// The continuous queries.
     pub views: Views,
     earlier: Earlier,
+    keeping: Keeping,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
     unarchived: Vec<(Committed, Input)>,
@@ -97,7 +100,7 @@ impl Pipeline {
         publisher: Publisher,
         archiver: Archiver,
         views: Views,
-        earlier: Earlier,
+        (earlier, keeping): (Earlier, Keeping),
     ) -> Self {
         Self {
             ledger,
@@ -105,6 +108,7 @@ impl Pipeline {
             archiver,
             views,
             earlier,
+            keeping,
             unpublished: Vec::new(),
             unarchived: Vec::new(),
             stuck: Vec::new(),
@@ -415,6 +419,11 @@ impl Pipeline {
         self.retry_stuck(source)?;
         self.sync(source)?;
         self.settle()
+    }
+
+    /// When the past may be pruned.
+    pub fn prune_due(&self) -> Option<Instant> {
+        self.keeping.due()
     }
 
     /// When the windows of a quiet folder are to be closed.

@@ -67,6 +67,9 @@ mod operate;
 /// Files with the content of an earlier one.
 mod duplicates;
 
+/// The archive and the history, pruned.
+mod keeping;
+
 /// Metrics, health and the page.
 mod http;
 

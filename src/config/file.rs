@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "sql")]
 use crate::aggregate;
-use crate::source::archive::Action;
+use crate::source::archive::{Action, Keep};
 use crate::source::rules::{Duplicates, Empty, HardLinks, Order, Watch};
 use crate::units::{Size, Span};
 use crate::{decode, sink, transform};
@@ -241,6 +241,42 @@ pub enum OnBadRecord {
 pub struct Done {
     /// What becomes of an input after its commit.
     pub action: Action,
+    /// How much of what was moved is kept; all of it unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Kept>,
+}
+
+/// `done.keep`: a duration or a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept(pub Keep);
+
+impl std::str::FromStr for Kept {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let age = text.parse::<Span>().map(|span| Keep::Age(span.0));
+        let bytes = |_| text.parse::<Size>().map(|size| Keep::Bytes(size.0));
+        age.or_else(bytes).map(Self).map_err(|_| {
+            format!(
+                "found \"{text}\", expected a duration such as \"7d\" or a size such as \"10GiB\""
+            )
+        })
+    }
+}
+
+impl Serialize for Kept {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Keep::Age(age) => Span(age).serialize(serializer),
+            Keep::Bytes(bytes) => Size(bytes).serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        String::deserialize(source)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// `[state]`.
@@ -250,6 +286,9 @@ pub struct State {
     /// The directory of the ledger and of what is staged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
+    /// How long the history is kept; for ever unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Span>,
 }
 
 /// `[http]`.

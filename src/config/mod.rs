@@ -361,6 +361,11 @@ fn check_kinds(written: &file::File) -> Result<(), Problem> {
 }
 
 fn check_limits(written: &file::File) -> Result<(), Problem> {
+    if written.done.keep.is_some() && !matches!(written.done.action, Action::Move(_)) {
+        let message =
+            "found without `action = { move = \"archive/\" }`: only what was moved is pruned";
+        return Err(Problem::new("done.keep", message));
+    }
     let at_least_one = [
         ("engine.workers", written.engine.workers == Some(0)),
         ("engine.files_per_commit", written.engine.files_per_commit == 0),

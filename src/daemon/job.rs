@@ -15,6 +15,7 @@ use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
 use crate::pipeline::earlier::Earlier;
 use crate::pipeline::flow::Flow;
+use crate::pipeline::keeping::Keeping;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
 use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
@@ -110,7 +111,8 @@ impl Job {
         let parts = parts.transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
-        let mut pipeline = Pipeline::new(ledger, publisher, archiver, views, earlier);
+        let mut pipeline =
+            Pipeline::new(ledger, publisher, archiver, views, (earlier, keeping(&config)));
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
         if let Some(reason) = publish::begins_otherwise(output, &header) {
@@ -146,6 +148,7 @@ impl Job {
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&self.source)?;
         }
+        self.pipeline.prune(&self.source, now)?;
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
         self.cut_at_end(&mut group);
@@ -416,6 +419,7 @@ impl Job {
             self.pipeline.stuck_due(),
             self.pipeline.views.due(),
             self.pipeline.idle_due(),
+            self.pipeline.prune_due(),
         ];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
     }
@@ -441,6 +445,12 @@ pub fn flow<'a>(
         bounds,
         pulse,
     }
+}
+
+/// How much of the past a job keeps.
+fn keeping(config: &Config) -> Keeping {
+    let history = config.written.state.keep.map(|span| span.0);
+    Keeping::new(config.written.done.keep.map(|keep| keep.0), history)
 }
 
 /// How many bad records a file of the job may have.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::look::{ENTRIES, Entry, Look, entry};
-use super::{Position, Target};
+use super::{Position, Pruned, Target};
 
 /// A file or folder that the ledger writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,11 @@ impl Look {
         let mut found = rows.collect::<rusqlite::Result<Vec<String>>>()?;
         found.retain(|line| line != "ok");
         Ok(found)
+    }
+
+    /// How far the past was pruned.
+    pub fn pruned(&self) -> anyhow::Result<Pruned> {
+        Ok(Pruned::read(&self.connection)?)
     }
 
     /// Everything that is written to.

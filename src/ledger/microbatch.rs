@@ -116,6 +116,11 @@ impl Microbatch {
         !self.name.is_empty()
     }
 
+    /// True when records were made of its file.
+    pub fn is_processed(&self) -> bool {
+        self.has_input() && self.quarantined.is_none()
+    }
+
     /// The staging files that it names.
     pub fn files(&self) -> impl Iterator<Item = &OsString> {
         self.additions.iter().filter_map(|addition| match &addition.payload {

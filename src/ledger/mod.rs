@@ -19,6 +19,7 @@ mod audit;
 mod clock;
 mod look;
 mod microbatch;
+mod prune;
 mod rows;
 mod schema;
 mod tally;
@@ -37,6 +38,7 @@ use crate::failure::{Failure, Result};
 pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
+pub use prune::Pruned;
 pub use tally::{MINUTE_MS, Tally};
 pub use views::{Reading, StatePut, ViewId};
 
@@ -227,13 +229,13 @@ impl Ledger {
     /// What is committed and not settled, in order: spans that may not be in their target, and
     /// inputs that may not be archived.
     pub fn owed(&self) -> Result<Vec<Committed>> {
-        let select = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
-                quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of
-            FROM microbatch WHERE sequence IN
-                (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
-            ORDER BY sequence";
+        let select = format!(
+            "{} WHERE sequence IN (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
+            ORDER BY sequence",
+            rows::COMMITTED
+        );
         let load = || -> rusqlite::Result<Vec<Committed>> {
-            let mut statement = self.connection.prepare(select)?;
+            let mut statement = self.connection.prepare(&select)?;
             let rows = statement.query_map((), rows::committed_of)?;
             let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let mut spans = self.connection.prepare(

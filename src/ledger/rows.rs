@@ -128,6 +128,10 @@ pub(super) fn prepend(
     Ok(())
 }
 
+/// What [`committed_of`] makes a microbatch of.
+pub(super) const COMMITTED: &str = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
+    quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of FROM microbatch";
+
 pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
     let identity = Identity {
         inode: row.get::<_, i64>(3)?.cast_unsigned(),

@@ -121,6 +121,13 @@ const MIGRATIONS: [&str; 5] = [
                 sum(read) AS read, sum(written) AS written, sum(rejected) AS rejected
             FROM microbatch GROUP BY 1)
         WINDOW earlier AS (ORDER BY minute);
+    -- How far the past was pruned: sequence numbers, and the bytes of the inputs. At most one row.
+    CREATE TABLE pruned (
+        only    INTEGER PRIMARY KEY CHECK (only = 0),
+        inputs  INTEGER NOT NULL,
+        bytes   INTEGER NOT NULL,
+        history INTEGER NOT NULL
+    );
     -- When the generation began, milliseconds since 1970; 0 where that is not known.
     ALTER TABLE target ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
 ",

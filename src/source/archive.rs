@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,15 @@ pub enum Action {
     Move(PathBuf),
     /// It is deleted.
     Delete,
+}
+
+/// `done.keep`: how much of what was moved stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// What was committed at most so long ago.
+    Age(Duration),
+    /// The newest files of so many bytes.
+    Bytes(u64),
 }
 
 /// What an input came to.

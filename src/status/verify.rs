@@ -81,7 +81,8 @@ impl Audit<'_> {
             }
         };
         let length = file.as_ref().map(File::metadata).transpose()?.map_or(0, |file| file.len());
-        let mut end = Some(0);
+        // Of what was pruned it is not known where it ended.
+        let mut end = (look.pruned()?.history == 0).then_some(0);
         let generation = row.next.generation;
         look.spans(row.target, |span| {
             if span.at.generation == generation {
@@ -179,7 +180,7 @@ impl Audit<'_> {
         let action = config.written.done.action.clone();
         let archiver = Archiver::open(action, config.archive().as_deref());
         let archiver = archiver.context("open the archive")?;
-        let mut last = None;
+        let (mut last, pruned) = (None, look.pruned()?);
         look.all(|entry| {
             let expected = last.map_or(entry.sequence, |last| last + 1);
             if entry.sequence != expected {
@@ -194,7 +195,8 @@ impl Audit<'_> {
             }
             last = Some(entry.sequence);
             self.looked.microbatches += 1;
-            if !unarchived.contains(&entry.sequence) {
+            let is_kept = entry.sequence > pruned.inputs || entry.reason.is_some();
+            if is_kept && !unarchived.contains(&entry.sequence) {
                 self.input(&entry, &folder, &archiver);
             }
             Ok(())

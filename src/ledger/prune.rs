@@ -1,0 +1,82 @@
+//! What the ledger forgets of the past.
+//!
+//! What holds here: the last microbatch stays, and so does the last span of each target, by which the
+//! next start knows how it should end; totals stay as they are.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{Committed, Ledger, failure, rows};
+use crate::failure::Result;
+
+/// How far the past was pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruned {
+    /// Up to this microbatch, inputs were removed from the archive.
+    pub inputs: u64,
+    /// The bytes of these inputs, with those that were there before anything was to be pruned.
+    pub bytes: u64,
+    /// Up to this microbatch, rows were removed from the ledger.
+    pub history: u64,
+}
+
+impl Pruned {
+    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let select = "SELECT inputs, bytes, history FROM pruned";
+        let found = connection.query_row(select, (), |row| {
+            Ok(Self { inputs: row.get(0)?, bytes: row.get(1)?, history: row.get(2)? })
+        });
+        Ok(found.optional()?.unwrap_or_default())
+    }
+}
+
+impl Ledger {
+    /// How far the past was pruned.
+    pub fn pruned(&self) -> Result<Pruned> {
+        Pruned::read(&self.connection).map_err(failure)
+    }
+
+    /// The bytes of all files that were processed since the beginning of the ledger.
+    pub fn processed_bytes(&self) -> u64 {
+        self.tally.bytes
+    }
+
+    /// The next microbatches after this one, at most so many: those of which nothing is owed, up to the
+    /// first of which something is, and never the last of all.
+    pub fn settled_after(&self, sequence: u64, most: u64) -> Result<Vec<Committed>> {
+        let load = || -> rusqlite::Result<Vec<Committed>> {
+            let select = format!(
+                "{} WHERE sequence > ?1 AND sequence < ?2 AND sequence < coalesce(min(
+                    (SELECT ifnull(min(sequence), ?2) FROM owed),
+                    (SELECT ifnull(min(sequence), ?2) FROM unarchived)), ?2)
+                ORDER BY sequence LIMIT ?3",
+                rows::COMMITTED
+            );
+            let mut statement = self.connection.prepare_cached(&select)?;
+            let values = params![sequence, self.last, most];
+            statement.query_map(values, rows::committed_of)?.collect()
+        };
+        load().map_err(failure)
+    }
+
+    /// Writes down how far the past has been pruned, and removes the rows that go with it.
+    pub fn prune(&mut self, before: &Pruned, now: &Pruned) -> Result<()> {
+        self.transact(|connection| {
+            let Pruned { inputs, bytes, history } = now;
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO pruned VALUES (0, ?, ?, ?)")?
+                .execute(params![inputs, bytes, history])?;
+            let rows = params![before.history, history];
+            connection
+                .prepare_cached(
+                    "DELETE FROM span WHERE sequence > ?1 AND sequence <= ?2 AND NOT EXISTS
+                        (SELECT 1 FROM target WHERE id = span.target
+                            AND generation = span.generation AND end = span.start + span.length)",
+                )?
+                .execute(rows)?;
+            connection
+                .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
+                .execute(rows)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,134 @@
+//! What is kept of the past: archived inputs and rows of the ledger, pruned from the oldest on.
+//!
+//! What holds here: what goes is found by the ledger, one microbatch after the other, so that pruning
+//! costs what it prunes; an input goes only when its archive is durable, only if it is the file that was
+//! archived, and a row only after its input. It may be interrupted anywhere and done again.
+
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+use super::report::debt;
+use crate::failure::Result;
+use crate::ledger::{Committed, Pruned, now_ms};
+use crate::source::Source;
+use crate::source::archive::Keep;
+
+/// Longest time for pruning before files are looked for again.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Time between two turns while there is more to prune.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Time between two looks whether something has become old.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Microbatches that are looked at in one go.
+const STEP: u64 = 64;
+
+/// How much of the past is kept.
+#[derive(Debug, Default)]
+pub struct Keeping {
+    /// Of what was moved to the archive.
+    pub inputs: Option<Keep>,
+    /// Of the history in the ledger.
+    pub history: Option<Duration>,
+    /// What has been pruned so far; not known before the first look.
+    pruned: Option<Pruned>,
+    due: Option<Instant>,
+}
+
+impl Keeping {
+    /// Keeps so much.
+    pub fn new(inputs: Option<Keep>, history: Option<Duration>) -> Self {
+        let due = (inputs.is_some() || history.is_some()).then(Instant::now);
+        Self { inputs, history, pruned: None, due }
+    }
+
+    /// When there may be something to prune.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+impl Pipeline {
+    /// Prunes what has become old, as far as one turn goes.
+    pub fn prune(&mut self, source: &Source, now: Instant) -> Result<()> {
+        if self.keeping.due.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let known = self.keeping.pruned.take();
+        let mut pruned = known.map_or_else(|| self.ledger.pruned(), Ok)?;
+        let mut more = true;
+        while more && now.elapsed() < TURN {
+            let before = pruned;
+            if let Some(keep) = self.keeping.inputs {
+                self.prune_inputs(keep, &mut pruned, source)?;
+            }
+            if let Some(age) = self.keeping.history {
+                pruned.history = self.old_history(age, &pruned)?;
+            }
+            more = pruned != before;
+            if more {
+                self.ledger.prune(&before, &pruned)?;
+            }
+        }
+        self.keeping.pruned = Some(pruned);
+        self.keeping.due = Some(Instant::now() + if more { PAUSE } else { LOOK });
+        Ok(())
+    }
+
+    /// Removes the next inputs from the archive, unless they are to be kept.
+    fn prune_inputs(&self, keep: Keep, pruned: &mut Pruned, source: &Source) -> Result<()> {
+        let oldest = match keep {
+            Keep::Age(age) => Some(before(age)),
+            Keep::Bytes(_) => None,
+        };
+        for committed in self.ledger.settled_after(pruned.inputs, STEP)? {
+            let goes = match (keep, oldest) {
+                (Keep::Bytes(most), _) => self.ledger.processed_bytes() - pruned.bytes > most,
+                (Keep::Age(_), oldest) => oldest.is_some_and(|at| committed.committed_ms() < at),
+            };
+            if !goes {
+                break;
+            }
+            self.remove(&committed, source)?;
+            pruned.inputs = committed.sequence();
+            if committed.batch().is_processed() {
+                pruned.bytes += committed.batch().identity.size;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes one input from the archive, if it is there.
+    fn remove(&self, committed: &Committed, source: &Source) -> Result<()> {
+        if !committed.batch().is_processed() {
+            return Ok(());
+        }
+        let debt = debt(committed, b"");
+        let found = self.archiver.find_archived(source.folder(), &debt, super::prepare::hash);
+        let Some((dir, name)) = found else { return Ok(()) };
+        dir.unlink(&name)?;
+        if let Some(marker) = source.rules().marker_of(&name) {
+            dir.unlink(&marker)?;
+        }
+        Ok(())
+    }
+
+    /// Up to where the history is old enough, a step further than it was pruned at most.
+    fn old_history(&self, age: Duration, pruned: &Pruned) -> Result<u64> {
+        let old = self.ledger.settled_after(pruned.history, STEP)?;
+        let at = before(age);
+        let of_kept = if self.keeping.inputs.is_some() { pruned.inputs } else { u64::MAX };
+        let goes = |committed: &&Committed| {
+            committed.committed_ms() < at && committed.sequence() <= of_kept
+        };
+        let last = old.iter().take_while(goes).last().map(Committed::sequence);
+        Ok(last.map_or(pruned.history, |last| last.max(pruned.history)))
+    }
+}
+
+/// So long ago, in milliseconds since 1970.
+fn before(age: Duration) -> i64 {
+    now_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,160 @@
+//! What is kept of the past: the archive and the history are pruned, and nothing else is.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::support::spool::NUMBERS;
+use crate::support::{Spool, wait_for};
+
+fn job(keep: &str, state: &str) -> Spool {
+    let spool =
+        Spool::new(&format!("{NUMBERS}[done]\naction = {{ move = \"archive\" }}\n{keep}\n"));
+    // `[state]` is the last table of the job.
+    let text = spool.read("job.toml") + state + "\n";
+    fs::write(spool.path("job.toml"), text).unwrap();
+    spool
+}
+
+fn archive(spool: &Spool) -> BTreeSet<String> {
+    let entries = fs::read_dir(spool.path("archive")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_archive(spool: &Spool, names: &[&str]) {
+    assert_eq!(archive(spool), names.iter().map(|name| (*name).to_owned()).collect());
+}
+
+#[track_caller]
+fn verify(spool: &Spool) {
+    let output = spool.run("verify", &["--deep"]);
+    let found = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{found}");
+}
+
+#[test]
+fn what_was_moved_goes_when_it_is_old() {
+    let spool = job("keep = \"1h\"", "");
+    spool.drop_file("a", "1\n");
+    spool.drop_file("b.gz", "this is no gzip file");
+    spool.run_once();
+    spool.run_once();
+    assert_archive(&spool, &["a"]);
+    fs::write(spool.path("archive/mine"), "1\n").unwrap();
+    let text = spool.read("job.toml").replace("\"1h\"", "\"0s\"");
+    fs::write(spool.path("job.toml"), text).unwrap();
+    spool.drop_file("c", "2\n");
+    spool.run_once();
+    spool.run_once();
+    // The last microbatch stays whatever its age, and so does what others put there or set aside.
+    assert_archive(&spool, &["c", "mine"]);
+    spool.assert_names(&["failed-b.gz", "failed-b.gz.error.json"]);
+    verify(&spool);
+}
+
+#[test]
+fn the_newest_files_of_some_size_stay() {
+    let spool = job("keep = \"25B\"", "");
+    for name in ["a", "b", "c", "d"] {
+        spool.drop_file(name, "123456789\n");
+        spool.run_once();
+    }
+    spool.run_once();
+    assert_archive(&spool, &["c", "d"]);
+    verify(&spool);
+}
+
+/// A file that took the name of one that was moved is somebody's, whatever its size and age.
+#[test]
+fn a_file_under_the_name_of_an_old_one_stays() {
+    let spool = job("keep = \"0s\"", "");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    fs::remove_file(spool.path("archive/a")).unwrap();
+    fs::write(spool.path("archive/a"), "2\n").unwrap();
+    spool.drop_file("b", "1\n");
+    spool.run_once();
+    spool.run_once();
+    assert_archive(&spool, &["a", "b"]);
+}
+
+#[test]
+fn a_running_daemon_prunes_by_itself() {
+    let spool = job("keep = \"25B\"", "keep = \"0s\"");
+    let daemon = spool.start();
+    for number in 0..50 {
+        spool.drop_file(format!("{number:02}"), "123456789\n");
+    }
+    wait_for("all are there", || spool.output().lines().count() == 50);
+    // The next look is half a minute away, or at the next start.
+    daemon.stop();
+    let daemon = spool.start();
+    wait_for("they are pruned", || archive(&spool).len() <= 2);
+    daemon.stop();
+    verify(&spool);
+}
+
+/// Totals stay; the output goes on; what is left is verified.
+#[test]
+fn the_history_goes_when_it_is_old() {
+    let spool = job("", "keep = \"0s\"");
+    for name in ["a", "b", "c"] {
+        spool.drop_file(name, "1\nbad\n");
+        spool.run_once();
+    }
+    spool.run_once();
+    assert_eq!(spool.ledger("SELECT count(*) * 100 + max(sequence) FROM microbatch"), 103);
+    assert_eq!(spool.ledger("SELECT count(*) FROM span"), 2);
+    verify(&spool);
+    spool.drop_file("d", "4\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "100.0\n100.0\n100.0\n400.0\n");
+    let status: serde_json::Value =
+        serde_json::from_slice(&spool.run("status", &["--json"]).stdout).unwrap();
+    assert_eq!(status["total"]["files"].as_u64(), Some(4));
+    assert_eq!(status["total"]["rejected"].as_u64(), Some(3));
+    verify(&spool);
+}
+
+/// Aborted at any durable operation, only what is old goes, and all of it in the end.
+#[test]
+fn an_abort_prunes_nothing_else() {
+    for number in 1..200 {
+        let mut spool = job("keep = \"0s\"", "keep = \"0s\"");
+        for name in ["a", "b", "c"] {
+            spool.drop_file(name, "1\n");
+        }
+        spool.run_once();
+        spool.drop_file("d", "2\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+        let aborted = !spool.run("run", &["--once"]).status.success();
+        spool.no_environment();
+        spool.run_once();
+        spool.run_once();
+        assert_eq!(spool.output(), "100.0\n100.0\n100.0\n200.0\n", "abort:{number}");
+        assert_archive(&spool, &["d"]);
+        assert_eq!(spool.ledger("SELECT count(*) * 10 + max(sequence) FROM microbatch"), 14);
+        verify(&spool);
+        if !aborted {
+            assert!(number > 10, "only {number} operations");
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn only_what_was_moved_can_be_pruned() {
+    let spool = Spool::new(&format!("{NUMBERS}[done]\nkeep = \"7d\"\n"));
+    let refused = spool.run("check", &[]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && said.contains("done.keep: found without"),
+        "{said}"
+    );
+    for (wrong, says) in [("7x", "expected a duration such as"), ("", "expected a duration")] {
+        let spool = job(&format!("keep = \"{wrong}\""), "");
+        let said = String::from_utf8_lossy(&spool.run("check", &[]).stderr).into_owned();
+        assert!(said.contains("done.keep") && said.contains(says), "{said}");
+    }
+}
