@@ -6,6 +6,7 @@
 
 pub mod job;
 mod opening;
+mod pressure;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -286,6 +287,7 @@ impl<'a> Daemon<'a> {
         self.live.pauses(None);
         self.tell_live();
         self.told.tell_now(&self.live);
+        telemetry::tell_left_out(true);
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         tracing::info!(microbatches, "{why}");
         Ok(())
@@ -390,6 +392,7 @@ impl<'a> Daemon<'a> {
             return;
         }
         self.status_due = Instant::now() + STATUS_EVERY;
+        telemetry::tell_left_out(false);
         let (pending, _) = self.job.source.pending();
         let oldest = self.job.source.oldest().map_or(String::new(), |oldest| {
             let seconds = Duration::from_secs(oldest.as_secs());

@@ -3,6 +3,8 @@
 //! What holds here: everything goes to standard error, one line for each event; under the journal
 //! each line carries its level. Nothing from the drop folder can forge a line.
 
+mod limit;
+
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -11,9 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use limit::Limit;
+pub use limit::tell_left_out;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -27,18 +35,19 @@ pub enum LogFormat {
 
 /// Starts logging to standard error.
 pub fn start(format: LogFormat, level: Level) {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false);
+    let subscriber =
+        tracing_subscriber::registry().with(LevelFilter::from_level(level)).with(Limit);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Json => subscriber.with(lines.json().flatten_event(true)).init(),
         // The journal stamps the time itself, and reads the level from the line's prefix.
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            builder.event_format(Journal).init();
+            subscriber.with(lines.event_format(Journal)).init();
         }
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => subscriber.with(lines).init(),
     }
 }
 

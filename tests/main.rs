@@ -70,6 +70,9 @@ mod duplicates;
 /// The archive and the history, pruned.
 mod keeping;
 
+/// Little room: disks and logs.
+mod pressure;
+
 /// Metrics, health and the page.
 mod http;
 

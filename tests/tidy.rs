@@ -197,7 +197,7 @@ fn each_dependency_has_one_door() {
         (vec!["tokio::signal"], "cli/signals.rs"),
         (vec!["datafusion::", "tokio::runtime::Runtime"], "engine/"),
         (vec!["arrow_csv", "arrow_json"], "decode/infer.rs"),
-        (vec!["tracing_subscriber"], "telemetry.rs"),
+        (vec!["tracing_subscriber"], "telemetry"),
         (vec!["indicatif"], "cli/progress.rs"),
         (vec!["hyper::", "hyper_util", "http_body_util"], "http/"),
         (vec!["walkdir"], "source/"),

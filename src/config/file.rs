@@ -358,10 +358,17 @@ pub struct Engine {
     pub memory: Size,
     /// Most files in one commit.
     pub files_per_commit: usize,
+    /// Nothing is taken while less is free where the ledger or an output is.
+    pub min_free: Size,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { workers: None, memory: Size(512 << 20), files_per_commit: 256 }
+        Self {
+            workers: None,
+            memory: Size(512 << 20),
+            files_per_commit: 256,
+            min_free: Size(64 << 20),
+        }
     }
 }

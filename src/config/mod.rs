@@ -3,11 +3,13 @@
 //! What holds here: an error names the file, the line, the key, what was found and what is allowed.
 //! [`Config::read`] looks at the text alone; [`Config::check_surroundings`] looks at the machine.
 
+mod cgroup;
 pub mod file;
 mod locate;
+mod paths;
 mod surroundings;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_schema::Schema;
@@ -19,6 +21,7 @@ use crate::decode::quotes::BLOCK_MAX;
 use crate::source::archive::Action;
 use crate::source::rules::{Complete, Rules};
 use crate::transform::Transform;
+use paths::{normal, resolved};
 
 /// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
 const MEMORY_MIN: u64 = 32 << 20;
@@ -110,11 +113,13 @@ impl Config {
     }
 
     fn checked(
-        written: file::File,
+        mut written: file::File,
         text: &str,
         path: &Path,
         base: PathBuf,
     ) -> Result<Self, Problem> {
+        let half = cgroup::memory_limit().map_or(u64::MAX, |limit| (limit / 2).max(MEMORY_MIN));
+        written.engine.memory.0 = written.engine.memory.0.min(half);
         check_kinds(&written)?;
         check_limits(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
@@ -471,29 +476,6 @@ fn state_directory(written: &file::File, path: &Path, base: &Path) -> PathBuf {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The path without `.` and `..`, by its text.
-fn normal(path: &Path) -> PathBuf {
-    path.components().fold(PathBuf::new(), |mut normal, component| {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                normal.pop();
-            }
-            other => normal.push(other),
-        }
-        normal
-    })
-}
-
-/// The path with symbolic links resolved as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
-    match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Ok(resolved), ..) => resolved,
-        (Err(_), Some(parent), Some(name)) => resolved(parent).join(name),
-        _ => path.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::opening::{claim, locks, open_queries, sweep};
+use super::pressure::check_disk;
 use crate::config::{Config, Problem};
 use crate::decode::compression::{self, Compression};
 use crate::durable;
@@ -149,6 +150,9 @@ impl Job {
             self.pipeline.sync(&self.source)?;
         }
         self.pipeline.prune(&self.source, now)?;
+        if self.source.next_name().is_some() {
+            self.check_disk()?;
+        }
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
         self.cut_at_end(&mut group);
@@ -169,6 +173,14 @@ impl Job {
             }
             None => Ok(Round::Idle),
         }
+    }
+
+    /// There must be some room where the ledger and the outputs are.
+    fn check_disk(&self) -> Result<()> {
+        let outputs = [&self.config.output, &self.config.rejects];
+        let folders = outputs.into_iter().flatten().filter_map(|output| output.parent());
+        let places = folders.chain([self.config.state.as_path()]);
+        check_disk(places, self.config.written.engine.min_free.0)
     }
 
     /// Prepares files until the group is full or nothing is complete. What failed is dealt with;
