@@ -73,6 +73,9 @@ mod keeping;
 /// Little room: disks and logs.
 mod pressure;
 
+/// What is packaged.
+mod packages;
+
 /// Metrics, health and the page.
 mod http;
 

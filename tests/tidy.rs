@@ -280,6 +280,8 @@ fn no_dependency_comes_unseen() {
         "blake3",
         "bytesize",
         "clap",
+        "clap_complete",
+        "clap_mangen",
         "chrono",
         "crc32fast",
         "datafusion",

@@ -6,6 +6,7 @@ mod batch;
 mod check;
 mod delivery;
 mod explain;
+mod generate;
 mod history;
 mod progress;
 mod requeue;
@@ -67,6 +68,9 @@ enum Verb {
     Verify(verify::Verify),
     /// Put a file back that was set aside, or take a processed one again
     Requeue(requeue::Requeue),
+    /// Write manual pages and shell completions to a folder
+    #[command(hide = true)]
+    Generate(generate::Generate),
 }
 
 /// The job file of a verb.
@@ -98,6 +102,7 @@ impl Cli {
             Verb::Explain(explain) => explain.run(),
             Verb::Verify(verify) => verify.run(),
             Verb::Requeue(requeue) => requeue.run(),
+            Verb::Generate(generate) => generate.run(),
         }
     }
 }

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Builds the Debian package: the program with everything, the unit, examples, manual and completions.
+# Needs cargo-deb (`cargo install --locked cargo-deb`). FEATURES= builds it without SQL, in minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+features=${FEATURES-full}
+cargo build --release --locked --features "$features"
+rm -rf target/generated
+target/release/spoolmill generate target/generated
+cargo deb --no-build --no-strip --output "${1:-target/debian/}"
