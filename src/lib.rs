@@ -34,7 +34,7 @@
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `aggregate`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
-//! | [`config`] | the job file as written, and as used | `durable`, `units`, the stages' own configuration types |
+//! | [`config`] | the job file as written, and as used | `durable`, `publish`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
 //! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |

@@ -10,6 +10,7 @@ mod formats;
 pub mod keeping;
 pub mod prepare;
 mod report;
+mod rotating;
 #[cfg(feature = "sql")]
 mod sift;
 #[cfg(not(feature = "sql"))]
@@ -65,7 +66,8 @@ pub struct Pipeline {
     /// The continuous queries.
     pub views: Views,
     earlier: Earlier,
-    keeping: Keeping,
+    /// What is kept of the past.
+    pub keeping: Keeping,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
     unarchived: Vec<(Committed, Input)>,
@@ -421,11 +423,6 @@ impl Pipeline {
         self.settle()
     }
 
-    /// When the past may be pruned.
-    pub fn prune_due(&self) -> Option<Instant> {
-        self.keeping.due()
-    }
-
     /// When the windows of a quiet folder are to be closed.
     pub fn idle_due(&self) -> Option<Instant> {
         self.views.idle_due()
@@ -444,7 +441,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// True when something has waited to become durable for long enough.
+    /// When what was published is to become durable.
     pub fn sync_due(&self) -> Option<Instant> {
         self.unsynced_since.map(|since| since + SYNC_AFTER)
     }

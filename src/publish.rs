@@ -9,6 +9,7 @@
 
 mod appended;
 pub mod parts;
+pub mod rotation;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -36,6 +36,20 @@ const ALONE: Job = Job {
     ..PLAIN
 };
 
+/// An output that is closed again and again: what a reader sees is all of its files, one after the other.
+const ROTATED: Job = Job {
+    configuration: "[input.format.numbers]\n[transform.scale]\nbelow = 10.0\nby = 100.0\n\
+        [output]\npath = \"output.txt\"\nrotate = { size = \"8B\" }\n[output.format.numbers]\n\
+        [engine]\nfiles_per_commit = 2\n",
+    seen: |spool| {
+        let entries = std::fs::read_dir(spool.path("")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: BTreeSet<_> = names.filter(|name| name.starts_with("output")).collect();
+        names.iter().map(|name| spool.read(name)).collect()
+    },
+    ..PLAIN
+};
+
 /// A header once, records that say where they are from, and one plan over blocks.
 #[cfg(feature = "sql")]
 const CSV: Job = Job {
@@ -206,6 +220,11 @@ fn an_abort_at_any_durable_operation_changes_nothing_in_the_end() {
     aborts_change_nothing(PLAIN);
 }
 
+#[test]
+fn an_abort_of_a_job_that_rotates_changes_nothing_in_the_end() {
+    aborts_change_nothing(ROTATED);
+}
+
 #[cfg(feature = "sql")]
 #[test]
 fn an_abort_of_a_csv_job_changes_nothing_in_the_end() {
@@ -371,6 +390,12 @@ fn a_power_cut_at_any_operation_changes_nothing_in_the_end() {
     eprintln!("{states} states after a power cut");
     assert_eq!(found, None);
     assert!(states > 200);
+}
+
+#[test]
+fn a_power_cut_in_a_job_that_rotates_changes_nothing_in_the_end() {
+    let expected = undisturbed(ROTATED);
+    assert_eq!(explore(ROTATED, "", &expected).1, None);
 }
 
 /// The first output is a staging file, renamed; the next one makes the staging folder durable.

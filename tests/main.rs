@@ -76,6 +76,9 @@ mod pressure;
 /// What is packaged.
 mod packages;
 
+/// The output, closed from time to time.
+mod rotation;
+
 /// Metrics, health and the page.
 mod http;
 

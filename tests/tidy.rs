@@ -87,7 +87,10 @@ fn modules_import_only_what_they_build_on() {
                 "transform",
             ],
         ),
-        ("config", &["aggregate", "decode", "durable", "sink", "source", "transform", "units"]),
+        (
+            "config",
+            &["aggregate", "decode", "durable", "publish", "sink", "source", "transform", "units"],
+        ),
         (
             "queries",
             &[

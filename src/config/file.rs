@@ -202,8 +202,36 @@ pub struct Output {
     /// The file that records are appended to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// When the file is closed and a new one begins; never unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate: Option<Rotate>,
     /// How records become bytes.
     pub format: sink::Format,
+}
+
+/// `output.rotate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotate {
+    /// When it has this many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+    /// At each multiple of this time since 1970, in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<Span>,
+    /// How a closed file is compressed; not at all unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress: Option<Compress>,
+}
+
+/// `output.rotate.compress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compress {
+    /// `.gz`
+    Gzip,
+    /// `.zst`
+    Zstd,
 }
 
 /// `[rejects]`.

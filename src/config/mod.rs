@@ -7,6 +7,7 @@ mod cgroup;
 pub mod file;
 mod locate;
 mod paths;
+mod rotation;
 mod surroundings;
 
 use std::path::{Path, PathBuf};
@@ -121,6 +122,7 @@ impl Config {
         let half = cgroup::memory_limit().map_or(u64::MAX, |limit| (limit / 2).max(MEMORY_MIN));
         written.engine.memory.0 = written.engine.memory.0.min(half);
         check_kinds(&written)?;
+        rotation::check(&written)?;
         check_limits(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use super::opening::{claim, locks, open_queries, sweep};
+use super::opening::{claim, keeping, locks, open_queries, sweep};
 use super::pressure::check_disk;
 use crate::config::{Config, Problem};
 use crate::decode::compression::{self, Compression};
@@ -16,7 +16,6 @@ use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
 use crate::pipeline::earlier::Earlier;
 use crate::pipeline::flow::Flow;
-use crate::pipeline::keeping::Keeping;
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
 use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
@@ -112,8 +111,14 @@ impl Job {
         let parts = parts.transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
-        let mut pipeline =
-            Pipeline::new(ledger, publisher, archiver, views, (earlier, keeping(&config)));
+        let mut pipeline = Pipeline::new(
+            ledger,
+            publisher,
+            archiver,
+            views,
+            (earlier, keeping(&config, targets[0])),
+        );
+        pipeline.recover_rotation()?;
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
         if let Some(reason) = publish::begins_otherwise(output, &header) {
@@ -149,6 +154,7 @@ impl Job {
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&self.source)?;
         }
+        self.pipeline.rotate(&self.source)?;
         self.pipeline.prune(&self.source, now)?;
         if self.source.next_name().is_some() {
             self.check_disk()?;
@@ -388,6 +394,7 @@ impl Job {
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&self.source)?;
         self.pipeline.settle()?;
+        self.pipeline.finish_rotation()?;
         self.pipeline.replace_all_views()
     }
 
@@ -431,7 +438,8 @@ impl Job {
             self.pipeline.stuck_due(),
             self.pipeline.views.due(),
             self.pipeline.idle_due(),
-            self.pipeline.prune_due(),
+            self.pipeline.keeping.due(),
+            self.pipeline.rotation_due(),
         ];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
     }
@@ -457,12 +465,6 @@ pub fn flow<'a>(
         bounds,
         pulse,
     }
-}
-
-/// How much of the past a job keeps.
-fn keeping(config: &Config) -> Keeping {
-    let history = config.written.state.keep.map(|span| span.0);
-    Keeping::new(config.written.done.keep.map(|keep| keep.0), history)
 }
 
 /// How many bad records a file of the job may have.

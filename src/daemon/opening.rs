@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Payload, Target};
+use crate::pipeline::keeping::Keeping;
 use crate::publish::parts;
+use crate::publish::rotation::Rotation;
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 
@@ -72,4 +74,12 @@ pub fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<Stagi
         tracing::info!(files = swept, "removed what was staged and never committed");
     }
     Ok(staging)
+}
+
+/// How much of the past a job keeps.
+pub fn keeping(config: &Config, target: Target) -> Keeping {
+    let history = config.written.state.keep.map(|span| span.0);
+    let rotation = config.rotation().zip(config.output.as_ref());
+    let rotation = rotation.map(|(rule, output)| Rotation::new(rule, target, output));
+    Keeping::new(config.written.done.keep.map(|keep| keep.0), history, rotation)
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::look::{ENTRIES, Entry, Look, entry};
-use super::{Position, Pruned, Target};
+use super::{Position, Pruned, Rotated, Target};
 
 /// A file or folder that the ledger writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,11 @@ impl Look {
     /// How far the past was pruned.
     pub fn pruned(&self) -> anyhow::Result<Pruned> {
         Ok(Pruned::read(&self.connection)?)
+    }
+
+    /// The generations of a target that were closed.
+    pub fn rotated(&self, target: Target) -> anyhow::Result<Vec<Rotated>> {
+        Ok(super::rotation::read(&self.connection, target, "")?)
     }
 
     /// Everything that is written to.

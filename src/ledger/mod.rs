@@ -20,6 +20,7 @@ mod clock;
 mod look;
 mod microbatch;
 mod prune;
+mod rotation;
 mod rows;
 mod schema;
 mod tally;
@@ -39,6 +40,7 @@ pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 pub use prune::Pruned;
+pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
 pub use views::{Reading, StatePut, ViewId};
 

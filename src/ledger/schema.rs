@@ -128,6 +128,15 @@ const MIGRATIONS: [&str; 5] = [
         bytes   INTEGER NOT NULL,
         history INTEGER NOT NULL
     );
+    -- Generations of a target that were closed, and the names of their files beside it.
+    CREATE TABLE rotated (
+        target     INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        name       BLOB NOT NULL,
+        inode      INTEGER NOT NULL,
+        done       INTEGER NOT NULL,        -- renamed, and compressed where that is wanted
+        PRIMARY KEY (target, generation)
+    ) WITHOUT ROWID;
     -- When the generation began, milliseconds since 1970; 0 where that is not known.
     ALTER TABLE target ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
 ",

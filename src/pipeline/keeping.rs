@@ -10,6 +10,7 @@ use super::Pipeline;
 use super::report::debt;
 use crate::failure::Result;
 use crate::ledger::{Committed, Pruned, now_ms};
+use crate::publish::rotation::Rotation;
 use crate::source::Source;
 use crate::source::archive::Keep;
 
@@ -26,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(30);
 const STEP: u64 = 64;
 
 /// How much of the past is kept.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Keeping {
     /// Of what was moved to the archive.
     pub inputs: Option<Keep>,
@@ -35,13 +36,20 @@ pub struct Keeping {
     /// What has been pruned so far; not known before the first look.
     pruned: Option<Pruned>,
     due: Option<Instant>,
+    /// How the output is closed from time to time.
+    pub(super) rotation: Option<Rotation>,
+    pub(super) rotation_due: Option<Instant>,
 }
 
 impl Keeping {
     /// Keeps so much.
-    pub fn new(inputs: Option<Keep>, history: Option<Duration>) -> Self {
+    pub fn new(
+        inputs: Option<Keep>,
+        history: Option<Duration>,
+        rotation: Option<Rotation>,
+    ) -> Self {
         let due = (inputs.is_some() || history.is_some()).then(Instant::now);
-        Self { inputs, history, pruned: None, due }
+        Self { inputs, history, pruned: None, due, rotation, rotation_due: None }
     }
 
     /// When there may be something to prune.

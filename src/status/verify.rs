@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,8 @@ use anyhow::Context as _;
 
 use crate::config::Config;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome, SpanRow, TargetRow};
-use crate::publish::parts;
+use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
+use crate::publish::{parts, rotation};
 use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
 use crate::telemetry::escaped;
 
@@ -70,6 +71,9 @@ impl Audit<'_> {
         {
             return look.spans(row.target, |span| self.part(row, span));
         }
+        for rotated in look.rotated(row.target)? {
+            self.closed(look, row, &rotated)?;
+        }
         let file = match File::open(&row.path) {
             Ok(file) => Some(file),
             // It was taken away: the next span begins a new one.
@@ -101,6 +105,35 @@ impl Audit<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// A generation that was closed, plain or compressed; one that is gone was taken by its reader.
+    fn closed(&mut self, look: &Look, row: &TargetRow, rotated: &Rotated) -> anyhow::Result<()> {
+        let plain = row.path.with_file_name(&rotated.name);
+        let Some((path, mut reader)) = rotation::open(&plain)? else { return Ok(()) };
+        let (mut at, mut whole) = (0, true);
+        look.spans(row.target, |span| {
+            if span.at.generation != rotated.generation || !whole {
+                return Ok(());
+            }
+            let behind = span.at.end.saturating_sub(at);
+            let skipped = std::io::copy(&mut (&mut reader).take(behind), &mut std::io::sink());
+            let mut part = Summed { checksum: crc32fast::Hasher::new() };
+            let copied = std::io::copy(&mut (&mut reader).take(span.length), &mut part);
+            let same = skipped.is_ok_and(|skipped| skipped == behind)
+                && copied.is_ok_and(|copied| copied == span.length)
+                && part.checksum.finalize() == span.checksum;
+            (at, whole) = (span.at.end + span.length, same);
+            self.looked.bytes += span.length;
+            if !same {
+                let (path, sequence) = (path.display(), span.sequence);
+                self.tell(&format!(
+                    "{path} was changed or cut: it does not hold what microbatch {sequence} wrote; \
+                     restore it"
+                ));
+            }
+            Ok(())
+        })
     }
 
     /// A span begins where the one before it ends, or behind bytes that somebody else wrote.
@@ -266,6 +299,22 @@ impl Audit<'_> {
                  {sequence}"
             ));
         }
+    }
+}
+
+/// Takes the checksum of what is written to it.
+struct Summed {
+    checksum: crc32fast::Hasher,
+}
+
+impl std::io::Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.checksum.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,0 +1,92 @@
+//! The generations of an output that were closed, and under which names their files are kept.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{Ledger, Position, Target, failure};
+use crate::failure::Result;
+
+/// A generation that was closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotated {
+    /// Which one.
+    pub generation: u64,
+    /// The name of its file, beside the output.
+    pub name: OsString,
+    /// The inode of its file.
+    pub inode: u64,
+}
+
+impl Ledger {
+    /// When what is in this generation of `target` began, in milliseconds since 1970.
+    pub fn began_ms(&self, target: Target) -> Result<i64> {
+        let select = "SELECT began_ms FROM target WHERE id = ?";
+        let began =
+            || self.connection.prepare_cached(select)?.query_row([target.0], |row| row.get(0));
+        began().map_err(failure)
+    }
+
+    /// Decides that the generation of `target` is over: its file, which has this inode, is going to be
+    /// kept under this name.
+    pub fn rotate(&mut self, target: Target, name: &OsStr, inode: u64) -> Result<()> {
+        let position = self.position(target);
+        let next = Position { generation: position.generation + 1, end: 0 };
+        self.transact(|connection| {
+            connection.execute(
+                "INSERT INTO rotated (target, generation, name, inode, done) VALUES (?, ?, ?, ?, 0)",
+                params![target.0, position.generation, name.as_bytes(), inode.cast_signed()],
+            )?;
+            connection.execute(
+                "UPDATE target SET generation = ?, end = 0 WHERE id = ?",
+                params![next.generation, target.0],
+            )?;
+            Ok(())
+        })?;
+        self.reposition(target, next);
+        Ok(())
+    }
+
+    /// The rotations of `target` that are not done, the oldest first.
+    pub fn rotations(&self, target: Target) -> Result<Vec<Rotated>> {
+        read(&self.connection, target, "AND NOT done").map_err(failure)
+    }
+
+    /// A rotation is done.
+    pub fn settle_rotation(&mut self, target: Target, generation: u64) -> Result<()> {
+        let update = "UPDATE rotated SET done = 1 WHERE target = ? AND generation = ?";
+        self.transact(|connection| {
+            connection.execute(update, params![target.0, generation]).map(drop)
+        })
+    }
+
+    /// True when anything is owed to `target`.
+    pub fn owes_to(&self, target: Target) -> Result<bool> {
+        let select = "SELECT 1 FROM owed WHERE target = ? LIMIT 1";
+        let owes = || {
+            let mut statement = self.connection.prepare_cached(select)?;
+            statement.query_row([target.0], |_| Ok(())).optional()
+        };
+        owes().map(|found| found.is_some()).map_err(failure)
+    }
+}
+
+pub(super) fn read(
+    connection: &Connection,
+    target: Target,
+    which: &str,
+) -> rusqlite::Result<Vec<Rotated>> {
+    let select = format!(
+        "SELECT generation, name, inode FROM rotated WHERE target = ? {which} ORDER BY generation"
+    );
+    let mut statement = connection.prepare_cached(&select)?;
+    let rows = statement.query_map([target.0], |row| {
+        Ok(Rotated {
+            generation: row.get(0)?,
+            name: OsString::from_vec(row.get(1)?),
+            inode: row.get::<_, i64>(2)?.cast_unsigned(),
+        })
+    })?;
+    rows.collect()
+}

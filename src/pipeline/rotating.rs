@@ -1,0 +1,56 @@
+//! When an output is closed: between two commits, with nothing owed to it.
+
+use std::time::Instant;
+
+use super::Pipeline;
+use crate::failure::Result;
+use crate::ledger::now_ms;
+use crate::source::Source;
+
+impl Pipeline {
+    /// Closes the output if that is due, and does what was decided before.
+    pub fn rotate(&mut self, source: &Source) -> Result<()> {
+        let Some(mut rotation) = self.keeping.rotation.take() else { return Ok(()) };
+        let rotated = self.rotate_with(&mut rotation, source);
+        self.keeping.rotation = Some(rotation);
+        rotated
+    }
+
+    fn rotate_with(
+        &mut self,
+        rotation: &mut crate::publish::rotation::Rotation,
+        source: &Source,
+    ) -> Result<()> {
+        rotation.carry_out(&mut self.ledger)?;
+        if rotation.is_due(&self.ledger, now_ms())? {
+            self.sync(source)?;
+            self.settle()?;
+            rotation.decide(&mut self.ledger, now_ms())?;
+            rotation.carry_out(&mut self.ledger)?;
+        }
+        let wait = rotation.wait(&self.ledger, now_ms())?;
+        self.keeping.rotation_due = wait.map(|wait| Instant::now() + wait);
+        Ok(())
+    }
+
+    /// At the start, before anything else: does what an earlier run has decided.
+    pub fn recover_rotation(&mut self) -> Result<()> {
+        match &mut self.keeping.rotation {
+            Some(rotation) => rotation.carry_out(&mut self.ledger),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for what is under way.
+    pub fn finish_rotation(&mut self) -> Result<()> {
+        match &mut self.keeping.rotation {
+            Some(rotation) => rotation.finish(&mut self.ledger),
+            None => Ok(()),
+        }
+    }
+
+    /// When time alone closes the output.
+    pub fn rotation_due(&self) -> Option<Instant> {
+        self.keeping.rotation_due
+    }
+}

@@ -1,0 +1,307 @@
+//! An output that is closed from time to time, and goes on in a new file.
+//!
+//! What holds here: the ledger decides, in one transaction, that a generation is over and under which
+//! name its file is kept; then one rename does it, before anything is written to the next generation.
+//! What a crash leaves undone is done at the next start: the file is told by its inode. So a closed
+//! file holds whole microbatches, and each record is in one file. It is compressed afterwards, by the
+//! side, and the plain file goes only when the compressed one is durable.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::durable::{self, Dir};
+use crate::failure::{Failure, Result};
+use crate::ledger::{Ledger, Rotated, Target};
+
+/// When an output is closed, and what becomes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// When it has so many bytes.
+    pub size: Option<u64>,
+    /// At each multiple of this time since 1970, in milliseconds.
+    pub every_ms: Option<i64>,
+    /// How it is compressed.
+    pub compress: Option<Compress>,
+}
+
+/// A compression, by its suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compress {
+    /// `.gz`
+    Gzip,
+    /// `.zst`
+    Zstd,
+}
+
+impl Compress {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+
+    fn reader(self, file: File) -> io::Result<Box<dyn Read>> {
+        Ok(match self {
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
+        })
+    }
+}
+
+/// The rotation of one output.
+pub struct Rotation {
+    rule: Rule,
+    target: Target,
+    path: PathBuf,
+    compressing: Option<(Rotated, JoinHandle<anyhow::Result<()>>)>,
+}
+
+impl Rotation {
+    /// Of the output at `path`.
+    pub fn new(rule: Rule, target: Target, path: &Path) -> Self {
+        Self { rule, target, path: path.to_owned(), compressing: None }
+    }
+
+    /// True when the output is to be closed.
+    pub fn is_due(&self, ledger: &Ledger, now_ms: i64) -> Result<bool> {
+        let end = ledger.position(self.target).end;
+        if end == 0 {
+            return Ok(false);
+        }
+        let is_large = self.rule.size.is_some_and(|size| end >= size);
+        Ok(is_large || self.boundary(ledger)?.is_some_and(|boundary| boundary <= now_ms))
+    }
+
+    /// How long until time alone closes it.
+    pub fn wait(&self, ledger: &Ledger, now_ms: i64) -> Result<Option<Duration>> {
+        let boundary = self.boundary(ledger)?.map(|boundary| boundary.saturating_sub(now_ms));
+        Ok(boundary.map(|wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0))))
+    }
+
+    /// When the time of what is in the output is over, in milliseconds since 1970.
+    fn boundary(&self, ledger: &Ledger) -> Result<Option<i64>> {
+        let Some(every) = self.rule.every_ms.filter(|_| ledger.position(self.target).end > 0)
+        else {
+            return Ok(None);
+        };
+        let began = ledger.began_ms(self.target)?;
+        Ok(Some(began.div_euclid(every).saturating_add(1).saturating_mul(every)))
+    }
+
+    /// Decides that the output is closed, unless something is owed to it: what is in it must be durable.
+    pub fn decide(&self, ledger: &mut Ledger, now_ms: i64) -> Result<()> {
+        if ledger.owes_to(self.target)? {
+            return Ok(());
+        }
+        let (dir, name) = self.open()?;
+        let Some(stat) = dir.stat(&name)? else { return Ok(()) };
+        let closed = self.free_name(&dir, now_ms)?;
+        ledger.rotate(self.target, &closed, stat.st_ino)
+    }
+
+    /// Does what was decided and is not done: the rename, then the compression.
+    pub fn carry_out(&mut self, ledger: &mut Ledger) -> Result<()> {
+        self.reap(ledger)?;
+        for rotated in ledger.rotations(self.target)? {
+            let (dir, name) = self.open()?;
+            let position = ledger.position(self.target);
+            let next = (position.generation, position.end) == (rotated.generation + 1, 0);
+            let there = dir.stat(&name)?.map(|stat| stat.st_ino);
+            if next && there == Some(rotated.inode) {
+                if !dir.rename_no_replace(&name, &dir, &rotated.name)? {
+                    return Err(Failure::Transient(anyhow::anyhow!(
+                        "{} is to become {}, which is there already: move that away",
+                        self.path.display(),
+                        rotated.name.display()
+                    )));
+                }
+                tracing::info!(output = %self.path.display(), closed = %rotated.name.display(), "rotated");
+            }
+            dir.sync("output directory")?;
+            match self.rule.compress {
+                None => ledger.settle_rotation(self.target, rotated.generation)?,
+                Some(how) if self.compressing.is_none() => {
+                    let (dir, name) = (dir.path().to_owned(), rotated.name.clone());
+                    let work = move || compress(&dir, &name, how);
+                    self.compressing = Some((rotated, std::thread::spawn(work)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a compression that is under way.
+    pub fn finish(&mut self, ledger: &mut Ledger) -> Result<()> {
+        while self.compressing.is_some() {
+            self.join(ledger)?;
+            self.carry_out(ledger)?;
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self, ledger: &mut Ledger) -> Result<()> {
+        let is_done = self.compressing.as_ref().is_some_and(|(_, thread)| thread.is_finished());
+        if is_done { self.join(ledger) } else { Ok(()) }
+    }
+
+    fn join(&mut self, ledger: &mut Ledger) -> Result<()> {
+        let Some((rotated, thread)) = self.compressing.take() else { return Ok(()) };
+        let done = thread.join().map_err(|_| Failure::fatal("compressing an output panicked"))?;
+        match done.context("compress a closed output") {
+            Ok(()) => ledger.settle_rotation(self.target, rotated.generation),
+            Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
+            Err(error) => Err(Failure::Transient(error)),
+        }
+    }
+
+    fn open(&self) -> Result<(Dir, OsString)> {
+        let dir = Dir::open(self.path.parent().unwrap_or(Path::new("/")))?;
+        Ok((dir, self.path.file_name().unwrap_or_default().to_owned()))
+    }
+
+    /// `<stem>-<time>.<suffix>`, with a number behind the time where that is taken.
+    fn free_name(&self, dir: &Dir, now_ms: i64) -> Result<OsString> {
+        let at = Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
+        let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
+        let time = time.replace(':', "-");
+        for number in 0_u32.. {
+            let mut name = self.path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{time}"));
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            if let Some(suffix) = self.path.extension() {
+                name.push(".");
+                name.push(suffix);
+            }
+            let taken = [Some(""), self.rule.compress.map(Compress::suffix)];
+            let taken = taken.into_iter().flatten().map(|suffix| dir.stat(&with(&name, suffix)));
+            if taken.collect::<durable::Result<Vec<_>>>()?.iter().all(Option::is_none) {
+                return Ok(name);
+            }
+        }
+        Err(Failure::fatal("no name is free for a closed output"))
+    }
+}
+
+fn is_sync(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<durable::Error>().is_some_and(durable::Error::is_sync))
+}
+
+fn with(name: &OsStr, suffix: &str) -> OsString {
+    let mut name = name.to_owned();
+    name.push(suffix);
+    name
+}
+
+/// A closed file of this name, or what it was compressed to; `None` when neither is there.
+pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read>)>> {
+    let packed = [Compress::Gzip, Compress::Zstd]
+        .map(|how| (PathBuf::from(with(plain.as_os_str(), how.suffix())), Some(how)));
+    for (path, how) in std::iter::once((plain.to_owned(), None)).chain(packed) {
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let reader: Box<dyn Read> = match how {
+            Some(how) => how.reader(file)?,
+            None => Box::new(io::BufReader::new(file)),
+        };
+        return Ok(Some((path, reader)));
+    }
+    Ok(None)
+}
+
+/// Puts a compressed file in place of a closed one. It may be done again after a crash anywhere in it.
+fn compress(folder: &Path, name: &OsStr, how: Compress) -> anyhow::Result<()> {
+    let dir = Dir::open(folder)?;
+    let plain = folder.join(name);
+    let source = match File::open(&plain) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        source => source?,
+    };
+    let packed = with(name, how.suffix());
+    let mut temporary = OsString::from(".");
+    temporary.push(with(&packed, ".spoolmill-tmp"));
+    if dir.stat(&packed)?.is_none() {
+        dir.unlink(&temporary)?;
+        let file = dir.create_new(&temporary)?;
+        let path = folder.join(&temporary);
+        let mut sink = Counted { file: &file, path: &path, at: 0 };
+        pack(source, &mut sink, how)?;
+        durable::sync_data(&file, &path, "compressed output")?;
+        dir.rename_no_replace(&temporary, &dir, &packed)?;
+    }
+    dir.sync("output directory")?;
+    let kept = digest(how.reader(File::open(folder.join(&packed))?)?)?;
+    if kept == digest(File::open(&plain)?)? {
+        dir.unlink(name)?;
+        dir.sync("output directory")?;
+    } else {
+        let file = packed.display();
+        tracing::warn!(%file, "is there with another content; the closed output stays as it is");
+    }
+    Ok(())
+}
+
+fn pack(mut source: File, sink: &mut Counted<'_>, how: Compress) -> anyhow::Result<()> {
+    let buffered = io::BufWriter::with_capacity(1 << 20, sink);
+    match how {
+        Compress::Gzip => {
+            let mut packer =
+                flate2::write::GzEncoder::new(buffered, flate2::Compression::default());
+            io::copy(&mut source, &mut packer)?;
+            packer.finish()?.flush()?;
+        }
+        Compress::Zstd => {
+            let mut packer = zstd::stream::write::Encoder::new(buffered, 0)?;
+            io::copy(&mut source, &mut packer)?;
+            packer.finish()?.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// Length and checksum of what is read.
+fn digest(mut reader: impl Read) -> io::Result<(u64, u32)> {
+    let (mut checksum, mut length) = (crc32fast::Hasher::new(), 0);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let got = reader.read(&mut buffer)?;
+        if got == 0 {
+            return Ok((length, checksum.finalize()));
+        }
+        checksum.update(buffer.get(..got).unwrap_or_default());
+        length += got as u64;
+    }
+}
+
+/// A file written from its beginning, through the door for writes that must survive.
+struct Counted<'a> {
+    file: &'a File,
+    path: &'a Path,
+    at: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        durable::write_at(self.file, self.path, bytes, self.at)
+            .map_err(|error| io::Error::new(error.kind(), error))?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The output is closed from time to time: no record is lost, doubled or cut by it.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+
+use crate::support::spool::NUMBERS;
+use crate::support::{Spool, wait_for};
+
+fn job(rotate: &str) -> Spool {
+    Spool::new(&format!(
+        "{}[output]\npath = \"out/output.txt\"\nrotate = {{ {rotate} }}\n[output.format.numbers]\n",
+        NUMBERS.replace("[output.format.numbers]\n", "")
+    ))
+}
+
+fn names(spool: &Spool) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(spool.path("out")).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// The closed files in the order of their names, then the open one.
+fn contents(spool: &Spool) -> Vec<String> {
+    let mut names: Vec<String> = names(spool).into_iter().collect();
+    // `output-...` sorts before `output.txt`.
+    names.sort();
+    let read = |name: &String| {
+        let bytes = std::fs::read(spool.path("out").join(name)).unwrap();
+        let mut text = String::new();
+        match name.rsplit('.').next().unwrap() {
+            "gz" => {
+                flate2::read::MultiGzDecoder::new(&*bytes).read_to_string(&mut text).unwrap();
+            }
+            "zst" => text = String::from_utf8(zstd::stream::decode_all(&*bytes).unwrap()).unwrap(),
+            _ => text = String::from_utf8(bytes).unwrap(),
+        }
+        text
+    };
+    names.iter().map(read).collect()
+}
+
+#[track_caller]
+fn verify(spool: &Spool) {
+    let output = spool.run("verify", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_output_is_closed_at_its_size() {
+    let spool = job("size = \"10B\"");
+    for number in 1..=5 {
+        spool.drop_file(format!("{number}"), format!("{number}\n"));
+        spool.run_once();
+    }
+    let text = contents(&spool);
+    assert_eq!(text, ["100.0\n200.0\n", "300.0\n400.0\n", "500.0\n"]);
+    let names = names(&spool);
+    let closed = names.first().unwrap();
+    assert!(closed.starts_with("output-20") && closed.ends_with("Z.txt"), "{names:?}");
+    verify(&spool);
+    std::fs::write(spool.path("out").join(closed), "100.0\n200.1\n").unwrap();
+    let found = spool.run("verify", &[]);
+    assert!(String::from_utf8_lossy(&found.stdout).contains("was changed or cut"));
+    // Its reader may take a closed file away.
+    std::fs::remove_file(spool.path("out").join(closed)).unwrap();
+    verify(&spool);
+}
+
+#[test]
+fn the_output_is_closed_when_its_time_is_over() {
+    let spool = job("every = \"2s\"");
+    let daemon = spool.start();
+    spool.drop_file("a", "1\n");
+    wait_for("it is closed by itself", || {
+        let names = names(&spool);
+        names.len() == 1 && !names.contains("output.txt")
+    });
+    spool.drop_file("b", "2\n");
+    wait_for("the next one begins", || names(&spool).len() == 2);
+    daemon.stop();
+    assert_eq!(contents(&spool), ["100.0\n", "200.0\n"]);
+    verify(&spool);
+}
+
+#[test]
+fn closed_files_are_compressed() {
+    for (how, suffix) in [("gzip", ".gz"), ("zstd", ".zst")] {
+        let spool = job(&format!("size = \"1B\", compress = \"{how}\""));
+        for number in 1..=3 {
+            spool.drop_file(format!("{number}"), format!("{number}\n"));
+            spool.run_once();
+        }
+        assert_eq!(contents(&spool), ["100.0\n", "200.0\n", "300.0\n"]);
+        let packed = names(&spool).into_iter().filter(|name| name.ends_with(suffix)).count();
+        assert_eq!(packed, 3, "{:?}", names(&spool));
+        verify(&spool);
+    }
+}
+
+/// Aborted at any durable operation, each record is in one file, and no file is cut.
+#[test]
+fn an_abort_loses_doubles_and_cuts_nothing() {
+    for rotate in ["size = \"1B\"", "size = \"1B\", compress = \"gzip\""] {
+        let mut ended = false;
+        for number in 1..300 {
+            let mut spool = job(rotate);
+            spool.drop_file("a", "1\n2\n");
+            spool.run_once();
+            spool.drop_file("b", "3\n4\n");
+            spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+            ended = spool.run("run", &["--once"]).status.success();
+            spool.no_environment();
+            spool.run_once();
+            spool.drop_file("c", "5\n");
+            spool.run_once();
+            let text = contents(&spool);
+            assert_eq!(
+                text.concat(),
+                "100.0\n200.0\n300.0\n400.0\n500.0\n",
+                "{rotate} abort:{number}"
+            );
+            assert_eq!(text.len(), 3, "{rotate} abort:{number}: {text:?}");
+            verify(&spool);
+            if ended {
+                assert!(number > 10, "only {number} operations");
+                break;
+            }
+        }
+        assert!(ended, "it never ends");
+    }
+}
+
+/// A failure pauses it, and it goes on.
+#[test]
+fn a_failure_is_made_good() {
+    for (kind, errno, number) in [
+        ("rename", 13, 1),
+        ("rename", 28, 2),
+        ("commit", 28, 1),
+        ("commit", 28, 2),
+        ("write", 28, 2),
+    ] {
+        let mut spool = job("size = \"1B\", compress = \"zstd\"");
+        spool.drop_file("a", "1\n");
+        spool.run_once();
+        spool.drop_file("b", "2\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("fail:{kind}:{errno}:{number}"));
+        spool.run("run", &["--once"]);
+        spool.no_environment();
+        spool.run_once();
+        assert_eq!(contents(&spool), ["100.0\n", "200.0\n"], "{kind} {number}");
+        verify(&spool);
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for (rotate, says) in [
+        ("compress = \"gzip\"", "neither `size` nor `every`"),
+        ("size = \"0B\"", "found 0"),
+        ("size = \"1B\", compress = \"rar\"", "unknown variant `rar`"),
+        ("sice = \"1B\"", "unknown field `sice`"),
+    ] {
+        let refused = job(rotate).run("check", &[]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains(says), "{rotate}: {said}");
+    }
+}
