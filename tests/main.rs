@@ -79,6 +79,9 @@ mod packages;
 /// The output, closed from time to time.
 mod rotation;
 
+/// Ledgers of earlier versions.
+mod upgrade;
+
 /// Metrics, health and the page.
 mod http;
 

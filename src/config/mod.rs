@@ -463,17 +463,27 @@ fn framing(written: &file::File, workers: usize) -> Result<Framing, Problem> {
     })
 }
 
-/// `state.directory`; without it what systemd gives as `StateDirectory=`; without that a folder
-/// beside the job file.
+/// Where the jobs of the systemd unit are.
+const SERVICE_JOBS: &str = "/etc/spoolmill";
+
+/// Where the unit keeps their state, each in a folder of its name.
+const SERVICE_STATES: &str = "/var/lib/spoolmill";
+
+/// `state.directory`; without it what systemd gives as `StateDirectory=`, which whoever asks for the
+/// status of such a job is not given; without that a folder beside the job file.
 fn state_directory(written: &file::File, path: &Path, base: &Path) -> PathBuf {
     if let Some(directory) = &written.state.directory {
         return normal(&base.join(directory));
     }
     let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
-    given.map_or_else(
-        || base.join(path.with_extension("state").file_name().unwrap_or_default()),
-        PathBuf::from,
-    )
+    given.map_or_else(|| without_service(path, base), PathBuf::from)
+}
+
+fn without_service(path: &Path, base: &Path) -> PathBuf {
+    match path.file_stem() {
+        Some(name) if base == Path::new(SERVICE_JOBS) => Path::new(SERVICE_STATES).join(name),
+        _ => base.join(path.with_extension("state").file_name().unwrap_or_default()),
+    }
 }
 
 fn cores() -> usize {

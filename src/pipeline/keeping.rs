@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Pipeline;
 use super::report::debt;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Pruned, now_ms};
 use crate::publish::rotation::Rotation;
 use crate::source::Source;
@@ -59,11 +59,25 @@ impl Keeping {
 }
 
 impl Pipeline {
-    /// Prunes what has become old, as far as one turn goes.
+    /// Prunes what has become old, as far as one turn goes. What cannot be pruned now is left for later:
+    /// it is no reason to take nothing.
     pub fn prune(&mut self, source: &Source, now: Instant) -> Result<()> {
         if self.keeping.due.is_none_or(|due| due > now) {
             return Ok(());
         }
+        match self.prune_some(source, now) {
+            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => Err(failure),
+            Err(failure) => {
+                let error = failure.into_error();
+                tracing::warn!(error = %format!("{error:#}"), "the past cannot be pruned now");
+                self.keeping.due = Some(Instant::now() + LOOK);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn prune_some(&mut self, source: &Source, now: Instant) -> Result<()> {
         let known = self.keeping.pruned.take();
         let mut pruned = known.map_or_else(|| self.ledger.pruned(), Ok)?;
         let mut more = true;

@@ -28,7 +28,8 @@ impl Pipeline {
             rotation.decide(&mut self.ledger, now_ms())?;
             rotation.carry_out(&mut self.ledger)?;
         }
-        let wait = rotation.wait(&self.ledger, now_ms())?;
+        // What is due and could not be done now waits for the next round, whatever wakes it.
+        let wait = rotation.wait(&self.ledger, now_ms())?.filter(|wait| !wait.is_zero());
         self.keeping.rotation_due = wait.map(|wait| Instant::now() + wait);
         Ok(())
     }

@@ -11,13 +11,16 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Rotated, Target};
+
+/// How long a compression that failed is left alone.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// When an output is closed, and what becomes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,12 +64,16 @@ pub struct Rotation {
     target: Target,
     path: PathBuf,
     compressing: Option<(Rotated, JoinHandle<anyhow::Result<()>>)>,
+    /// A compression that failed is not tried again before this.
+    again: Option<Instant>,
+    /// Up to this generation, every rename was made.
+    renamed: Option<u64>,
 }
 
 impl Rotation {
     /// Of the output at `path`.
     pub fn new(rule: Rule, target: Target, path: &Path) -> Self {
-        Self { rule, target, path: path.to_owned(), compressing: None }
+        Self { rule, target, path: path.to_owned(), compressing: None, again: None, renamed: None }
     }
 
     /// True when the output is to be closed.
@@ -110,31 +117,44 @@ impl Rotation {
     pub fn carry_out(&mut self, ledger: &mut Ledger) -> Result<()> {
         self.reap(ledger)?;
         for rotated in ledger.rotations(self.target)? {
-            let (dir, name) = self.open()?;
-            let position = ledger.position(self.target);
-            let next = (position.generation, position.end) == (rotated.generation + 1, 0);
-            let there = dir.stat(&name)?.map(|stat| stat.st_ino);
-            if next && there == Some(rotated.inode) {
-                if !dir.rename_no_replace(&name, &dir, &rotated.name)? {
-                    return Err(Failure::Transient(anyhow::anyhow!(
-                        "{} is to become {}, which is there already: move that away",
-                        self.path.display(),
-                        rotated.name.display()
-                    )));
-                }
-                tracing::info!(output = %self.path.display(), closed = %rotated.name.display(), "rotated");
-            }
-            dir.sync("output directory")?;
-            match self.rule.compress {
-                None => ledger.settle_rotation(self.target, rotated.generation)?,
-                Some(how) if self.compressing.is_none() => {
-                    let (dir, name) = (dir.path().to_owned(), rotated.name.clone());
-                    let work = move || compress(&dir, &name, how);
-                    self.compressing = Some((rotated, std::thread::spawn(work)));
-                }
-                Some(_) => {}
+            self.rename(ledger, &rotated)?;
+            let Some(how) = self.rule.compress else {
+                ledger.settle_rotation(self.target, rotated.generation)?;
+                continue;
+            };
+            let is_later = self.again.is_some_and(|again| again > Instant::now());
+            if self.compressing.is_none() && !is_later {
+                let folder = self.path.parent().unwrap_or(Path::new("/")).to_owned();
+                let name = rotated.name.clone();
+                let work = move || compress(&folder, &name, how);
+                self.compressing = Some((rotated, std::thread::spawn(work)));
             }
         }
+        Ok(())
+    }
+
+    /// Renames the output to what it was decided to be, unless that was done before. It is durable when
+    /// this returns: only then may the next generation be written to.
+    fn rename(&mut self, ledger: &Ledger, rotated: &Rotated) -> Result<()> {
+        if self.renamed.is_some_and(|renamed| renamed >= rotated.generation) {
+            return Ok(());
+        }
+        let (dir, name) = self.open()?;
+        let position = ledger.position(self.target);
+        let is_next = (position.generation, position.end) == (rotated.generation + 1, 0);
+        let there = dir.stat(&name)?.map(|stat| stat.st_ino);
+        if is_next && there == Some(rotated.inode) {
+            if !dir.rename_no_replace(&name, &dir, &rotated.name)? {
+                return Err(Failure::Transient(anyhow::anyhow!(
+                    "{} is to become {}, which is there already: move that away",
+                    self.path.display(),
+                    rotated.name.display()
+                )));
+            }
+            tracing::info!(output = %self.path.display(), closed = %rotated.name.display(), "rotated");
+        }
+        dir.sync("output directory")?;
+        self.renamed = Some(rotated.generation);
         Ok(())
     }
 
@@ -158,7 +178,12 @@ impl Rotation {
         match done.context("compress a closed output") {
             Ok(()) => ledger.settle_rotation(self.target, rotated.generation),
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
-            Err(error) => Err(Failure::Transient(error)),
+            Err(error) => {
+                // The plain file is there, and complete.
+                tracing::warn!(error = %format!("{error:#}"), "trying again later");
+                self.again = Some(Instant::now() + AGAIN);
+                Ok(())
+            }
         }
     }
 
