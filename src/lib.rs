@@ -84,13 +84,17 @@
 //!
 //! *Microbatch*: one file's worth of records, the unit of commit. *Settle*: to stay unchanged for a
 //! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
-//! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the way.
-//! *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
-//! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes. *Final*:
-//! a query over the whole output, made when the job ends. *View*: a continuous query over everything so far; *state*: what it keeps of one
-//! group. *Window*: a span of event time by which a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came after its
-//! last window was closed. *Generation*: one life of an output file, until somebody takes it away. *Hint*: a
-//! notification that something may have come.
+//! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the
+//! way. *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
+//! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes.
+//! *Final*: a query over the whole output, made when the job ends. *View*: a continuous query over
+//! everything so far; *state*: what it keeps of one group. *Window*: a span of event time by which
+//! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came
+//! after its last window was closed. *Generation*: one life of an output file, until it is rotated
+//! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file.
+//! *Duplicate*: a file with the content of an earlier one. *Requeue*: to put a file back that was
+//! set aside, or take a processed one again. *Tally*: the totals of everything committed, minute by
+//! minute. *Hint*: a notification that something may have come.
 
 #[cfg(feature = "sql")]
 pub mod aggregate;
