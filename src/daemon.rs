@@ -9,9 +9,9 @@ mod opening;
 mod pressure;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -75,6 +75,8 @@ pub struct Setting {
     pub pulse: Pulse,
     /// When the program was started, in milliseconds since 1970.
     pub started_ms: i64,
+    /// The configuration in use, for whoever looks.
+    pub shown: Arc<Mutex<Config>>,
 }
 
 /// Runs the job until it is stopped, drained, or ended by a record.
@@ -94,12 +96,14 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
             continue;
         }
         let old = daemon.job.config().clone();
-        daemon.job.finish().map_err(Failure::into_error)?;
+        daemon.job.finish(false).map_err(Failure::into_error)?;
         // The old one's locks and ledger are closed before the new one's are opened.
         drop(daemon);
         daemon = match Daemon::open(*new, setting) {
             Ok(daemon) => {
                 tracing::info!("the configuration was reloaded");
+                let mut shown = setting.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                shown.clone_from(daemon.job.config());
                 daemon
             }
             Err(error) => {
@@ -261,7 +265,7 @@ impl<'a> Daemon<'a> {
         telemetry::notify(&[NotifyState::Stopping]);
         let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
-            match self.job.finish() {
+            match self.job.finish(self.setting.until == Until::Drained) {
                 Ok(()) => {
                     self.job.make_finals(&self.setting.pulse)?;
                     break;

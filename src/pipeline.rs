@@ -231,12 +231,13 @@ impl Pipeline {
         match committed {
             Ok(committed) => {
                 self.views.note_committed();
-                self.forget_settled()?;
                 for committed in &committed {
                     self.superseded.remove(&committed.batch().name);
-                    self.earlier.note(committed)?;
+                    self.earlier.note(committed);
                 }
+                // Before anything can fail: what is committed is published whatever happens.
                 self.unpublished.extend(committed.into_iter().zip(inputs.into_iter().map(Some)));
+                self.forget_settled()?;
                 Ok(ended)
             }
             Err(failure) => {

@@ -158,3 +158,56 @@ fn only_what_was_moved_can_be_pruned() {
         assert!(said.contains("done.keep") && said.contains(says), "{said}");
     }
 }
+
+/// Bytes of files that the ledger has forgotten count for nothing.
+#[test]
+fn a_size_is_kept_although_the_history_was_pruned_before() {
+    let spool = job("", "keep = \"0s\"");
+    for number in 0..6 {
+        spool.drop_file(format!("{number}"), "123456789\n");
+        spool.run_once();
+    }
+    let text = spool.read("job.toml").replace("keep = \"0s\"", "");
+    let text = text.replace("\"archive\" }", "\"archive\" }\nkeep = \"25B\"");
+    fs::write(spool.path("job.toml"), text).unwrap();
+    for name in ["x", "y"] {
+        spool.drop_file(name, "123456789\n");
+        spool.run_once();
+    }
+    spool.run_once();
+    // Those that are forgotten stay: nobody knows any more that they were moved here.
+    let kept = archive(&spool);
+    assert!(kept.contains("x") && kept.contains("y") && kept.contains("0"), "{kept:?}");
+}
+
+/// What was taken again is as old as it was then, not as the first time.
+#[test]
+fn a_file_that_was_taken_again_is_kept_for_its_last_microbatch() {
+    let spool = job("keep = \"25B\"", "");
+    spool.drop_file("a", "123456789\n");
+    spool.run_once();
+    spool.drop_file("b", "123456789\n");
+    spool.run_once();
+    assert!(spool.run("requeue", &["--again", "archive/a"]).status.success());
+    spool.run_once();
+    spool.run_once();
+    assert_archive(&spool, &["a", "b"]);
+    spool.drop_file("c", "123456789\n");
+    spool.run_once();
+    spool.run_once();
+    assert_archive(&spool, &["a", "c"]);
+    verify(&spool);
+}
+
+/// A restart changes nothing in what is skipped, although the history is pruned.
+#[test]
+fn originals_of_duplicates_are_not_forgotten() {
+    let spool = job("", "keep = \"0s\"");
+    let text = spool.read("job.toml").replace("settle", "duplicates = \"skip\"\nsettle");
+    fs::write(spool.path("job.toml"), text).unwrap();
+    for name in ["a", "b", "c", "a"] {
+        spool.drop_file(name, format!("{}\n", name.as_bytes()[0]));
+        spool.run_once();
+    }
+    assert_eq!(spool.output().lines().count(), 3);
+}

@@ -425,3 +425,56 @@ fn an_aborted_requeue_can_be_said_again() {
     }
     panic!("it never ends");
 }
+
+/// A number at the end of a name is only a number of ours when the rest is the name of that input.
+#[test]
+fn a_name_that_ends_in_a_number_is_itself() {
+    let spool = Spool::new(NUMBERS);
+    for number in [107, 20, 3] {
+        spool.drop_file(format!("events.{number}"), format!("{number}\n"));
+    }
+    spool.run_once();
+    // The second microbatch was made of events.20, the third of events.3.
+    spool.drop_file("events.2", "2\n");
+    spool.run_once();
+    let said = explain(&spool, "in/processed-events.2");
+    assert!(said.starts_with("events.2 ") && said.contains("\n  4  "), "{said}");
+    let said = explain(&spool, "in/processed-events.3");
+    assert!(said.starts_with("events.3 ") && said.contains("\n  3  "), "{said}");
+    std::fs::write(spool.input("processed-events.20"), "another file\n").unwrap();
+    let refused = spool.run("requeue", &["--again", "in/processed-events.20"]);
+    assert_eq!(refused.status.code(), Some(1), "it is not what the ledger has archived");
+}
+
+/// A note that cannot be removed costs no record.
+#[test]
+fn a_requeue_note_that_stays_harms_nothing() {
+    let mut spool = job();
+    assert!(spool.run("requeue", &["--again", "in/processed-a"]).status.success());
+    spool.environment("SPOOLMILL_FAULT", "fail:remove:13:1+");
+    let log = spool.run_once();
+    spool.no_environment();
+    assert!(log.contains("a requeue note stays"), "{log}");
+    assert_eq!(spool.output(), "100.0\n300.0\n100.0\n");
+    // It says nothing of the next file, and the one that was set aside may go back.
+    spool.drop_file("a", "5\n");
+    spool.run_once();
+    assert_eq!(spool.ledger("SELECT count(again_of) FROM microbatch"), 1);
+    assert!(spool.run("requeue", &["in/failed-b.gz"]).status.success());
+    assert_eq!(verify(&spool, &[]), Vec::<String>::new());
+    spool.run_once();
+    assert_eq!(verify(&spool, &[]), Vec::<String>::new());
+}
+
+/// What a file says of itself is not said to the terminal.
+#[test]
+fn status_escapes_what_comes_from_outside() {
+    let spool =
+        Spool::new(&format!("{NUMBERS}[rejects]\npath = \"rejects.jsonl\"\nmax_bad_records = 0\n"));
+    spool.drop_file("a\u{1b}[31m", "bad\u{1b}[2J\n");
+    spool.run_once();
+    for verb in ["status", "history"] {
+        let text = out(&spool, verb, &[]);
+        assert!(text.contains("bad") && !text.contains('\u{1b}'), "{text:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! `spoolmill run`: the daemon.
 
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 
@@ -33,8 +34,9 @@ impl Run {
         if !self.reset_view.is_empty() {
             daemon::reset_views(&config, &self.reset_view)?;
         }
-        http::start(&config, &pulse, started_ms)?;
+        let shown = Arc::new(Mutex::new(config.clone()));
+        http::start(&shown, &pulse, started_ms)?;
         let until = if self.once { Until::Drained } else { Until::Stopped };
-        daemon::run(config, &Setting { until, wakes, pulse, started_ms })
+        daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })
     }
 }

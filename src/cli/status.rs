@@ -12,6 +12,7 @@ use super::delivery::quiet_if_reader_left;
 use crate::ledger::now_ms;
 use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, Status};
+use crate::telemetry::escaped;
 
 #[derive(Debug, Args)]
 pub struct Show {
@@ -44,7 +45,9 @@ fn text(status: &Status) -> String {
     line("daemon", daemon(status));
     match (&status.pending, &status.folder_error) {
         (Some(pending), _) => line("pending", waiting(pending)),
-        (None, Some(error)) => line("pending", format!("unknown: {error}")),
+        (None, Some(error)) => {
+            line("pending", format!("unknown: {}", escaped(error.as_bytes())));
+        }
         (None, None) => {}
     }
     if let Some(next) = &status.next {
@@ -68,7 +71,8 @@ fn text(status: &Status) -> String {
         line("views", status.views.join(", "));
     }
     if let Some(trouble) = &status.last_error {
-        line("last error", format!("{}: {}", when(trouble.at_ms), trouble.error));
+        let error = escaped(trouble.error.as_bytes());
+        line("last error", format!("{}: {error}", when(trouble.at_ms)));
     }
     text
 }
@@ -80,7 +84,9 @@ fn when(at_ms: i64) -> String {
 fn daemon(status: &Status) -> String {
     match (status.pid, &status.paused) {
         (None, _) => "does not run".to_owned(),
-        (Some(pid), Some(reason)) => format!("process {pid} pauses: {reason}"),
+        (Some(pid), Some(reason)) => {
+            format!("process {pid} pauses: {}", escaped(reason.as_bytes()))
+        }
         (Some(pid), None) => {
             let since = status.started_ms.map(|started| now_ms() - started).map(ago);
             format!("process {pid} runs since {}", since.unwrap_or_default())

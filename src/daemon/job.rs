@@ -389,12 +389,14 @@ impl Job {
     }
 
     /// Publishes, archives and makes durable all that is committed.
-    pub fn finish(&mut self) -> Result<()> {
+    ///
+    /// `waits` for closed outputs to be compressed, which may take long.
+    pub fn finish(&mut self, waits: bool) -> Result<()> {
         self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&self.source)?;
         self.pipeline.settle()?;
-        self.pipeline.finish_rotation()?;
+        self.pipeline.finish_rotation(waits)?;
         self.pipeline.replace_all_views()
     }
 

@@ -49,11 +49,14 @@ pub fn answer(server: &Arc<Server>, request: &Request<Incoming>) -> Answer {
         "/page.js" => typed("text/javascript; charset=utf-8", SCRIPT),
         "/status.json" => made(server.status(), "application/json"),
         "/day.json" => {
-            let day = data::day(&server.config).map(|day| Arc::from(day.to_string()));
+            let day = data::day(&server.config()).map(|day| Arc::from(day.to_string()));
             made(day, "application/json")
         }
         "/metrics" => {
-            let make = || Ok(metrics::text(&Status::of(&server.config)?));
+            let make = || {
+                let status = Status::seen_by(&server.config(), Some(std::process::id()))?;
+                Ok(metrics::text(&status))
+            };
             made(Server::kept(&server.kept_metrics, make), metrics::CONTENT_TYPE)
         }
         "/events" => events(server.clone()),
@@ -88,7 +91,7 @@ fn healthy(server: &Server) -> Answer {
 
 /// Ready when the job is open and does not pause.
 fn ready(server: &Server) -> Answer {
-    let live = Live::read(&server.config.state);
+    let live = Live::read(&server.config().state);
     if live.started_ms != server.started_ms {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the job is not open yet\n");
     }

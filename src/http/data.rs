@@ -20,7 +20,7 @@ const FRESH: i64 = 3;
 
 /// How the job stands, and what it did last.
 pub fn status(config: &Config) -> anyhow::Result<Value> {
-    let status = Status::of(config)?;
+    let status = Status::seen_by(config, Some(std::process::id()))?;
     let look = Look::open(&config.state)?;
     let list = |entries: Vec<_>| entries.iter().map(shape::json).collect::<Vec<_>>();
     Ok(json!({

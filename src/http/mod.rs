@@ -36,7 +36,8 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// What every request is answered from.
 struct Server {
-    config: Config,
+    /// The one in use: a reload puts another in its place.
+    config: Arc<Mutex<Config>>,
     pulse: Pulse,
     started_ms: i64,
     /// Only names of this machine are answered.
@@ -47,7 +48,8 @@ struct Server {
 
 /// Serves the job from a thread of its own, if its configuration says so. The socket is there when it
 /// returns.
-pub fn start(config: &Config, pulse: &Pulse, started_ms: i64) -> anyhow::Result<()> {
+pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> anyhow::Result<()> {
+    let config = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let Some(listen) = &config.written.http.listen else { return Ok(()) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -56,11 +58,11 @@ pub fn start(config: &Config, pulse: &Pulse, started_ms: i64) -> anyhow::Result<
         .context("start the HTTP runtime")?;
     let listener = {
         let _guard = runtime.enter();
-        Listener::bind(listen, config).with_context(|| format!("listen at {listen}"))?
+        Listener::bind(listen, &config).with_context(|| format!("listen at {listen}"))?
     };
     tracing::info!(address = listener.address(), "HTTP");
     let server = Server {
-        config: config.clone(),
+        config: shared.clone(),
         pulse: pulse.clone(),
         started_ms,
         local: listener.is_loopback(),
@@ -122,6 +124,11 @@ impl Server {
 
     /// The status as JSON.
     fn status(&self) -> anyhow::Result<Arc<str>> {
-        Self::kept(&self.kept, || Ok(data::status(&self.config)?.to_string()))
+        Self::kept(&self.kept, || Ok(data::status(&self.config())?.to_string()))
+    }
+
+    /// The configuration in use.
+    fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

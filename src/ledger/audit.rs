@@ -1,5 +1,6 @@
 //! What an audit asks a ledger: everything that it holds, in order.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -56,6 +57,14 @@ impl Look {
     /// The generations of a target that were closed.
     pub fn rotated(&self, target: Target) -> anyhow::Result<Vec<Rotated>> {
         Ok(super::rotation::read(&self.connection, target, "")?)
+    }
+
+    /// The microbatches that somebody has asked to repeat, and that were repeated.
+    pub fn repeated(&self) -> anyhow::Result<HashSet<u64>> {
+        let select = "SELECT again_of FROM microbatch WHERE again_of IS NOT NULL";
+        let mut statement = self.connection.prepare(select)?;
+        let rows = statement.query_map((), |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Everything that is written to.

@@ -132,7 +132,7 @@ impl Look {
 
     /// The newest whose file was set aside, at most so many.
     pub fn newest_quarantined(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
-        self.entries("WHERE quarantined IS NOT NULL ORDER BY sequence DESC LIMIT ?", [most])
+        self.entries("INDEXED BY microbatch_quarantined WHERE quarantined IS NOT NULL ORDER BY sequence DESC LIMIT ?", [most])
     }
 
     /// What became of files of this name, the newest first, at most so many.
@@ -186,7 +186,7 @@ impl Look {
 
     /// Microbatches whose input is not durably archived yet, with their names.
     pub fn unarchived(&self) -> anyhow::Result<Vec<(u64, OsString)>> {
-        let select = "SELECT sequence, name FROM unarchived JOIN microbatch USING (sequence)";
+        let select = "SELECT sequence, name FROM unarchived CROSS JOIN microbatch USING (sequence)";
         let mut statement = self.connection.prepare(select)?;
         let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))?;
         let named =

@@ -3,6 +3,8 @@
 //! What holds here: the last microbatch stays, and so does the last span of each target, by which the
 //! next start knows how it should end; totals stay as they are.
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Committed, Ledger, failure, rows};
@@ -58,6 +60,25 @@ impl Ledger {
         load().map_err(failure)
     }
 
+    /// True when a later microbatch was made of the same file under the same name.
+    pub fn has_later(&self, committed: &Committed) -> Result<bool> {
+        let batch = committed.batch();
+        let identity = &batch.identity;
+        let find = || {
+            let select = "SELECT 1 FROM microbatch WHERE name = ? AND sequence > ? AND inode = ?
+                AND size = ? AND modified_ns = ? LIMIT 1";
+            let values = params![
+                batch.name.as_bytes(),
+                committed.sequence(),
+                identity.inode.cast_signed(),
+                identity.size,
+                identity.modified_ns
+            ];
+            self.connection.prepare_cached(select)?.query_row(values, |_| Ok(())).optional()
+        };
+        find().map(|found| found.is_some()).map_err(failure)
+    }
+
     /// Writes down how far the past has been pruned, and removes the rows that go with it.
     pub fn prune(&mut self, before: &Pruned, now: &Pruned) -> Result<()> {
         self.transact(|connection| {
@@ -65,17 +86,16 @@ impl Ledger {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO pruned VALUES (0, ?, ?, ?)")?
                 .execute(params![inputs, bytes, history])?;
-            let rows = params![before.history, history];
             connection
                 .prepare_cached(
-                    "DELETE FROM span WHERE sequence > ?1 AND sequence <= ?2 AND NOT EXISTS
+                    "DELETE FROM span WHERE sequence <= ?1 AND NOT EXISTS
                         (SELECT 1 FROM target WHERE id = span.target
                             AND generation = span.generation AND end = span.start + span.length)",
                 )?
-                .execute(rows)?;
+                .execute([history])?;
             connection
                 .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
-                .execute(rows)?;
+                .execute(params![before.history, history])?;
             Ok(())
         })
     }

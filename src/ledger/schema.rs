@@ -137,6 +137,7 @@ const MIGRATIONS: [&str; 5] = [
         done       INTEGER NOT NULL,        -- renamed, and compressed where that is wanted
         PRIMARY KEY (target, generation)
     ) WITHOUT ROWID;
+    CREATE INDEX rotated_open ON rotated (target) WHERE NOT done;
     -- When the generation began, milliseconds since 1970; 0 where that is not known.
     ALTER TABLE target ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
 ",

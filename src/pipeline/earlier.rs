@@ -67,15 +67,22 @@ impl Earlier {
     }
 
     /// A microbatch was committed.
-    pub fn note(&mut self, committed: &Committed) -> Result<()> {
+    pub fn note(&mut self, committed: &Committed) {
         let batch = committed.batch();
-        if batch.again_of.is_some() {
-            self.requeued.forget(batch.identity.inode)?;
-        }
         if counts(batch) && !batch.skipped {
             self.learn(content(&batch.identity.hash), committed.sequence());
         }
-        Ok(())
+        if batch.again_of.is_some()
+            && let Err(error) = self.requeued.forget(batch.identity.inode)
+        {
+            // It is about this very file, and says nothing of another.
+            tracing::warn!(error = %anyhow::Error::from(error), "a requeue note stays");
+        }
+    }
+
+    /// True when what is done with a file depends on the last ones in the ledger.
+    pub fn decides(&self) -> bool {
+        self.policy != Duplicates::Process
     }
 
     fn learn(&mut self, content: Content, sequence: u64) {

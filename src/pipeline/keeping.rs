@@ -4,9 +4,13 @@
 //! costs what it prunes; an input goes only when its archive is durable, only if it is the file that was
 //! archived, and a row only after its input. It may be interrupted anywhere and done again.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
+use super::earlier::KNOWN_MAX;
 use super::report::debt;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Pruned, now_ms};
@@ -87,7 +91,7 @@ impl Pipeline {
                 self.prune_inputs(keep, &mut pruned, source)?;
             }
             if let Some(age) = self.keeping.history {
-                pruned.history = self.old_history(age, &pruned)?;
+                self.prune_history(age, &mut pruned)?;
             }
             more = pruned != before;
             if more {
@@ -122,31 +126,53 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Removes one input from the archive, if it is there.
+    /// Removes one input from the archive, if it is there, and if no later microbatch was made of it.
     fn remove(&self, committed: &Committed, source: &Source) -> Result<()> {
-        if !committed.batch().is_processed() {
+        if !committed.batch().is_processed() || self.ledger.has_later(committed)? {
             return Ok(());
         }
         let debt = debt(committed, b"");
         let found = self.archiver.find_archived(source.folder(), &debt, super::prepare::hash);
         let Some((dir, name)) = found else { return Ok(()) };
         dir.unlink(&name)?;
-        if let Some(marker) = source.rules().marker_of(&name) {
+        let own = Path::new(&committed.batch().name).file_name().unwrap_or_default();
+        if let Some(mut marker) = source.rules().marker_of(own) {
+            // It has the number behind its name that the file has.
+            let number = name.as_bytes().strip_prefix(own.as_bytes()).unwrap_or_default();
+            marker.push(OsStr::from_bytes(number));
             dir.unlink(&marker)?;
         }
         Ok(())
     }
 
-    /// Up to where the history is old enough, a step further than it was pruned at most.
-    fn old_history(&self, age: Duration, pruned: &Pruned) -> Result<u64> {
-        let old = self.ledger.settled_after(pruned.history, STEP)?;
+    /// Moves the end of what was pruned of the history over the next microbatches that are old enough.
+    fn prune_history(&self, age: Duration, pruned: &mut Pruned) -> Result<()> {
         let at = before(age);
-        let of_kept = if self.keeping.inputs.is_some() { pruned.inputs } else { u64::MAX };
-        let goes = |committed: &&Committed| {
-            committed.committed_ms() < at && committed.sequence() <= of_kept
-        };
-        let last = old.iter().take_while(goes).last().map(Committed::sequence);
-        Ok(last.map_or(pruned.history, |last| last.max(pruned.history)))
+        let mut below = u64::MAX;
+        if self.keeping.inputs.is_some() {
+            below = pruned.inputs;
+        }
+        if self.earlier.decides() {
+            // What is skipped or set aside must be the same after the next start.
+            below = below.min(self.ledger.last_sequence().saturating_sub(KNOWN_MAX as u64));
+        }
+        for committed in self.ledger.settled_after(pruned.history, STEP)? {
+            let sequence = committed.sequence();
+            if committed.committed_ms() >= at || sequence > below {
+                break;
+            }
+            pruned.history = sequence;
+            if sequence > pruned.inputs {
+                // Nobody will know of it any more, and its bytes are nobody's to count.
+                pruned.inputs = sequence;
+                pruned.bytes += if committed.batch().is_processed() {
+                    committed.batch().identity.size
+                } else {
+                    0
+                };
+            }
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,10 @@ impl Pipeline {
     ) -> Result<()> {
         rotation.carry_out(&mut self.ledger)?;
         if rotation.is_due(&self.ledger, now_ms())? {
+            // One that was cut is damage, and stops the daemon before it is sealed.
+            self.publisher.observe(&mut self.ledger)?;
+        }
+        if rotation.is_due(&self.ledger, now_ms())? {
             self.sync(source)?;
             self.settle()?;
             rotation.decide(&mut self.ledger, now_ms())?;
@@ -42,10 +46,11 @@ impl Pipeline {
         }
     }
 
-    /// Waits for what is under way.
-    pub fn finish_rotation(&mut self) -> Result<()> {
+    /// Waits for what is under way, all of it, or breaks it off for the next start.
+    pub fn finish_rotation(&mut self, waits: bool) -> Result<()> {
         match &mut self.keeping.rotation {
-            Some(rotation) => rotation.finish(&mut self.ledger),
+            Some(rotation) if waits => rotation.finish(&mut self.ledger),
+            Some(rotation) => rotation.break_off(&mut self.ledger),
             None => Ok(()),
         }
     }

@@ -10,6 +10,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -68,12 +70,22 @@ pub struct Rotation {
     again: Option<Instant>,
     /// Up to this generation, every rename was made.
     renamed: Option<u64>,
+    /// A compression is to be broken off.
+    stop: Arc<AtomicBool>,
 }
 
 impl Rotation {
     /// Of the output at `path`.
     pub fn new(rule: Rule, target: Target, path: &Path) -> Self {
-        Self { rule, target, path: path.to_owned(), compressing: None, again: None, renamed: None }
+        Self {
+            rule,
+            target,
+            path: path.to_owned(),
+            compressing: None,
+            again: None,
+            renamed: None,
+            stop: Arc::default(),
+        }
     }
 
     /// True when the output is to be closed.
@@ -126,7 +138,8 @@ impl Rotation {
             if self.compressing.is_none() && !is_later {
                 let folder = self.path.parent().unwrap_or(Path::new("/")).to_owned();
                 let name = rotated.name.clone();
-                let work = move || compress(&folder, &name, how);
+                let stop = self.stop.clone();
+                let work = move || compress(&folder, &name, how, &stop);
                 self.compressing = Some((rotated, std::thread::spawn(work)));
             }
         }
@@ -158,7 +171,13 @@ impl Rotation {
         Ok(())
     }
 
-    /// Waits for a compression that is under way.
+    /// Breaks off a compression that is under way: it begins anew at the next start.
+    pub fn break_off(&mut self, ledger: &mut Ledger) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.join(ledger)
+    }
+
+    /// Waits for the compressions that are to be made.
     pub fn finish(&mut self, ledger: &mut Ledger) -> Result<()> {
         while self.compressing.is_some() {
             self.join(ledger)?;
@@ -178,6 +197,7 @@ impl Rotation {
         match done.context("compress a closed output") {
             Ok(()) => ledger.settle_rotation(self.target, rotated.generation),
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
+            Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
             Err(error) => {
                 // The plain file is there, and complete.
                 tracing::warn!(error = %format!("{error:#}"), "trying again later");
@@ -248,7 +268,7 @@ pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read>)>> {
 }
 
 /// Puts a compressed file in place of a closed one. It may be done again after a crash anywhere in it.
-fn compress(folder: &Path, name: &OsStr, how: Compress) -> anyhow::Result<()> {
+fn compress(folder: &Path, name: &OsStr, how: Compress, stop: &AtomicBool) -> anyhow::Result<()> {
     let dir = Dir::open(folder)?;
     let plain = folder.join(name);
     let source = match File::open(&plain) {
@@ -263,13 +283,14 @@ fn compress(folder: &Path, name: &OsStr, how: Compress) -> anyhow::Result<()> {
         let file = dir.create_new(&temporary)?;
         let path = folder.join(&temporary);
         let mut sink = Counted { file: &file, path: &path, at: 0 };
-        pack(source, &mut sink, how)?;
+        pack(Stoppable { reader: source, stop }, &mut sink, how)?;
         durable::sync_data(&file, &path, "compressed output")?;
         dir.rename_no_replace(&temporary, &dir, &packed)?;
     }
     dir.sync("output directory")?;
-    let kept = digest(how.reader(File::open(folder.join(&packed))?)?)?;
-    if kept == digest(File::open(&plain)?)? {
+    let reader = how.reader(File::open(folder.join(&packed))?)?;
+    let kept = digest(Stoppable { reader, stop })?;
+    if kept == digest(Stoppable { reader: File::open(&plain)?, stop })? {
         dir.unlink(name)?;
         dir.sync("output directory")?;
     } else {
@@ -279,7 +300,7 @@ fn compress(folder: &Path, name: &OsStr, how: Compress) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pack(mut source: File, sink: &mut Counted<'_>, how: Compress) -> anyhow::Result<()> {
+fn pack(mut source: impl Read, sink: &mut Counted<'_>, how: Compress) -> anyhow::Result<()> {
     let buffered = io::BufWriter::with_capacity(1 << 20, sink);
     match how {
         Compress::Gzip => {
@@ -308,6 +329,21 @@ fn digest(mut reader: impl Read) -> io::Result<(u64, u32)> {
         }
         checksum.update(buffer.get(..got).unwrap_or_default());
         length += got as u64;
+    }
+}
+
+/// A reader that gives up when it is told to.
+struct Stoppable<'a, R> {
+    reader: R,
+    stop: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("broken off"));
+        }
+        self.reader.read(buffer)
     }
 }
 

@@ -5,6 +5,7 @@
 //! behind says nothing about a file that came later.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,7 @@ impl Requeued {
     /// Notes that the file of this stamp is to repeat a microbatch. Durable when it returns.
     pub fn note(&self, stamp: &Stamp, microbatch: u64) -> durable::Result<()> {
         durable::create_dir_all(&self.folder)?;
+        self.give_to_the_daemon(&self.folder);
         let dir = Dir::open(&self.folder)?;
         let (name, mut temporary) = (name(stamp.inode), OsString::from(".new-"));
         temporary.push(&name);
@@ -56,8 +58,19 @@ impl Requeued {
         let (file, path) = (dir.create_new(&temporary)?, self.folder.join(&temporary));
         durable::write_at(&file, &path, &text, 0)?;
         durable::sync_data(&file, &path, "requeue note")?;
+        self.give_to_the_daemon(&path);
         dir.replace(&temporary, &name)?;
         dir.sync("requeue notes")
+    }
+
+    /// An administrator leaves the note, and the daemon's own user has to read and remove it.
+    fn give_to_the_daemon(&self, path: &Path) {
+        let owner = self.folder.parent().and_then(|state| state.metadata().ok());
+        let given =
+            owner.map(|owner| std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())));
+        if let Some(Err(error)) = given {
+            tracing::debug!(%error, "a requeue note keeps its owner");
+        }
     }
 
     /// The file of this inode has been taken.

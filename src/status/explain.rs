@@ -21,6 +21,9 @@ use crate::telemetry::escaped;
 /// Microbatches of one name that are told, the newest.
 const TOLD: u64 = 5;
 
+/// Names up to this length in bytes have room for a prefix and a number, and are never cut.
+const CUT_FROM: usize = 200;
+
 /// A compressed file of up to this many bytes is read to see whether it is whole.
 const READ_BYTES: u64 = 64 << 20;
 
@@ -44,7 +47,11 @@ pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
     let look = Look::open(&config.state)?;
     let (name, history) = history(&look, &place)?;
     let now = if place.in_archive {
-        "is in the archive".to_owned()
+        let archive = config.archive().unwrap_or_default().join(&place.name);
+        match archive.symlink_metadata() {
+            Ok(_) => "is in the archive".to_owned(),
+            Err(_) => "is not in the archive any more".to_owned(),
+        }
     } else {
         let source = open_source(config)?;
         let (standing, stamp) = source.standing(&place.name);
@@ -127,7 +134,8 @@ pub fn archived_as(
     let same = |entry: &&Entry| {
         (entry.identity.size, entry.identity.modified_ns) == (stamp.size, stamp.modified_ns)
     };
-    Ok(history.iter().find(same).or_else(|| history.first()).cloned())
+    // One that was set aside may have been mended.
+    Ok(history.iter().find(same).or_else(|| history.first().filter(|_| failed)).cloned())
 }
 
 /// The microbatch whose number an archived name ends in: `<name>.<number>`, or `.<number>.<attempt>`.
@@ -139,7 +147,10 @@ fn numbered(look: &Look, archived: &OsStr) -> anyhow::Result<Option<Entry>> {
         let number = std::str::from_utf8(number.get(1..).unwrap_or_default());
         let Some(number) = number.ok().and_then(|number| number.parse().ok()) else { break };
         // A long name was cut before the number was put behind it.
-        let fits = |entry: &Entry| entry.name.as_bytes().starts_with(name);
+        let fits = |entry: &Entry| {
+            let of = entry.name.as_bytes();
+            of == name || of.len() > CUT_FROM && of.starts_with(name)
+        };
         if let Some(entry) = look.numbered(number)?.filter(fits) {
             return Ok(Some(entry));
         }
@@ -213,7 +224,7 @@ fn complete(config: &Config, name: &OsStr) -> String {
     }
     let live = Live::read(&config.state);
     if let Some(reason) = live.paused {
-        return format!("is complete, and the daemon pauses: {reason}");
+        return format!("is complete, and the daemon pauses: {}", escaped(reason.as_bytes()));
     }
     match live.next.filter(|next| *next != escaped(name.as_bytes())) {
         Some(next) => format!("is complete, and waits behind others; the next is {next}"),

@@ -131,12 +131,16 @@ impl Status {
     /// # Errors
     /// When the ledger cannot be read, or the job has never run.
     pub fn of(config: &Config) -> anyhow::Result<Self> {
-        Self::at(config, now_ms())
+        Self::seen_by(config, live::runner(&config.state))
     }
 
-    fn at(config: &Config, now_ms: i64) -> anyhow::Result<Self> {
+    /// The same, by one who knows which process the daemon is: confined, it may not ask the kernel.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or the job has never run.
+    pub fn seen_by(config: &Config, pid: Option<u32>) -> anyhow::Result<Self> {
+        let now_ms = now_ms();
         let look = Look::open(&config.state)?;
-        let pid = live::runner(&config.state);
         let live = Live::read(&config.state);
         let (runs, total) = (pid.is_some(), look.tally(i64::MAX)?);
         let unarchived = look.unarchived()?;

@@ -3,9 +3,10 @@
 //! What holds here: nothing is written; what is found is told with what to do, and looking goes on.
 //! What the ledger still owes may not be in its place yet, and is no damage.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
 use crate::publish::{parts, rotation};
 use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
+use crate::source::input::Stamp;
 use crate::telemetry::escaped;
 
 /// Bytes read at once.
@@ -38,7 +40,27 @@ pub struct Audit<'a> {
     /// Read the archived inputs, too.
     deep: bool,
     found: &'a mut dyn FnMut(&str),
+    /// What was found of the target at hand, to be told when it is known to mean something.
+    of_target: Vec<String>,
+    in_target: bool,
     looked: Looked,
+    /// Microbatches whose file was taken again.
+    repeated: HashSet<u64>,
+}
+
+/// The file of a generation that was closed, read from its beginning.
+struct Closed {
+    generation: u64,
+    file: Option<(PathBuf, Box<dyn Read>)>,
+    at: u64,
+    is_whole: bool,
+}
+
+impl Closed {
+    fn open(row: &TargetRow, rotated: &Rotated) -> anyhow::Result<Self> {
+        let file = rotation::open(&row.path.with_file_name(&rotated.name))?;
+        Ok(Self { generation: rotated.generation, file, at: 0, is_whole: true })
+    }
 }
 
 /// Audits a job. Everything that is wrong is given to `found`, as a sentence that says what to do.
@@ -48,20 +70,34 @@ pub struct Audit<'a> {
 pub fn verify(config: &Config, deep: bool, found: &mut dyn FnMut(&str)) -> anyhow::Result<Looked> {
     let look = Look::open(&config.state)?;
     look.freeze()?;
-    let mut audit = Audit { config, deep, found, looked: Looked::default() };
+    let mut audit = Audit {
+        config,
+        deep,
+        found,
+        of_target: Vec::new(),
+        in_target: false,
+        looked: Looked::default(),
+        repeated: look.repeated()?,
+    };
     for damage in look.damage()? {
         audit.tell(&format!("the ledger file is damaged: {damage}; restore the state directory"));
     }
+    audit.in_target = true;
     for target in look.targets()? {
         audit.target(&look, &target)?;
     }
+    audit.in_target = false;
     audit.history(&look)?;
     Ok(audit.looked)
 }
 
 impl Audit<'_> {
     fn tell(&mut self, what: &str) {
-        (self.found)(what);
+        if self.in_target {
+            self.of_target.push(what.to_owned());
+        } else {
+            (self.found)(what);
+        }
     }
 
     /// The spans of one target against what is on the disk.
@@ -69,10 +105,8 @@ impl Audit<'_> {
         if self.config.output.as_deref() == Some(&row.path)
             && self.config.written.output.format.is_columnar()
         {
-            return look.spans(row.target, |span| self.part(row, span));
-        }
-        for rotated in look.rotated(row.target)? {
-            self.closed(look, row, &rotated)?;
+            look.spans(row.target, |span| self.part(row, span))?;
+            return self.drop_if_outdated(row);
         }
         let file = match File::open(&row.path) {
             Ok(file) => Some(file),
@@ -81,18 +115,27 @@ impl Audit<'_> {
             Err(error) => {
                 let path = row.path.display();
                 self.tell(&format!("{path} cannot be read: {error}; mend that, and verify again"));
-                return Ok(());
+                return self.drop_if_outdated(row);
             }
         };
         let length = file.as_ref().map(File::metadata).transpose()?.map_or(0, |file| file.len());
         // Of what was pruned it is not known where it ended.
         let mut end = (look.pruned()?.history == 0).then_some(0);
-        let generation = row.next.generation;
+        let rotated = look.rotated(row.target)?.into_iter();
+        let rotated: HashMap<u64, Rotated> = rotated.map(|of| (of.generation, of)).collect();
+        let mut closed: Option<Closed> = None;
         look.spans(row.target, |span| {
-            if span.at.generation == generation {
+            if span.at.generation == row.next.generation {
                 self.follows(row, span, &mut end);
                 if let Some(file) = &file {
                     self.span(row, span, file, length)?;
+                }
+            } else if let Some(rotated) = rotated.get(&span.at.generation) {
+                if closed.as_ref().is_none_or(|closed| closed.generation != rotated.generation) {
+                    closed = Some(Closed::open(row, rotated)?);
+                }
+                if let Some(closed) = &mut closed {
+                    self.closed(closed, span);
                 }
             }
             Ok(())
@@ -104,36 +147,44 @@ impl Audit<'_> {
                  restore the state directory"
             ));
         }
+        self.drop_if_outdated(row)
+    }
+
+    /// What was found of a target means nothing when another generation has begun meanwhile: it may have
+    /// been held against the file of the next one.
+    fn drop_if_outdated(&mut self, row: &TargetRow) -> anyhow::Result<()> {
+        let found = std::mem::take(&mut self.of_target);
+        if !found.is_empty() {
+            let now = Look::open(&self.config.state)?.targets()?;
+            let now = now.into_iter().find(|now| now.target == row.target);
+            if now.is_some_and(|now| now.next.generation != row.next.generation) {
+                return Ok(());
+            }
+        }
+        found.iter().for_each(|found| (self.found)(found));
         Ok(())
     }
 
-    /// A generation that was closed, plain or compressed; one that is gone was taken by its reader.
-    fn closed(&mut self, look: &Look, row: &TargetRow, rotated: &Rotated) -> anyhow::Result<()> {
-        let plain = row.path.with_file_name(&rotated.name);
-        let Some((path, mut reader)) = rotation::open(&plain)? else { return Ok(()) };
-        let (mut at, mut whole) = (0, true);
-        look.spans(row.target, |span| {
-            if span.at.generation != rotated.generation || !whole {
-                return Ok(());
-            }
-            let behind = span.at.end.saturating_sub(at);
-            let skipped = std::io::copy(&mut (&mut reader).take(behind), &mut std::io::sink());
-            let mut part = Summed { checksum: crc32fast::Hasher::new() };
-            let copied = std::io::copy(&mut (&mut reader).take(span.length), &mut part);
-            let same = skipped.is_ok_and(|skipped| skipped == behind)
-                && copied.is_ok_and(|copied| copied == span.length)
-                && part.checksum.finalize() == span.checksum;
-            (at, whole) = (span.at.end + span.length, same);
-            self.looked.bytes += span.length;
-            if !same {
-                let (path, sequence) = (path.display(), span.sequence);
-                self.tell(&format!(
-                    "{path} was changed or cut: it does not hold what microbatch {sequence} wrote; \
-                     restore it"
-                ));
-            }
-            Ok(())
-        })
+    /// A span in a generation that was closed, plain or compressed; one that is gone was taken by its
+    /// reader.
+    fn closed(&mut self, closed: &mut Closed, span: SpanRow) {
+        let Some((path, reader)) = closed.file.as_mut().filter(|_| closed.is_whole) else { return };
+        let behind = span.at.end.saturating_sub(closed.at);
+        let skipped = std::io::copy(&mut reader.take(behind), &mut std::io::sink());
+        let mut part = Summed { checksum: crc32fast::Hasher::new() };
+        let copied = std::io::copy(&mut reader.take(span.length), &mut part);
+        closed.is_whole = skipped.is_ok_and(|skipped| skipped == behind)
+            && copied.is_ok_and(|copied| copied == span.length)
+            && part.checksum.finalize() == span.checksum;
+        closed.at = span.at.end + span.length;
+        self.looked.bytes += span.length;
+        if !closed.is_whole {
+            let (path, sequence) = (path.display(), span.sequence);
+            let message = format!(
+                "{path} was changed or cut: it does not hold what microbatch {sequence} wrote; restore it"
+            );
+            self.tell(&message);
+        }
     }
 
     /// A span begins where the one before it ends, or behind bytes that somebody else wrote.
@@ -258,6 +309,10 @@ impl Audit<'_> {
         let Some((dir, found)) =
             archiver.find_archived(folder, &debt, crate::pipeline::prepare::hash)
         else {
+            // It went back into the drop folder, and has been taken or is going to be.
+            if self.repeated.contains(sequence) || is_back(folder, entry) {
+                return;
+            }
             let place = match fate {
                 Fate::Failed { .. } => "set aside as failed-*",
                 Fate::Processed => "archived",
@@ -300,6 +355,12 @@ impl Audit<'_> {
             ));
         }
     }
+}
+
+/// True when the file waits under its own name.
+fn is_back(folder: &Dir, entry: &Entry) -> bool {
+    let stat = folder.stat(&entry.name).ok().flatten();
+    stat.map(|stat| Stamp::of(&stat)).is_some_and(|there| there.inode == entry.identity.inode)
 }
 
 /// Takes the checksum of what is written to it.
