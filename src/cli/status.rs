@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::JobFile;
 use super::delivery::quiet_if_reader_left;
-use crate::ledger::now_ms;
+use crate::ledger::{Tally, now_ms};
 use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, Status};
 use crate::telemetry::escaped;
@@ -109,7 +109,8 @@ fn waiting(pending: &Pending) -> String {
 }
 
 fn flow(flow: &Flow) -> String {
-    let Flow { files, quarantined, duplicates, bytes, read, written, rejected, late, .. } = *flow;
+    let Tally { files, quarantined, duplicates, bytes, read, written, rejected, late, .. } =
+        flow.tally;
     format!(
         "{files} files, {}, {quarantined} quarantined, {duplicates} duplicates; records: {read} read, \
          {written} written, {rejected} rejected, {late} late",

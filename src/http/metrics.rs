@@ -43,7 +43,7 @@ impl Families {
 }
 
 fn counters(text: &mut Families, status: &Status) {
-    let total = &status.total;
+    let total = &status.total.tally;
     text.family("files", "counter", "", "Files committed since the beginning of the ledger.");
     text.sample("files_total", "{outcome=\"processed\"}", total.files);
     text.sample("files_total", "{outcome=\"quarantined\"}", total.quarantined);

@@ -5,6 +5,7 @@
 //! changes none of them. Minutes never go back, although the clock may.
 
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
 
 use super::Microbatch;
 
@@ -12,9 +13,10 @@ use super::Microbatch;
 pub const MINUTE_MS: i64 = 60_000;
 
 /// What was committed since the beginning of the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Tally {
     /// The minute at whose end this was so, since 1970.
+    #[serde(skip)]
     pub minute: i64,
     /// Microbatches, with and without a file.
     pub microbatches: u64,
@@ -36,6 +38,7 @@ pub struct Tally {
     pub late: u64,
     /// The longest that a file of this minute had waited when it was taken, in milliseconds; this one is
     /// no total.
+    #[serde(skip)]
     pub lag_ms: u64,
 }
 

@@ -80,24 +80,9 @@ pub struct Pending {
 pub struct Flow {
     /// How long that was, in seconds; missing for all time.
     pub seconds: Option<f64>,
-    /// Microbatches, with and without a file.
-    pub microbatches: u64,
-    /// Files that were processed.
-    pub files: u64,
-    /// Files that went to quarantine.
-    pub quarantined: u64,
-    /// Files with the content of an earlier one.
-    pub duplicates: u64,
-    /// Bytes of the files that were processed.
-    pub bytes: u64,
-    /// Records read.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records rejected.
-    pub rejected: u64,
-    /// Records that a view has missed, once for each view.
-    pub late: u64,
+    /// How much.
+    #[serde(flatten)]
+    pub tally: Tally,
     /// Bytes a second.
     pub bytes_per_second: Option<f64>,
     /// Records read a second.
@@ -106,22 +91,10 @@ pub struct Flow {
 
 impl Flow {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
-    fn of(tally: &Tally, seconds: Option<f64>) -> Self {
+    fn of(tally: Tally, seconds: Option<f64>) -> Self {
         let rate = |amount: u64| seconds.map(|seconds| amount as f64 / seconds.max(1e-3));
-        Self {
-            seconds,
-            microbatches: tally.microbatches,
-            files: tally.files,
-            quarantined: tally.quarantined,
-            duplicates: tally.duplicates,
-            bytes: tally.bytes,
-            read: tally.read,
-            written: tally.written,
-            rejected: tally.rejected,
-            late: tally.late,
-            bytes_per_second: rate(tally.bytes),
-            records_per_second: rate(tally.read),
-        }
+        let (bytes, records) = (rate(tally.bytes), rate(tally.read));
+        Self { seconds, tally, bytes_per_second: bytes, records_per_second: records }
     }
 }
 
@@ -163,7 +136,7 @@ impl Status {
             pending,
             next: live.next.filter(|_| runs),
             folder_error,
-            total: Flow::of(&total, None),
+            total: Flow::of(total, None),
             minute: since(&look, &total, now_ms, 1)?,
             hour: since(&look, &total, now_ms, 60)?,
             day: since(&look, &total, now_ms, 24 * 60)?,
@@ -179,10 +152,10 @@ impl Status {
 /// What came since the beginning of the minute that was `minutes` ago.
 fn since(look: &Look, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Result<Flow> {
     let from = now_ms.div_euclid(MINUTE_MS) - minutes;
-    let flow = total.since(&look.tally(from - 1)?);
+    let tally = total.since(&look.tally(from - 1)?);
     #[expect(clippy::cast_precision_loss, reason = "a day of milliseconds is exact")]
     let seconds = (now_ms - from * MINUTE_MS) as f64 / 1e3;
-    Ok(Flow::of(&flow, Some(seconds)))
+    Ok(Flow::of(tally, Some(seconds)))
 }
 
 fn survey(config: &Config, committed: &HashSet<OsString>) -> anyhow::Result<Survey> {

@@ -161,7 +161,9 @@ impl Audit<'_> {
                 return Ok(());
             }
         }
-        found.iter().for_each(|found| (self.found)(found));
+        for found in &found {
+            (self.found)(found);
+        }
         Ok(())
     }
 
