@@ -83,6 +83,8 @@ inside bash -c 'cat > /etc/spoolmill/orders.toml' <<'TOML'
 directory = "/srv/spoolmill/in"
 [output]
 path = "/srv/spoolmill/output.txt"
+[http]
+listen = "unix:/run/spoolmill/orders/http.sock"
 TOML
 inside bash -c 'mkdir -p /etc/systemd/system/spoolmill@.service.d
     printf "[Service]\nWatchdogSec=3s\nRestartSec=1s\n" > /etc/systemd/system/spoolmill@.service.d/test.conf
@@ -95,6 +97,20 @@ until_true 'systemctl show -p StatusText --value spoolmill@orders | grep "1 comm
 inside systemctl status --no-pager spoolmill@orders
 inside ls -la /var/lib/spoolmill/orders /srv/spoolmill
 inside grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp)' "/proc/$(main_pid)/status"
+
+step 'looked at: from inside the unit by HTTP, from outside by the verbs of an administrator'
+metrics() { inside curl -s --unix-socket /run/spoolmill/orders/http.sock "http://localhost/$1"; }
+metrics readyz
+metrics metrics | grep -E '^spoolmill_(microbatches_total|paused|start_timestamp_seconds)'
+metrics status.json | grep -q "\"pid\":$(main_pid)" || metrics status.json | grep -q '"pid":[0-9]'
+inside spoolmill status -c /etc/spoolmill/orders.toml | tee /dev/stderr | grep -q "process $(main_pid) runs"
+inside bash -c 'cp /srv/spoolmill/output.txt /tmp/before'
+inside spoolmill requeue -c /etc/spoolmill/orders.toml --again /srv/spoolmill/in/processed-a
+until_true 'test -e /srv/spoolmill/in/processed-a && spoolmill status -c /etc/spoolmill/orders.toml |
+    grep "2 files"'
+inside spoolmill explain -c /etc/spoolmill/orders.toml a
+inside spoolmill verify -c /etc/spoolmill/orders.toml
+inside bash -c '! ls -A /var/lib/spoolmill/orders/requeued | grep .'
 
 step 'reload: a wrong configuration keeps the old one, a right one takes its place'
 inside bash -c 'cp /etc/spoolmill/orders.toml /etc/spoolmill/good
@@ -138,4 +154,4 @@ step 'result'
 inside journalctl --no-pager -o cat -u spoolmill@orders
 output=$(inside cat /srv/spoolmill/output.txt | tr '\n' ' ')
 echo "output: $output"
-[ "$output" = '1 2 3 4 ' ] && echo 'PASSED'
+[ "$output" = '1 1 2 3 4 ' ] && echo 'PASSED'
