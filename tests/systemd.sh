@@ -103,8 +103,8 @@ metrics() { inside curl -s --unix-socket /run/spoolmill/orders/http.sock "http:/
 metrics readyz
 metrics metrics | grep -E '^spoolmill_(microbatches_total|paused|start_timestamp_seconds)'
 metrics status.json | grep -q "\"pid\":$(main_pid)" || metrics status.json | grep -q '"pid":[0-9]'
-inside spoolmill status -c /etc/spoolmill/orders.toml | tee /dev/stderr | grep -q "process $(main_pid) runs"
-inside bash -c 'cp /srv/spoolmill/output.txt /tmp/before'
+inside spoolmill status -c /etc/spoolmill/orders.toml
+inside spoolmill status -c /etc/spoolmill/orders.toml | grep -q "process $(main_pid) runs"
 inside spoolmill requeue -c /etc/spoolmill/orders.toml --again /srv/spoolmill/in/processed-a
 until_true 'test -e /srv/spoolmill/in/processed-a && spoolmill status -c /etc/spoolmill/orders.toml |
     grep "2 files"'

@@ -162,10 +162,10 @@ function show(data) {
   showNow(data.status);
   showViews(data.status);
   showTable("quarantined", data.quarantined, (entry) => [
-    [entry.microbatch], [entry.time], [entry.file], [entry.reason],
+    [entry.microbatch], [entry.time], [entry.file, "text"], [entry.reason, "text"],
   ]);
   showTable("newest", data.newest, (entry) => [
-    [entry.microbatch], [entry.time], [entry.file], [entry.outcome.replace("_", " "), entry.outcome],
+    [entry.microbatch], [entry.time], [entry.file, "text"], [entry.outcome.replace("_", " "), entry.outcome],
     [number.format(entry.bytes), "number"], [number.format(entry.read), "number"],
     [number.format(entry.written), "number"], [number.format(entry.rejected), "number"],
   ]);
