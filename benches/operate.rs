@@ -133,7 +133,7 @@ fn years() {
 
 /// Small files taken while somebody has the page open and a monitoring system asks, and without.
 fn watched() {
-    const FILES: usize = 60_000;
+    const FILES: usize = 20_000;
     let run = |listens: bool| {
         let job = Job::new();
         for number in 0..FILES {
