@@ -18,7 +18,7 @@ use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Span, Target};
 use appended::Appended;
-pub use appended::begins_otherwise;
+pub use appended::{begins_otherwise, checksum};
 use parts::Parts;
 
 /// The outputs of one job.

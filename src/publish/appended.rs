@@ -289,17 +289,8 @@ impl Appended {
 
     fn verify(&self, start: u64, length: u64, expected: u32) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let mut checksum = crc32fast::Hasher::new();
-        let mut buffer = vec![0; COPY_BYTES];
-        let (mut at, end) = (start, start + length);
-        while at < end {
-            let want = usize::try_from(end - at).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-            let bytes = buffer.get_mut(..want).unwrap_or_default();
-            file.read_exact_at(bytes, at).map_err(|error| self.transient(error))?;
-            checksum.update(bytes);
-            at += want as u64;
-        }
-        let found = checksum.finalize();
+        let end = start + length;
+        let found = checksum(file, start, length).map_err(|error| self.transient(error))?;
         if found == expected {
             return Ok(());
         }
@@ -322,6 +313,22 @@ impl Appended {
         let doing = format!("use {}", self.path.display());
         Failure::Transient(Err::<(), _>(error).context(doing).expect_err("it is an error"))
     }
+}
+
+/// CRC-32 over a part of a file.
+pub fn checksum(file: &File, start: u64, length: u64) -> std::io::Result<u32> {
+    let mut checksum = crc32fast::Hasher::new();
+    let most = usize::try_from(length).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+    let mut buffer = vec![0; most];
+    let (mut at, end) = (start, start + length);
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(most).min(most);
+        let bytes = buffer.get_mut(..want).unwrap_or_default();
+        file.read_exact_at(bytes, at)?;
+        checksum.update(bytes);
+        at += want as u64;
+    }
+    Ok(checksum.finalize())
 }
 
 /// Why an output that is to begin with this header cannot be continued: it begins with another.

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -15,13 +14,10 @@ use anyhow::Context as _;
 use crate::config::Config;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
-use crate::publish::{parts, rotation};
+use crate::publish::{checksum, parts, rotation};
 use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
 use crate::source::input::Stamp;
 use crate::telemetry::escaped;
-
-/// Bytes read at once.
-const READ_BYTES: usize = 1024 * 1024;
 
 /// What an audit has looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -379,20 +375,4 @@ impl std::io::Write for Summed {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// CRC-32 over a part of a file.
-fn checksum(file: &File, start: u64, length: u64) -> std::io::Result<u32> {
-    let mut checksum = crc32fast::Hasher::new();
-    let most = usize::try_from(length).unwrap_or(READ_BYTES).min(READ_BYTES);
-    let mut buffer = vec![0; most];
-    let (mut at, end) = (start, start + length);
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(most).min(most);
-        let bytes = buffer.get_mut(..want).unwrap_or_default();
-        file.read_exact_at(bytes, at)?;
-        checksum.update(bytes);
-        at += want as u64;
-    }
-    Ok(checksum.finalize())
 }
