@@ -9,6 +9,7 @@ mod build;
 pub mod compression;
 #[cfg(feature = "sql")]
 pub mod csv;
+mod decimal;
 pub mod frame;
 #[cfg(feature = "sql")]
 pub mod infer;
