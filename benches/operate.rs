@@ -131,9 +131,10 @@ fn years() {
     daemon.wait().unwrap();
 }
 
-/// Small files taken while somebody has the page open and a monitoring system asks, and without.
+/// Small files taken while somebody has the page open and a monitoring system asks, and without: the
+/// time that it takes, and the share of the processor that the answers have.
 fn watched() {
-    const FILES: usize = 20_000;
+    const FILES: usize = 60_000;
     let run = |listens: bool| {
         let job = Job::new();
         for number in 0..FILES {
@@ -144,40 +145,79 @@ fn watched() {
             fs::write(job.path("job.toml"), text + "[http]\nlisten = \"19465\"\n").unwrap();
         }
         rustix_sync();
-        let watcher = listens.then(|| {
-            std::thread::spawn(|| {
-                let begun = Instant::now();
-                let mut stream = loop {
-                    match TcpStream::connect("127.0.0.1:19465") {
-                        Ok(stream) => break stream,
-                        Err(_) => assert!(begun.elapsed() < Duration::from_secs(20)),
-                    }
-                };
-                write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-                let mut events = Vec::new();
-                // Until the daemon is done.
-                let _ = stream.read_to_end(&mut events);
-                events.len()
-            })
-        });
-        let (time, _) = timed(job.command().arg("--once"));
-        if let Some(watcher) = watcher {
-            assert!(watcher.join().unwrap() > 100, "nothing was told");
+        let begun = Instant::now();
+        let mut daemon = job.command().arg("--once").spawn().unwrap();
+        let watcher = listens.then(|| std::thread::spawn(watch));
+        let (mut answers, mut all) = (0.0, 0.0);
+        while daemon.try_wait().unwrap().is_none() {
+            (answers, all) = processor_time(daemon.id()).unwrap_or((answers, all));
+            std::thread::sleep(Duration::from_millis(20));
         }
-        time
+        let time = begun.elapsed().as_secs_f64();
+        if let Some(watcher) = watcher {
+            assert!(watcher.join().unwrap() > 1000, "nothing was told");
+        }
+        (time, answers / all)
     };
-    let (mut alone, mut watched) = (Vec::new(), Vec::new());
+    let (mut alone, mut watched, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
-        alone.push(run(false));
-        watched.push(run(true));
+        alone.push(run(false).0);
+        let (time, share) = run(true);
+        watched.push(time);
+        shares.push(share * 100.0);
     }
     println!("alone: {alone:.2?} s");
     println!("watched: {watched:.2?} s");
+    println!("of the processor time of the daemon, the answers have {shares:.2?} %");
     let (alone, watched) = (median(alone), median(watched));
     println!(
-        "{:.0} files a second; {:.0} with the page open ({:+.1} %)",
+        "{:.0} files a second; {:.0} with the page open ({:+.1} %); the answers have {:.2} %",
         FILES as f64 / alone,
         FILES as f64 / watched,
-        (alone / watched - 1.0) * 100.0
+        (alone / watched - 1.0) * 100.0,
+        median(shares)
     );
+}
+
+/// The page, and `/metrics` once a second, until the daemon is done; the bytes that it has told.
+fn watch() -> usize {
+    let begun = Instant::now();
+    let connect = || TcpStream::connect("127.0.0.1:19465");
+    let ask = |mut stream: TcpStream, path: &str| {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").map(|()| stream)
+    };
+    let mut page = loop {
+        match connect().and_then(|stream| ask(stream, "/events")) {
+            Ok(stream) => break stream,
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(20)),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let monitoring = std::thread::spawn(move || {
+        while let Ok(mut stream) = connect().and_then(|stream| ask(stream, "/metrics")) {
+            let mut some = [0; 4096];
+            let _ = stream.read(&mut some);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+    let mut events = Vec::new();
+    // Until the daemon is done.
+    let _ = page.read_to_end(&mut events);
+    monitoring.join().unwrap();
+    events.len()
+}
+
+/// Of the thread that answers, and of all threads of the daemon, in nanoseconds.
+fn processor_time(daemon: u32) -> Option<(f64, f64)> {
+    let (mut answers, mut all) = (0.0, 0.0);
+    for thread in fs::read_dir(format!("/proc/{daemon}/task")).ok()? {
+        let thread = thread.ok()?.path();
+        let time = fs::read_to_string(thread.join("schedstat")).ok()?;
+        let time: f64 = time.split(' ').next()?.parse().ok()?;
+        all += time;
+        if fs::read_to_string(thread.join("comm")).ok()?.trim() == "http" {
+            answers += time;
+        }
+    }
+    (all > 0.0).then_some((answers, all))
 }

@@ -42,7 +42,8 @@ fn contents(spool: &Spool) -> Vec<String> {
 #[track_caller]
 fn verify(spool: &Spool) {
     let output = spool.run("verify", &[]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]
@@ -165,4 +166,98 @@ fn what_cannot_be_meant_is_refused() {
         let said = String::from_utf8_lossy(&refused.stderr);
         assert!(refused.status.code() == Some(2) && said.contains(says), "{rotate}: {said}");
     }
+}
+
+/// What stood in the output when an audit began, and is in a closed file when it looks, is not missed.
+#[test]
+fn an_audit_beside_a_rotation_finds_no_damage() {
+    let spool = job("size = \"1B\"");
+    spool.run_once();
+    // An audit looks at the whole ledger first: the larger it is, the longer it takes.
+    let ledger = rusqlite::Connection::open(spool.path("state/ledger.db")).unwrap();
+    let ballast = "CREATE TABLE ballast (n, text UNIQUE);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+        INSERT INTO ballast SELECT i, hex(randomblob(40)) FROM n;";
+    ledger.execute_batch(ballast).unwrap();
+    drop(ledger);
+    let daemon = spool.start();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1.. {
+                spool.drop_file(format!("{number}"), format!("{number}\n"));
+                wait_for("it is done", || spool.input(format!("processed-{number}")).exists());
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let audits: Vec<_> = (0..20).map(|_| spool.run("verify", &[])).collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for audit in audits {
+            let said = [&audit.stdout[..], &audit.stderr].map(String::from_utf8_lossy).concat();
+            assert!(audit.status.success(), "{said}");
+        }
+    });
+    daemon.stop();
+    verify(&spool);
+}
+
+/// An output that was cut is damage: it is not closed as if it were whole.
+#[test]
+fn an_output_that_was_cut_is_not_closed() {
+    let spool = job("every = \"4s\"");
+    let now_ms = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    wait_for("there is time until the next boundary", || now_ms() % 4000 < 1500);
+    let daemon = spool.start();
+    spool.drop_file("a", "1\n2\n");
+    wait_for("it is written", || spool.input("processed-a").exists());
+    let output = std::fs::File::options().write(true).open(spool.path("out/output.txt")).unwrap();
+    output.set_len(3).unwrap();
+    let (status, log) = daemon.wait();
+    assert!(status.code() == Some(1) && log.contains("is damaged"), "{status}: {log}");
+    assert_eq!(names(&spool), BTreeSet::from(["output.txt".to_owned()]));
+}
+
+/// A large output is closed, and its compression has begun.
+fn compressing() -> (Spool, crate::support::spool::Daemon, String) {
+    let spool = job("size = \"1B\", compress = \"gzip\"");
+    let mut random = crate::support::Random(7);
+    let numbers = (0..1_500_000).map(|_| format!("{}.5\n", random.next() >> 12));
+    let text: String = numbers.collect();
+    let daemon = spool.start();
+    spool.drop_file("a", &text);
+    wait_for("it is being compressed", || {
+        let entries = std::fs::read_dir(spool.path("out")).into_iter().flatten().flatten();
+        let mut names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.any(|name| name.ends_with(".gz.spoolmill-tmp"))
+    });
+    (spool, daemon, text)
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_compression() {
+    let (spool, daemon, text) = compressing();
+    daemon.stop();
+    let closed = names(&spool).pop_first().unwrap();
+    assert!(closed.ends_with("Z.txt"), "it was done before the stop: {closed}");
+    spool.run_once();
+    assert!(names(&spool).iter().all(|name| name.ends_with(".gz")), "{:?}", names(&spool));
+    assert_eq!(contents(&spool).concat(), text);
+    verify(&spool);
+}
+
+#[test]
+fn a_reload_does_not_wait_for_a_compression() {
+    let (spool, daemon, text) = compressing();
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_for("it is reloaded", || daemon.log().contains("configuration was reloaded"));
+    let closed = names(&spool).pop_first().unwrap();
+    assert!(closed.ends_with("Z.txt"), "it was done before the reload: {closed}");
+    wait_for("it is compressed after all", || {
+        names(&spool).iter().all(|name| name.ends_with(".gz"))
+    });
+    daemon.stop();
+    assert_eq!(contents(&spool).concat(), text);
+    verify(&spool);
 }

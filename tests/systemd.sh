@@ -1,26 +1,41 @@
 #!/bin/bash
-# Runs the shipped unit under a real systemd: start, drop, reload, watchdog, crash, restart, stop.
+# Runs the shipped unit under a real systemd: start, drop, reload, watchdog, crash, restart, stop; or, given
+# the Debian package, follows the README from its installation on, then upgrades, removes and purges it.
 #
 # Usage, as root on a machine with systemd's own package installed (it need not be running):
 #     cargo build --release && tests/systemd.sh target/release/spoolmill
+#     FEATURES= packaging/deb.sh && tests/systemd.sh target/debian/spoolmill_*.deb
 #
 # systemd becomes process 1 of new namespaces. What it would change outside is covered by overlays
 # and empty file systems first: /etc, /usr, /var, /srv, /run and above all /tmp, which it empties.
 set -euo pipefail
 
-program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM}")
+program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM|PACKAGE.deb}")
+readme=$(realpath "$(dirname "$0")/../README.md")
 unit=$(realpath "$(dirname "$0")/../systemd/spoolmill@.service")
 work=${work:-$(mktemp -d /dev/shm/spoolmill-systemd.XXXXXX)}
 group=/sys/fs/cgroup/systemd/spoolmill-test
 export program unit work
+is_package() { [[ $program == *.deb ]]; }
+
+# What the README says for a machine without the package.
+install_by_hand() {
+    mkdir -p /etc/spoolmill /srv/spoolmill/in
+    install -m 755 "$work/spoolmill" /usr/bin/spoolmill
+    install -m 644 "$work/unit" "/etc/systemd/system/spoolmill@.service"
+    useradd --system --no-create-home spoolmill
+    chown -R spoolmill: /srv/spoolmill
+}
 
 # Inside the namespaces, before systemd.
 boot() {
     mount --make-rprivate /
     # systemd measures its place from the root of its own cgroup namespace.
     mount -t tmpfs tmpfs "$work"
+    # The folders that they are in are covered next.
     install -D -m 755 "$program" "$work/spoolmill"
     install -D -m 644 "$unit" "$work/unit"
+    install -D -m 644 "$program" "$work/target/debian/spoolmill_test.deb"
     for folder in etc usr var; do
         mkdir -p "$work/$folder/upper" "$work/$folder/work"
         mount -t overlay overlay \
@@ -28,11 +43,8 @@ boot() {
     done
     for folder in tmp run srv; do mount -t tmpfs tmpfs "/$folder"; done
     mount -t proc proc /proc
-    mkdir -p /run/lock /etc/spoolmill /srv/spoolmill/in
-    install -m 755 "$work/spoolmill" /usr/bin/spoolmill
-    install -m 644 "$work/unit" "/etc/systemd/system/spoolmill@.service"
-    useradd --system --no-create-home spoolmill
-    chown -R spoolmill: /srv/spoolmill
+    mkdir -p /run/lock
+    is_package || install_by_hand
     # Only the machine's own chores would run; none is wanted.
     for chore in systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-sysctl systemd-udevd \
         systemd-udev-trigger systemd-modules-load systemd-random-seed systemd-timesyncd \
@@ -76,6 +88,45 @@ drop() { inside bash -c "echo $2 > /srv/spoolmill/in/.$1 && mv /srv/spoolmill/in
 
 until_true 'systemctl is-active sysinit.target'
 inside systemctl --version | head -1
+
+if is_package; then
+    # apt-get looks for nothing but the package: what it depends on is there.
+    from_zero=$(sed -n '/^## From zero to a service/,/^```$/p' "$readme" | sed -n '/^```sh/,/^```$/p' |
+        sed '/^```/d; /^cargo install/d; /packaging\/deb.sh/d')
+    step "the README, from the installation on"
+    echo "$from_zero"
+    inside bash -ec "cd $work; $from_zero"
+    until_true 'test -e /srv/spoolmill/in/processed-one'
+    inside grep -x first /srv/spoolmill/orders.txt
+    until_true 'spoolmill status -c /etc/spoolmill/orders.toml | grep "1 files"'
+    # The image of a container may leave manuals out.
+    inside bash -ec 'dpkg -L spoolmill; dpkg -L spoolmill | grep -q man1/spoolmill-requeue.1.gz
+        dpkg -L spoolmill | grep -q bash-completion/completions/spoolmill; which spoolmill'
+
+    step 'upgrade: the job goes on under the new program, rights that were changed stay'
+    before=$(main_pid)
+    inside bash -ec 'addgroup --quiet uploaders; chown spoolmill:uploaders /srv/spoolmill
+        chmod 2770 /srv/spoolmill; chmod 0700 /etc/spoolmill'
+    inside bash -ec "cd $work; apt-get install -y --reinstall ./target/debian/spoolmill_*.deb"
+    until_true "test \$(systemctl show -p MainPID --value spoolmill@orders) -gt 0 &&
+        test \$(systemctl show -p MainPID --value spoolmill@orders) != $before"
+    rights=$(inside stat -c '%U:%G %a' /srv/spoolmill /etc/spoolmill | tr '\n' ' ')
+    echo "rights: $rights"
+    [ "$rights" = 'spoolmill:uploaders 2770 root:spoolmill 700 ' ]
+    drop two second
+    until_true 'test -e /srv/spoolmill/in/processed-two'
+
+    step 'removal stops the jobs; also a purge leaves job files, ledgers and data'
+    inside apt-get remove -y spoolmill
+    [ "$(inside systemctl is-active spoolmill@orders)" != active ]
+    inside bash -c '! test -e /usr/bin/spoolmill'
+    inside apt-get purge -y spoolmill
+    inside ls -l /etc/spoolmill/orders.toml /var/lib/spoolmill/orders/ledger.db /srv/spoolmill
+    output=$(inside cat /srv/spoolmill/orders.txt | tr '\n' ' ')
+    echo "output: $output"
+    [ "$output" = 'first second ' ] && echo 'PASSED'
+    exit
+fi
 
 step 'start'
 inside bash -c 'cat > /etc/spoolmill/orders.toml' <<'TOML'

@@ -1,7 +1,7 @@
 //! The job over HTTP: metrics, health, and one page to look at.
 //!
 //! What holds here: nothing can be changed by it, and nothing is asked of the daemon: it reads what
-//! `status` reads, at most once a second however many ask. What comes from outside, names and records,
+//! `status` reads, at most once a second however many ask, and less often where that takes long. What comes from outside, names and records,
 //! leaves as JSON or as escaped text, never as markup; the page has no resources but its own, and says
 //! so to the browser. On a loopback address only a loopback name is answered, so that no web page can
 //! reach it under a name of its own.
@@ -31,8 +31,15 @@ const CONNECTIONS_MAX: usize = 64;
 /// A request's head must be there in this time.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// What was read from the ledger is given out for so long.
+/// What was read from the ledger and the folder is given out for so long, at least.
 const KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// It is also given out for so many times as long as it took to read: however large the job is, looking
+/// at it takes at most a hundredth of one core.
+const REST: u32 = 100;
+
+/// What was read last, and until when it is good.
+type Kept = Mutex<Option<(Instant, Arc<str>)>>;
 
 /// What every request is answered from.
 struct Server {
@@ -42,8 +49,8 @@ struct Server {
     started_ms: i64,
     /// Only names of this machine are answered.
     local: bool,
-    kept: Mutex<Option<(Instant, Arc<str>)>>,
-    kept_metrics: Mutex<Option<(Instant, Arc<str>)>>,
+    kept: Kept,
+    kept_metrics: Kept,
 }
 
 /// Serves the job from a thread of its own, if its configuration says so. The socket is there when it
@@ -110,15 +117,18 @@ async fn serve(connection: impl AsyncRead + AsyncWrite + Unpin, server: Arc<Serv
 impl Server {
     /// What `make` gives, or what it gave a moment ago.
     fn kept(
-        kept: &Mutex<Option<(Instant, Arc<str>)>>,
+        kept: &Kept,
         make: impl FnOnce() -> anyhow::Result<String>,
     ) -> anyhow::Result<Arc<str>> {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, text)) = kept.as_ref().filter(|(at, _)| at.elapsed() < KEPT_FOR) {
+        let begun = Instant::now();
+        if let Some((_, text)) = kept.as_ref().filter(|(until, _)| begun < *until) {
             return Ok(text.clone());
         }
         let text: Arc<str> = make()?.into();
-        *kept = Some((Instant::now(), text.clone()));
+        let now = Instant::now();
+        let good = KEPT_FOR.max(now.duration_since(begun) * REST);
+        *kept = Some((now + good, text.clone()));
         Ok(text)
     }
 

@@ -475,7 +475,7 @@ impl Source {
         (due + waiting + taken, waiting)
     }
 
-    /// How long the file that has waited longest has been unchanged. It looks at all that wait.
+    /// How long the file that has waited longest has been unchanged.
     pub fn oldest(&self) -> Option<Duration> {
         self.queue.oldest_wait(Instant::now())
     }

@@ -3,6 +3,7 @@
 //! What holds here: a name is in exactly one of the three; the due ones come out in order; what a
 //! name costs is its bytes and a few words, whatever the folder holds.
 
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::ops::Bound;
@@ -78,6 +79,8 @@ pub struct Queue {
     due_now: BTreeSet<Key>,
     waiting: HashMap<Box<OsStr>, Waiting>,
     timers: BTreeSet<(Instant, Box<OsStr>)>,
+    /// How many wait since when.
+    since: BTreeMap<Instant, usize>,
     /// Taken names; true for one that was seen again meanwhile.
     taken: HashMap<Box<OsStr>, bool>,
     /// Names that are known to have been renamed into place.
@@ -130,11 +133,12 @@ impl Queue {
     /// The scan is over: what waited and was not seen is gone.
     pub fn end_scan(&mut self) {
         let scan = self.scan;
-        let (timers, due_now) = (&mut self.timers, &mut self.due_now);
+        let (timers, due_now, since) = (&mut self.timers, &mut self.due_now, &mut self.since);
         self.waiting.retain(|name, waiting| {
             let stays = waiting.scan == scan;
             if !stays {
                 due_now.remove(&waiting.key);
+                forget(since, waiting.since);
                 if let Some(due) = waiting.due {
                     timers.remove(&(due, name.clone()));
                 }
@@ -175,8 +179,11 @@ impl Queue {
         }
         let key = self.due_now.pop_first()?;
         let waiting = self.waiting.remove(&key.name);
-        if let Some(due) = waiting.as_ref().and_then(|waiting| waiting.due) {
-            self.timers.remove(&(due, key.name.clone()));
+        if let Some(waiting) = &waiting {
+            forget(&mut self.since, waiting.since);
+            if let Some(due) = waiting.due {
+                self.timers.remove(&(due, key.name.clone()));
+            }
         }
         Some((key, waiting))
     }
@@ -197,7 +204,11 @@ impl Queue {
             self.timers.insert((due, key.name.clone()));
         }
         let (name, scan) = (key.name.clone(), self.scan);
-        self.waiting.insert(name, Waiting { key, stamp, since, why, changes, due, scan });
+        *self.since.entry(since).or_default() += 1;
+        let waiting = Waiting { key, stamp, since, why, changes, due, scan };
+        if let Some(before) = self.waiting.insert(name, waiting) {
+            forget(&mut self.since, before.since);
+        }
     }
 
     /// The name is taken: until [`Queue::release`] it is not offered again.
@@ -253,6 +264,15 @@ impl Queue {
 
     /// How long ago the longest-waiting file last changed.
     pub fn oldest_wait(&self, now: Instant) -> Option<Duration> {
-        self.waiting.values().map(|waiting| now.duration_since(waiting.since)).max()
+        self.since.first_key_value().map(|(since, _)| now.duration_since(*since))
+    }
+}
+
+fn forget(since: &mut BTreeMap<Instant, usize>, at: Instant) {
+    if let Entry::Occupied(mut many) = since.entry(at) {
+        *many.get_mut() -= 1;
+        if *many.get() == 0 {
+            many.remove();
+        }
     }
 }
