@@ -13,7 +13,7 @@ set -euo pipefail
 program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM|PACKAGE.deb}")
 readme=$(realpath "$(dirname "$0")/../README.md")
 unit=$(realpath "$(dirname "$0")/../systemd/spoolmill@.service")
-work=${work:-$(mktemp -d /dev/shm/spoolmill-systemd.XXXXXX)}
+work=${work:-$(mktemp -d /mnt/spoolmill-systemd.XXXXXX)}
 group=/sys/fs/cgroup/systemd/spoolmill-test
 export program unit work
 is_package() { [[ $program == *.deb ]]; }
@@ -106,13 +106,13 @@ if is_package; then
     step 'upgrade: the job goes on under the new program, rights that were changed stay'
     before=$(main_pid)
     inside bash -ec 'addgroup --quiet uploaders; chown spoolmill:uploaders /srv/spoolmill
-        chmod 2770 /srv/spoolmill; chmod 0700 /etc/spoolmill'
+        chmod 2770 /srv/spoolmill; chmod 0755 /etc/spoolmill'
     inside bash -ec "cd $work; apt-get install -y --reinstall ./target/debian/spoolmill_*.deb"
     until_true "test \$(systemctl show -p MainPID --value spoolmill@orders) -gt 0 &&
         test \$(systemctl show -p MainPID --value spoolmill@orders) != $before"
     rights=$(inside stat -c '%U:%G %a' /srv/spoolmill /etc/spoolmill | tr '\n' ' ')
     echo "rights: $rights"
-    [ "$rights" = 'spoolmill:uploaders 2770 root:spoolmill 700 ' ]
+    [ "$rights" = 'spoolmill:uploaders 2770 root:spoolmill 755 ' ]
     drop two second
     until_true 'test -e /srv/spoolmill/in/processed-two'
 
