@@ -134,7 +134,7 @@ fn years() {
 /// Small files taken while somebody has the page open and a monitoring system asks, and without: the
 /// time that it takes, and the share of the processor that the answers have.
 fn watched() {
-    const FILES: usize = 60_000;
+    const FILES: usize = 150_000;
     let run = |listens: bool| {
         let job = Job::new();
         for number in 0..FILES {
@@ -160,7 +160,7 @@ fn watched() {
         (time, answers / all)
     };
     let (mut alone, mut watched, mut shares) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..5 {
+    for _ in 0..3 {
         alone.push(run(false).0);
         let (time, share) = run(true);
         watched.push(time);

@@ -14,7 +14,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{Server, data, metrics};
-use crate::status::Status;
 use crate::status::live::Live;
 
 const HTML: &str = include_str!("page/index.html");
@@ -47,18 +46,12 @@ pub fn answer(server: &Arc<Server>, request: &Request<Incoming>) -> Answer {
         "/" => typed("text/html; charset=utf-8", HTML),
         "/page.css" => typed("text/css; charset=utf-8", STYLE),
         "/page.js" => typed("text/javascript; charset=utf-8", SCRIPT),
-        "/status.json" => made(server.status(), "application/json"),
+        "/status.json" => made(server.look().map(|seen| seen.page), "application/json"),
         "/day.json" => {
             let day = data::day(&server.config()).map(|day| Arc::from(day.to_string()));
             made(day, "application/json")
         }
-        "/metrics" => {
-            let make = || {
-                let status = Status::seen_by(&server.config(), Some(std::process::id()))?;
-                Ok(metrics::text(&status))
-            };
-            made(Server::kept(&server.kept_metrics, make), metrics::CONTENT_TYPE)
-        }
+        "/metrics" => made(server.look().map(|seen| seen.metrics), metrics::CONTENT_TYPE),
         "/events" => events(server.clone()),
         "/healthz" => healthy(server),
         "/readyz" => ready(server),
@@ -151,8 +144,8 @@ impl Body for Events {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         ready!(self.interval.poll_tick(context));
         // JSON has no line ends but escaped ones.
-        let event = match self.server.status() {
-            Ok(status) => format!("data: {status}\n\n"),
+        let event = match self.server.look() {
+            Ok(seen) => format!("data: {}\n\n", seen.page),
             Err(error) => {
                 format!("event: trouble\ndata: {}\n\n", serde_json::json!(format!("{error:#}")))
             }

@@ -19,8 +19,7 @@ const MINUTES: i64 = 24 * 60;
 const FRESH: i64 = 3;
 
 /// How the job stands, and what it did last.
-pub fn status(config: &Config) -> anyhow::Result<Value> {
-    let status = Status::seen_by(config, Some(std::process::id()))?;
+pub fn page(config: &Config, status: &Status) -> anyhow::Result<Value> {
     let look = Look::open(&config.state)?;
     let list = |entries: Vec<_>| entries.iter().map(shape::json).collect::<Vec<_>>();
     Ok(json!({

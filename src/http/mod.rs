@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::status::Status;
 use crate::telemetry::Pulse;
 use listen::Listener;
 
@@ -38,8 +39,13 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 /// at it takes at most a hundredth of one core.
 const REST: u32 = 100;
 
-/// What was read last, and until when it is good.
-type Kept = Mutex<Option<(Instant, Arc<str>)>>;
+/// How the job stood a moment ago, in each form that is asked for.
+#[derive(Clone)]
+struct Seen {
+    good_until: Instant,
+    page: Arc<str>,
+    metrics: Arc<str>,
+}
 
 /// What every request is answered from.
 struct Server {
@@ -49,8 +55,7 @@ struct Server {
     started_ms: i64,
     /// Only names of this machine are answered.
     local: bool,
-    kept: Kept,
-    kept_metrics: Kept,
+    seen: Mutex<Option<Seen>>,
 }
 
 /// Serves the job from a thread of its own, if its configuration says so. The socket is there when it
@@ -73,8 +78,7 @@ pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> any
         pulse: pulse.clone(),
         started_ms,
         local: listener.is_loopback(),
-        kept: Mutex::default(),
-        kept_metrics: Mutex::default(),
+        seen: Mutex::default(),
     };
     let serve = move || runtime.block_on(accept(&listener, &Arc::new(server)));
     std::thread::Builder::new().name("http".to_owned()).spawn(serve).context("start HTTP")?;
@@ -115,26 +119,20 @@ async fn serve(connection: impl AsyncRead + AsyncWrite + Unpin, server: Arc<Serv
 }
 
 impl Server {
-    /// What `make` gives, or what it gave a moment ago.
-    fn kept(
-        kept: &Kept,
-        make: impl FnOnce() -> anyhow::Result<String>,
-    ) -> anyhow::Result<Arc<str>> {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How the job stands, or stood a moment ago.
+    fn look(&self) -> anyhow::Result<Seen> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = Instant::now();
-        if let Some((_, text)) = kept.as_ref().filter(|(until, _)| begun < *until) {
-            return Ok(text.clone());
+        if let Some(seen) = seen.as_ref().filter(|seen| begun < seen.good_until) {
+            return Ok(seen.clone());
         }
-        let text: Arc<str> = make()?.into();
+        let config = self.config();
+        let status = Status::seen_by(&config, Some(std::process::id()))?;
+        let metrics = metrics::text(&status).into();
+        let page = data::page(&config, &status)?.to_string().into();
         let now = Instant::now();
-        let good = KEPT_FOR.max(now.duration_since(begun) * REST);
-        *kept = Some((now + good, text.clone()));
-        Ok(text)
-    }
-
-    /// The status as JSON.
-    fn status(&self) -> anyhow::Result<Arc<str>> {
-        Self::kept(&self.kept, || Ok(data::status(&self.config())?.to_string()))
+        let good_until = now + KEPT_FOR.max(now.duration_since(begun) * REST);
+        Ok(seen.insert(Seen { good_until, page, metrics }).clone())
     }
 
     /// The configuration in use.
