@@ -206,9 +206,9 @@ fn an_audit_beside_a_rotation_finds_no_damage() {
 /// An output that was cut is damage: it is not closed as if it were whole.
 #[test]
 fn an_output_that_was_cut_is_not_closed() {
-    let spool = job("every = \"4s\"");
+    let spool = job("every = \"8s\"");
     let now_ms = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-    wait_for("there is time until the next boundary", || now_ms() % 4000 < 1500);
+    wait_for("there is time until the next boundary", || now_ms() % 8000 < 2000);
     let daemon = spool.start();
     spool.drop_file("a", "1\n2\n");
     wait_for("it is written", || spool.input("processed-a").exists());
