@@ -35,9 +35,12 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// What was read from the ledger and the folder is given out for so long, at least.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// It is also given out for so many times as long as it took to read: however large the job is, looking
-/// at it takes at most a hundredth of one core.
+/// It is also given out for so many times the processor time that it took to read: however large the job is,
+/// looking at it takes at most a hundredth of one core, up to [`KEPT_FOR_MAX`].
 const REST: u32 = 100;
+
+/// Nobody is shown anything older, whatever it costs.
+const KEPT_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// How the job stood a moment ago, in each form that is asked for.
 #[derive(Clone)]
@@ -122,16 +125,16 @@ impl Server {
     /// How the job stands, or stood a moment ago.
     fn look(&self) -> anyhow::Result<Seen> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = Instant::now();
-        if let Some(seen) = seen.as_ref().filter(|seen| begun < seen.good_until) {
+        if let Some(seen) = seen.as_ref().filter(|seen| Instant::now() < seen.good_until) {
             return Ok(seen.clone());
         }
+        let begun = processor_time();
         let config = self.config();
         let status = Status::seen_by(&config, Some(std::process::id()))?;
         let metrics = metrics::text(&status).into();
         let page = data::page(&config, &status)?.to_string().into();
-        let now = Instant::now();
-        let good_until = now + KEPT_FOR.max(now.duration_since(begun) * REST);
+        let took = processor_time().saturating_sub(begun);
+        let good_until = Instant::now() + (took * REST).clamp(KEPT_FOR, KEPT_FOR_MAX);
         Ok(seen.insert(Seen { good_until, page, metrics }).clone())
     }
 
@@ -139,4 +142,10 @@ impl Server {
     fn config(&self) -> Config {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Of this thread: a look that only had to wait, for a disk or a lock, is no reason to look less often.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
