@@ -40,10 +40,8 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
 
 /// The number that the first line is, if it is one in plain ASCII, and what stands behind the line.
 fn fast_line(rest: &[u8], max_record: usize) -> Option<(f64, &[u8])> {
-    // The library sees more digits, and exponents.
-    let ends = |(_, length): &(f64, usize)| matches!(rest.get(*length), Some(b'\n' | b'\r'));
-    let parsed = decimal::parse(rest).filter(ends);
-    let (number, length) = parsed.or_else(|| fast_float2::parse_partial(rest).ok())?;
+    let parsed = decimal::parse(rest).or_else(|| fast_float2::parse_partial(rest).ok());
+    let (number, length) = parsed?;
     let (_, behind) = rest.split_at_checked(length).filter(|_| length <= max_record)?;
     match behind {
         [b'\n', behind @ ..] | [b'\r', b'\n', behind @ ..] => Some((number, behind)),

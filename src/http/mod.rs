@@ -1,10 +1,10 @@
 //! The job over HTTP: metrics, health, and one page to look at.
 //!
 //! What holds here: nothing can be changed by it, and nothing is asked of the daemon: it reads what
-//! `status` reads, at most once a second however many ask, and less often where that takes long. What comes from outside, names and records,
-//! leaves as JSON or as escaped text, never as markup; the page has no resources but its own, and says
-//! so to the browser. On a loopback address only a loopback name is answered, so that no web page can
-//! reach it under a name of its own.
+//! `status` reads, and gives out what it read for a second, or longer where that was much work. What comes
+//! from outside, names and records, leaves as JSON or as escaped text, never as markup; the page has no
+//! resources but its own, and says so to the browser. On a loopback address only a loopback name is
+//! answered, so that no web page can reach it under a name of its own.
 
 mod answer;
 mod data;
@@ -134,7 +134,7 @@ impl Server {
         let metrics = metrics::text(&status).into();
         let page = data::page(&config, &status)?.to_string().into();
         let took = processor_time().saturating_sub(begun);
-        let good_until = Instant::now() + (took * REST).clamp(KEPT_FOR, KEPT_FOR_MAX);
+        let good_until = Instant::now() + kept_for(took);
         Ok(seen.insert(Seen { good_until, page, metrics }).clone())
     }
 
@@ -142,6 +142,11 @@ impl Server {
     fn config(&self) -> Config {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// How long a look is given out that took so much processor time.
+fn kept_for(took: Duration) -> Duration {
+    took.saturating_mul(REST).clamp(KEPT_FOR, KEPT_FOR_MAX)
 }
 
 /// Of this thread: a look that only had to wait, for a disk or a lock, is no reason to look less often.
