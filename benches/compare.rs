@@ -1,6 +1,6 @@
 //! Measurements of the whole program, each beside a peer or a floor measured in the same run.
 //!
-//! `cargo bench --bench compare -- [throughput] [small] [latency] [scale] [large] [idle]`; without a
+//! `cargo bench --bench compare -- [throughput] [fractions] [small] [latency] [scale] [large] [idle]`; without a
 //! word, all but `scale` and `large`, which take minutes and gigabytes. With `--features sql` also
 //! `sql` and `sort`. Peers that are not
 //! installed (`duckdb`, or the program that `DUCKDB` names; `python3`) are left out, and said so.
@@ -22,8 +22,9 @@ use support::{Job, has, median, memory, rustix_sync, timed};
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let all: [(&str, bool, fn()); 8] = [
+    let all: [(&str, bool, fn()); 9] = [
         ("throughput", true, throughput),
+        ("fractions", true, fractions),
         ("small", true, small),
         ("latency", true, latency),
         ("idle", true, idle),
@@ -41,22 +42,32 @@ fn main() {
 }
 
 /// Numbers from 0 to 20 with all their digits, the same each time.
-fn write_numbers(path: &Path, count: u64) {
+fn write_numbers(path: &Path, count: u64, below: f64) {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
     let mut state = 1u64;
     for _ in 0..count {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        writeln!(out, "{}", (state >> 11) as f64 / (1u64 << 53) as f64 * 20.0).unwrap();
+        writeln!(out, "{}", (state >> 11) as f64 / (1u64 << 53) as f64 * below).unwrap();
     }
     out.into_inner().unwrap().sync_all().unwrap();
 }
 
-/// Ten million numbers in one file, everything durable, against DuckDB and the script.
+/// Numbers below 20: most have at most sixteen digits behind the point.
 fn throughput() {
+    one_file(20.0);
+}
+
+/// Numbers below 1: a third of them has more.
+fn fractions() {
+    one_file(1.0);
+}
+
+/// Ten million numbers in one file, everything durable, against DuckDB and the script.
+fn one_file(below: f64) {
     let job = Job::new();
     let numbers = job.path("numbers");
-    write_numbers(&numbers, 10_000_000);
+    write_numbers(&numbers, 10_000_000, below);
     let bytes = fs::metadata(&numbers).unwrap().len() as f64 / 1e6;
     let mut ours = Vec::new();
     let mut duck = Vec::new();
@@ -278,7 +289,7 @@ fn scale() {
 /// One file of five gigabytes.
 fn large() {
     let job = Job::new();
-    write_numbers(&job.path("part"), 10_000_000);
+    write_numbers(&job.path("part"), 10_000_000, 20.0);
     let part = fs::read(job.path("part")).unwrap();
     let mut file = File::create(job.path("in/large")).unwrap();
     let parts = 5_000_000_000 / part.len() + 1;
@@ -403,7 +414,7 @@ fn sort() {
         [state]\ndirectory = \"state\"\n[engine]\nmemory = \"64MiB\"\n\
         [[final]]\nquery = \"select * from output order by num\"\npath = \"sorted.txt\"\n";
     fs::write(job.path("job.toml"), text).unwrap();
-    write_numbers(&job.path("in/a"), 20_000_000);
+    write_numbers(&job.path("in/a"), 20_000_000, 20.0);
     fs::write(job.path("in/b"), "EOF\n").unwrap();
     let (time, peak) = timed(job.command().arg("--once"));
     println!("20 million numbers taken and sorted: {time:.1} s, {peak:.0} MiB at most");

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 features=${FEATURES-full}
 cargo build --release --locked --features "$features"
-rm -rf target/generated
+# What is there from before is not to be taken for this one.
+rm -rf target/generated target/debian/spoolmill_*.deb
 target/release/spoolmill generate target/generated
 cargo deb --no-build --no-strip --output "${1:-target/debian/}"

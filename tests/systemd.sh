@@ -11,11 +11,13 @@
 set -euo pipefail
 
 program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM|PACKAGE.deb}")
+if [ $# -gt 1 ] && [ "$2" != boot ]; then echo "one program or one package, not $*"; exit 2; fi
 readme=$(realpath "$(dirname "$0")/../README.md")
 unit=$(realpath "$(dirname "$0")/../systemd/spoolmill@.service")
 work=${work:-$(mktemp -d /mnt/spoolmill-systemd.XXXXXX)}
 group=/sys/fs/cgroup/systemd/spoolmill-test
 export program unit work
+export DEBIAN_FRONTEND=noninteractive
 is_package() { [[ $program == *.deb ]]; }
 
 # What the README says for a machine without the package.

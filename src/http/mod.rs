@@ -154,3 +154,16 @@ fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_costs_more_is_kept_longer_within_limits() {
+        let kept = |ms| kept_for(Duration::from_millis(ms));
+        assert_eq!(kept(0), Duration::from_secs(1));
+        assert_eq!(kept(20), Duration::from_secs(2));
+        assert_eq!(kept(60_000), Duration::from_secs(10));
+    }
+}

@@ -276,3 +276,43 @@ fn forget(since: &mut BTreeMap<Instant, usize>, at: Instant) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(name: u8) -> Key {
+        Key { rank: Box::default(), name: OsStr::new(&format!("{name}")).into() }
+    }
+
+    proptest! {
+        /// Whatever happens to the names, the longest wait is that of a walk over all that wait.
+        #[test]
+        fn the_longest_wait_is_known(steps in prop::collection::vec((0_u8..5, 0_u8..6, 0_u64..3), 0..60)) {
+            let mut queue = Queue::default();
+            for (step, name, size) in steps {
+                let stamp = Stamp { device: 1, inode: 1, size, modified_ns: 0, changed_ns: 0 };
+                match step {
+                    0 => queue.seen(&key(name).name, || Some(key(name))),
+                    1 => {
+                        if let Some((key, before)) = queue.pop(Bound::Unbounded) {
+                            queue.wait(key, before.as_ref(), stamp, Why::Settling, None);
+                        }
+                    }
+                    2 => queue.wait(key(name), None, stamp, Why::Settling, Some(Instant::now())),
+                    3 => drop(queue.pop(Bound::Unbounded)),
+                    _ => {
+                        queue.begin_scan();
+                        queue.scanned(&key(name).name, || None);
+                        queue.end_scan();
+                    }
+                }
+                let now = Instant::now();
+                let walked = queue.waiting.values().map(|waiting| now.duration_since(waiting.since));
+                prop_assert_eq!(queue.oldest_wait(now), walked.max());
+            }
+        }
+    }
+}
