@@ -5,11 +5,11 @@
 use std::io::Write as _;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, TimestampMicrosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+use arrow_array::{
+    Array as _, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int8Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, StringViewArray,
+    TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 
@@ -17,82 +17,99 @@ use super::numbers;
 
 /// A column of one type.
 pub struct Cells {
+    values: Values,
     array: ArrayRef,
-    kind: Kind,
+    has_nulls: bool,
 }
 
-/// How the values of a column are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Int8,
-    Int16,
-    Int32,
-    Int64,
-    UInt8,
-    UInt16,
-    UInt32,
-    UInt64,
-    Float32,
-    Float64,
-    Boolean,
-    Text,
-    TextView,
-    Date,
+/// Values by how they are written.
+enum Values {
+    Int8(Int8Array),
+    Int16(Int16Array),
+    Int32(Int32Array),
+    Int64(Int64Array),
+    UInt8(UInt8Array),
+    UInt16(UInt16Array),
+    UInt32(UInt32Array),
+    UInt64(UInt64Array),
+    Float32(Float32Array),
+    Float64(Float64Array),
+    Boolean(BooleanArray),
+    Text(StringArray),
+    TextView(StringViewArray),
+    Date(Date32Array),
     /// Microseconds; the zone, if any, is UTC.
-    Timestamp,
+    Timestamp(TimestampMicrosecondArray),
     /// So many digits behind the point.
-    Decimal(i8),
+    Decimal(Decimal128Array, i8),
 }
 
-impl Kind {
-    /// What a value of this type is written as, and the type to cast to before; `None` for one that
-    /// has no text.
-    fn of(data_type: &DataType) -> Option<(Self, Option<DataType>)> {
-        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
-        Some(match data_type {
-            DataType::Int8 => (Self::Int8, None),
-            DataType::Int16 => (Self::Int16, None),
-            DataType::Int32 => (Self::Int32, None),
-            DataType::Int64 => (Self::Int64, None),
-            DataType::UInt8 => (Self::UInt8, None),
-            DataType::UInt16 => (Self::UInt16, None),
-            DataType::UInt32 => (Self::UInt32, None),
-            DataType::UInt64 => (Self::UInt64, None),
-            DataType::Float32 => (Self::Float32, None),
-            DataType::Float64 => (Self::Float64, None),
-            DataType::Boolean => (Self::Boolean, None),
-            DataType::Utf8 => (Self::Text, None),
-            DataType::Utf8View => (Self::TextView, None),
-            DataType::Date32 => (Self::Date, None),
-            DataType::Date64 => (Self::Date, Some(DataType::Date32)),
-            DataType::Timestamp(TimeUnit::Microsecond, None) => (Self::Timestamp, None),
-            DataType::Timestamp(_, _) => (Self::Timestamp, Some(micros)),
-            DataType::Decimal128(_, scale) => (Self::Decimal(*scale), None),
-            DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
-                (Self::Decimal(*scale), Some(DataType::Decimal128(*precision, *scale)))
+impl Values {
+    /// The values of a column; `None` when its type is not one that [`written_as`] names.
+    fn of(array: &ArrayRef) -> Option<Self> {
+        Some(match array.data_type() {
+            DataType::Int8 => Self::Int8(array.as_primitive().clone()),
+            DataType::Int16 => Self::Int16(array.as_primitive().clone()),
+            DataType::Int32 => Self::Int32(array.as_primitive().clone()),
+            DataType::Int64 => Self::Int64(array.as_primitive().clone()),
+            DataType::UInt8 => Self::UInt8(array.as_primitive().clone()),
+            DataType::UInt16 => Self::UInt16(array.as_primitive().clone()),
+            DataType::UInt32 => Self::UInt32(array.as_primitive().clone()),
+            DataType::UInt64 => Self::UInt64(array.as_primitive().clone()),
+            DataType::Float32 => Self::Float32(array.as_primitive().clone()),
+            DataType::Float64 => Self::Float64(array.as_primitive().clone()),
+            DataType::Boolean => Self::Boolean(array.as_boolean().clone()),
+            DataType::Utf8 => Self::Text(array.as_string().clone()),
+            DataType::Utf8View => Self::TextView(array.as_string_view().clone()),
+            DataType::Date32 => Self::Date(array.as_primitive().clone()),
+            DataType::Timestamp(TimeUnit::Microsecond, None) => {
+                Self::Timestamp(array.as_primitive().clone())
             }
-            DataType::Float16 => (Self::Float32, Some(DataType::Float32)),
-            DataType::Null
-            | DataType::LargeUtf8
-            | DataType::Dictionary(_, _)
-            | DataType::Decimal256(_, _)
-            | DataType::Time32(_)
-            | DataType::Time64(_)
-            | DataType::Interval(_)
-            | DataType::Duration(_) => (Self::Text, Some(DataType::Utf8)),
+            DataType::Decimal128(_, scale) => Self::Decimal(array.as_primitive().clone(), *scale),
             _ => return None,
         })
     }
+}
 
-    /// True for what JSON writes in quotes.
-    pub fn is_text(self) -> bool {
-        matches!(self, Self::Text | Self::TextView | Self::Date | Self::Timestamp)
-    }
+/// The type that values of this one are written as; `None` for one that has no text.
+fn written_as(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Boolean
+        | DataType::Utf8
+        | DataType::Utf8View
+        | DataType::Date32
+        | DataType::Decimal128(_, _) => data_type.clone(),
+        DataType::Date64 => DataType::Date32,
+        DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::Float16 => DataType::Float32,
+        DataType::Null
+        | DataType::LargeUtf8
+        | DataType::Dictionary(_, _)
+        | DataType::Decimal256(_, _)
+        | DataType::Time32(_)
+        | DataType::Time64(_)
+        | DataType::Interval(_)
+        | DataType::Duration(_) => DataType::Utf8,
+        _ => return None,
+    })
 }
 
 /// True when values of this type can be written as text.
 pub fn has_text(data_type: &DataType) -> bool {
-    Kind::of(data_type).is_some()
+    written_as(data_type).is_some()
 }
 
 impl Cells {
@@ -110,81 +127,77 @@ impl Cells {
     }
 
     fn of(array: &ArrayRef) -> Result<Self, ArrowError> {
-        let (kind, cast) =
-            Kind::of(array.data_type()).unwrap_or((Kind::Text, Some(DataType::Utf8)));
+        let to = written_as(array.data_type()).unwrap_or(DataType::Utf8);
         // An unsafe cast would make NULL of what is out of range.
         let options = CastOptions { safe: false, ..CastOptions::default() };
-        let array = match cast {
-            Some(to) => cast_with_options(array, &to, &options)?,
-            None => array.clone(),
+        let array = if *array.data_type() == to {
+            array.clone()
+        } else {
+            cast_with_options(array, &to, &options)?
         };
-        Ok(Self { array, kind })
-    }
-
-    /// How its values are written.
-    pub fn kind(&self) -> Kind {
-        self.kind
+        let values = Values::of(&array)
+            .ok_or_else(|| ArrowError::CastError(format!("a {to} has no text")))?;
+        Ok(Self { values, has_nulls: array.null_count() > 0, array })
     }
 
     /// True for a NULL.
+    #[inline]
     pub fn is_null(&self, row: usize) -> bool {
-        self.array.is_null(row)
+        self.has_nulls && self.array.is_null(row)
     }
 
     /// The text of a text column.
-    pub fn text(&self, row: usize) -> &str {
-        match self.kind {
-            Kind::Text => self.array.as_string::<i32>().value(row),
-            Kind::TextView => self.array.as_string_view().value(row),
-            _ => "",
+    #[inline]
+    pub fn text(&self, row: usize) -> Option<&str> {
+        match &self.values {
+            Values::Text(values) => Some(values.value(row)),
+            Values::TextView(values) => Some(values.value(row)),
+            _ => None,
         }
+    }
+
+    /// True for what JSON writes in quotes, besides text.
+    pub fn is_time(&self) -> bool {
+        matches!(self.values, Values::Date(_) | Values::Timestamp(_))
     }
 
     /// True when the number is not one that JSON can write.
     pub fn is_no_number(&self, row: usize) -> bool {
-        match self.kind {
-            Kind::Float32 => !self.array.as_primitive::<Float32Type>().value(row).is_finite(),
-            Kind::Float64 => !self.array.as_primitive::<Float64Type>().value(row).is_finite(),
+        match &self.values {
+            Values::Float32(values) => !values.value(row).is_finite(),
+            Values::Float64(values) => !values.value(row).is_finite(),
             _ => false,
         }
     }
 
     /// Appends a value that is no NULL.
+    #[inline]
     pub fn write(&self, row: usize, out: &mut Vec<u8>) {
         macro_rules! integer {
-            ($type:ty) => {{
+            ($values:expr) => {{
                 let mut digits = itoa::Buffer::new();
-                let value = self.array.as_primitive::<$type>().value(row);
-                out.extend_from_slice(digits.format(value).as_bytes());
+                out.extend_from_slice(digits.format($values.value(row)).as_bytes());
             }};
         }
-        match self.kind {
-            Kind::Int8 => integer!(Int8Type),
-            Kind::Int16 => integer!(Int16Type),
-            Kind::Int32 => integer!(Int32Type),
-            Kind::Int64 => integer!(Int64Type),
-            Kind::UInt8 => integer!(UInt8Type),
-            Kind::UInt16 => integer!(UInt16Type),
-            Kind::UInt32 => integer!(UInt32Type),
-            Kind::UInt64 => integer!(UInt64Type),
-            Kind::Float32 => {
-                numbers::write_single(self.array.as_primitive::<Float32Type>().value(row), out);
+        match &self.values {
+            Values::Int8(values) => integer!(values),
+            Values::Int16(values) => integer!(values),
+            Values::Int32(values) => integer!(values),
+            Values::Int64(values) => integer!(values),
+            Values::UInt8(values) => integer!(values),
+            Values::UInt16(values) => integer!(values),
+            Values::UInt32(values) => integer!(values),
+            Values::UInt64(values) => integer!(values),
+            Values::Float32(values) => numbers::write_single(values.value(row), out),
+            Values::Float64(values) => numbers::write(values.value(row), out),
+            Values::Boolean(values) => {
+                out.extend_from_slice(if values.value(row) { b"true" } else { b"false" });
             }
-            Kind::Float64 => {
-                numbers::write(self.array.as_primitive::<Float64Type>().value(row), out);
-            }
-            Kind::Boolean => {
-                let value = self.array.as_boolean().value(row);
-                out.extend_from_slice(if value { b"true" } else { b"false" });
-            }
-            Kind::Text | Kind::TextView => out.extend_from_slice(self.text(row).as_bytes()),
-            Kind::Date => date(self.array.as_primitive::<Date32Type>().value(row).into(), out),
-            Kind::Timestamp => {
-                timestamp(self.array.as_primitive::<TimestampMicrosecondType>().value(row), out);
-            }
-            Kind::Decimal(scale) => {
-                decimal(self.array.as_primitive::<Decimal128Type>().value(row), scale, out);
-            }
+            Values::Text(values) => out.extend_from_slice(values.value(row).as_bytes()),
+            Values::TextView(values) => out.extend_from_slice(values.value(row).as_bytes()),
+            Values::Date(values) => date(values.value(row).into(), out),
+            Values::Timestamp(values) => timestamp(values.value(row), out),
+            Values::Decimal(values, scale) => decimal(values.value(row), *scale, out),
         }
     }
 }
@@ -196,50 +209,62 @@ fn timestamp(micros: i64, out: &mut Vec<u8>) {
     date(micros.div_euclid(DAY_MICROS), out);
     let micros = micros.rem_euclid(DAY_MICROS);
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    out.push(b' ');
-    two_digits(seconds / 3600, out);
-    out.push(b':');
-    two_digits(seconds / 60 % 60, out);
-    out.push(b':');
-    two_digits(seconds % 60, out);
+    // Less than a day.
+    let seconds = u32::try_from(seconds).unwrap_or_default();
+    let [hour, minute, second] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(two_digits);
+    out.extend_from_slice(&[
+        b' ', hour[0], hour[1], b':', minute[0], minute[1], b':', second[0], second[1],
+    ]);
     if fraction > 0 {
         let digits = format!(".{fraction:06}");
         out.extend_from_slice(digits.trim_end_matches('0').as_bytes());
     }
 }
 
-/// A date of the proleptic Gregorian calendar, so many days after 1970-01-01.
-///
-/// The algorithm is `civil_from_days` of Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms" (<https://howardhinnant.github.io/date_algorithms.html>).
+/// A date, so many days after 1970-01-01.
 fn date(days: i64, out: &mut Vec<u8>) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    if (0..10_000).contains(&year) {
-        two_digits(year / 100, out);
-        two_digits(year % 100, out);
-    } else {
-        // A sign, as ISO 8601 has it for years of other than four digits.
-        let _ = write!(out, "{year:+}");
+    let (year, month, day) = civil(days);
+    let [month, day] = [month, day].map(two_digits);
+    let rest = [b'-', month[0], month[1], b'-', day[0], day[1]];
+    match u32::try_from(year) {
+        Ok(year) if year < 10_000 => {
+            let [century, year] = [year / 100, year % 100].map(two_digits);
+            out.extend_from_slice(&[century[0], century[1], year[0], year[1]]);
+        }
+        _ => {
+            // A sign, as ISO 8601 has it for years of other than four digits.
+            let _ = write!(out, "{year:+}");
+        }
     }
-    out.push(b'-');
-    two_digits(month, out);
-    out.push(b'-');
-    two_digits(day, out);
+    out.extend_from_slice(&rest);
+}
+
+/// Year, month and day of the proleptic Gregorian calendar.
+///
+/// The algorithm is that of C. Neri and L. Schneider, "Euclidean affine functions and their application to
+/// calendar algorithms", Software: Practice and Experience 53, 2022, figure 12: divisions by constants
+/// that multiplications do. Only the century is found in 64 bits.
+fn civil(days: i64) -> (i64, u32, u32) {
+    let quarters = 4 * (days + 719_468) + 3;
+    let (century, rest) = (quarters.div_euclid(146_097), quarters.rem_euclid(146_097));
+    let day_of_century = u32::try_from(rest / 4).unwrap_or_default();
+    let quarters = u64::from(4 * day_of_century + 3) * 2_939_745;
+    let [year, part] = [quarters >> 32, quarters & 0xffff_ffff];
+    let day_of_year = u32::try_from(part / 2_939_745 / 4).unwrap_or_default();
+    let months = 2141 * day_of_year + 197_913;
+    let (month, day) = (months >> 16, (months & 0xffff) / 2141 + 1);
+    // The years begin with March.
+    let is_next = day_of_year >= 306;
+    let year = 100 * century + year.cast_signed() + i64::from(is_next);
+    (year, if is_next { month - 12 } else { month }, day)
 }
 
 /// A number from 0 to 99.
-fn two_digits(number: i64, out: &mut Vec<u8>) {
-    let digit = |number: i64| b'0' + u8::try_from(number % 10).unwrap_or(0);
-    out.extend_from_slice(&[digit(number / 10), digit(number)]);
+#[inline]
+fn two_digits(number: u32) -> [u8; 2] {
+    let tens = number / 10;
+    let [tens, units, ..] = (0x3030 + tens + ((number - 10 * tens) << 8)).to_le_bytes();
+    [tens, units]
 }
 
 /// All digits behind the point that the type has.
@@ -283,6 +308,28 @@ mod tests {
         ] {
             assert_eq!(written(|out| date(days, out)), text);
         }
+    }
+
+    #[test]
+    fn every_day_is_the_one_after_the_day_before() {
+        let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        // From a year before the calendar to one behind four digits, each day counted by hand.
+        let (mut year, mut month, mut day) = (-4800, 1, 1);
+        let begins = -719_528 - 4800 * 365 - 1164;
+        for days in begins..2_940_000 {
+            assert_eq!(civil(days), (year, month, day), "{days}");
+            let length = match month {
+                2 => 28 + u32::from(is_leap(year)),
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day = if day == length { 1 } else { day + 1 };
+            month = if day > 1 { month } else { month % 12 + 1 };
+            year += i64::from(day == 1 && month == 1);
+        }
+        assert!(
+            civil(i64::from(i32::MAX)).0 > 5_000_000 && civil(i64::from(i32::MIN)).0 < -5_000_000
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use serde::{Deserialize, Serialize};
 
-use super::cells::{Cells, Kind};
+use super::cells::Cells;
 
 /// `[output.format.csv]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -55,10 +55,9 @@ impl Csv {
                 if cells.is_null(row) {
                     continue;
                 }
-                if matches!(cells.kind(), Kind::Text | Kind::TextView) {
-                    quoted(cells.text(row), delimiter, out);
-                } else {
-                    cells.write(row, out);
+                match cells.text(row) {
+                    Some(text) => quoted(text, delimiter, out),
+                    None => cells.write(row, out),
                 }
             }
             // A record of one NULL would be a blank line, which is no record.
@@ -72,11 +71,9 @@ impl Csv {
 }
 
 /// Appends a text, in quotes if it needs them.
+#[inline]
 fn quoted(text: &str, delimiter: u8, out: &mut Vec<u8>) {
-    let special = |byte: &u8| *byte == delimiter || matches!(byte, b'"' | b'\n' | b'\r');
-    // Spaces at an end are part of the text only in quotes.
-    let plain = !text.is_empty() && text.trim().len() == text.len();
-    if plain && !text.as_bytes().iter().any(special) {
+    if is_plain(text, delimiter) {
         out.extend_from_slice(text.as_bytes());
         return;
     }
@@ -88,4 +85,25 @@ fn quoted(text: &str, delimiter: u8, out: &mut Vec<u8>) {
         out.extend_from_slice(part.as_bytes());
     }
     out.push(b'"');
+}
+
+/// True when a text is the same without quotes: it is not empty, has no spaces at its ends, and nothing
+/// in it has a meaning.
+#[inline]
+fn is_plain(text: &str, delimiter: u8) -> bool {
+    let marks = [delimiter, b'"', b'\n', b'\r'];
+    let special = |found: u8, byte: &u8| {
+        marks.iter().fold(found, |found, mark| found | u8::from(byte == mark))
+    };
+    // Eight at once, without a branch for each.
+    let (chunks, rest) = text.as_bytes().as_chunks::<8>();
+    if chunks.iter().any(|chunk| chunk.iter().fold(0, special) > 0)
+        || rest.iter().fold(0, special) > 0
+    {
+        return false;
+    }
+    match text.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => true,
+        text_bytes => !text_bytes.is_empty() && text.trim().len() == text.len(),
+    }
 }

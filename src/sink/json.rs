@@ -2,7 +2,7 @@
 
 use arrow_array::RecordBatch;
 
-use super::cells::{Cells, Kind};
+use super::cells::Cells;
 
 /// Appends the records. What JSON has no number for (`nan`, `inf`) is `null`.
 ///
@@ -25,9 +25,9 @@ pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
             out.extend_from_slice(key);
             if cells.is_null(row) || cells.is_no_number(row) {
                 out.extend_from_slice(b"null");
-            } else if matches!(cells.kind(), Kind::Text | Kind::TextView) {
-                string(cells.text(row), out);
-            } else if cells.kind().is_text() {
+            } else if let Some(text) = cells.text(row) {
+                string(text, out);
+            } else if cells.is_time() {
                 out.push(b'"');
                 cells.write(row, out);
                 out.push(b'"');
