@@ -65,13 +65,16 @@ pub struct Decoded {
     /// On which of them each good record begins, from 1; `None` where every line that is no reject
     /// is a good record.
     pub positions: Option<Vec<u64>>,
+    /// The block is, byte for byte, what its records are written as in the format that it came in, with
+    /// the same delimiter.
+    pub is_as_written: bool,
 }
 
 impl Decoded {
     /// Records of a format that has no lines: each counts as one.
     pub fn without_lines(records: RecordBatch) -> Self {
         let lines = records.num_rows() as u64;
-        Self { records, rejects: Vec::new(), lines, positions: None }
+        Self { records, rejects: Vec::new(), lines, positions: None, is_as_written: false }
     }
 
     /// On which line of the block each good record begins, from 1.

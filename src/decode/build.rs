@@ -15,6 +15,7 @@ use arrow_cast::parse::{Parser as _, string_to_datetime};
 use arrow_schema::SchemaRef;
 use chrono::Utc;
 
+use super::timestamp;
 use crate::record::columns::Type;
 
 /// A column being filled.
@@ -71,33 +72,55 @@ impl Builder {
         }
     }
 
-    /// Appends what `text` means, or NULL, with `false`, when it means nothing of this type.
-    pub fn text(&mut self, text: &str) -> bool {
-        // Only in a text do spaces mean anything.
-        let bare = text.trim_ascii();
+    /// Appends what `text` means, or NULL when it means nothing of this type.
+    #[inline]
+    pub fn text(&mut self, text: &str) -> Taken {
         match self {
-            Self::Bigint(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
-            Self::Int(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
-            Self::Smallint(builder) => put(bare.parse().ok(), |value| builder.append_option(value)),
-            Self::Double(builder) => {
-                let value = fast_float2::parse(bare).ok();
-                let value = value.filter(|value: &f64| value.is_finite() || is_word(bare));
-                put(value, |value| builder.append_option(value))
-            }
-            Self::Real(builder) => {
-                let value = fast_float2::parse(bare).ok();
-                let value = value.filter(|value: &f32| value.is_finite() || is_word(bare));
-                put(value, |value| builder.append_option(value))
+            Self::Bigint(builder) => {
+                put(text.trim_ascii().parse().ok(), |value| builder.append_option(value))
+                    .as_written_if(is_plain_integer(text))
             }
             Self::Varchar(builder) => {
                 builder.append_value(text);
-                true
+                Taken::Otherwise.as_written_if(has_plain_ends(text))
             }
-            Self::Boolean(builder) => put(boolean(bare), |value| builder.append_option(value)),
-            Self::Date(builder) => put(date(bare), |value| builder.append_option(value)),
-            Self::Timestamp(builder) => put(timestamp(bare), |value| builder.append_option(value)),
+            Self::Timestamp(builder) => match timestamp::parse(text.as_bytes()) {
+                Some(value) => {
+                    builder.append_value(value);
+                    Taken::Otherwise.as_written_if(timestamp::is_as_written(text.as_bytes()))
+                }
+                None => put(any_timestamp(text.trim_ascii()), |value| builder.append_option(value)),
+            },
+            rarer => rarer.rarer_text(text),
+        }
+    }
+
+    /// The same for the types that are met less often, so that the others cost no call.
+    fn rarer_text(&mut self, text: &str) -> Taken {
+        // Only in a text do spaces mean anything.
+        let bare = || text.trim_ascii();
+        match self {
+            Self::Bigint(_) | Self::Varchar(_) | Self::Timestamp(_) => self.text(text),
+            Self::Int(builder) => put(bare().parse().ok(), |value| builder.append_option(value))
+                .as_written_if(is_plain_integer(text)),
+            Self::Smallint(builder) => {
+                put(bare().parse().ok(), |value| builder.append_option(value))
+                    .as_written_if(is_plain_integer(text))
+            }
+            Self::Double(builder) => {
+                let value = fast_float2::parse(bare()).ok();
+                let value = value.filter(|value: &f64| value.is_finite() || is_word(bare()));
+                put(value, |value| builder.append_option(value))
+            }
+            Self::Real(builder) => {
+                let value = fast_float2::parse(bare()).ok();
+                let value = value.filter(|value: &f32| value.is_finite() || is_word(bare()));
+                put(value, |value| builder.append_option(value))
+            }
+            Self::Boolean(builder) => put(boolean(bare()), |value| builder.append_option(value)),
+            Self::Date(builder) => put(date(bare()), |value| builder.append_option(value)),
             Self::Decimal(builder, precision, scale) => {
-                let value = decimal(bare, *precision, *scale);
+                let value = decimal(bare(), *precision, *scale);
                 put(value, |value| builder.append_option(value))
             }
         }
@@ -120,10 +143,46 @@ impl Builder {
     }
 }
 
-fn put<T>(value: Option<T>, append: impl FnOnce(Option<T>)) -> bool {
-    let good = value.is_some();
+/// What has become of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It means nothing of the type.
+    Not,
+    /// It is taken, and may be written in another way: `007` is written `7`.
+    Otherwise,
+    /// It is taken, and is what the value is written as.
+    AsWritten,
+}
+
+impl Taken {
+    #[inline]
+    fn as_written_if(self, is_as_written: bool) -> Self {
+        if self == Self::Otherwise && is_as_written { Self::AsWritten } else { self }
+    }
+}
+
+#[inline]
+fn put<T>(value: Option<T>, append: impl FnOnce(Option<T>)) -> Taken {
+    let taken = if value.is_some() { Taken::Otherwise } else { Taken::Not };
     append(value);
-    good
+    taken
+}
+
+/// True when a text that was taken as a whole number has no sign or zero that says nothing.
+#[inline]
+fn is_plain_integer(text: &str) -> bool {
+    match text.as_bytes() {
+        b"0" | [b'1'..=b'9'] | [b'-', b'1'..=b'9'] => true,
+        [b'1'..=b'9', .., last] | [b'-', b'1'..=b'9', .., last] => last.is_ascii_digit(),
+        _ => false,
+    }
+}
+
+/// True when a text has no spaces at its ends.
+#[inline]
+fn has_plain_ends(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    [bytes.first(), bytes.last()].into_iter().flatten().all(u8::is_ascii_graphic)
 }
 
 /// The columns as records; of the rows, those that `keep` names if it is given.
@@ -166,6 +225,10 @@ pub fn date(text: &str) -> Option<i32> {
 
 /// Microseconds since 1970 in UTC. Without an offset it is UTC already.
 pub fn timestamp(text: &str) -> Option<i64> {
+    timestamp::parse(text.as_bytes()).or_else(|| any_timestamp(text))
+}
+
+fn any_timestamp(text: &str) -> Option<i64> {
     let time = string_to_datetime(&Utc, text).ok()?;
     // There is no 61st second in the result, and the next minute is not what was written.
     (time.timestamp_subsec_nanos() < 1_000_000_000).then(|| time.timestamp_micros())

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use super::build::{self, Builder};
+use super::build::{self, Builder, Taken};
 use super::quotes::{Dialect, End, Field, LINE_BREAKS_MAX};
+use super::separators::Separators;
 use super::{Header, Unknown, frame};
 use crate::record::columns::{Columns, Type};
 use crate::record::{Decoded, Reject};
@@ -126,6 +127,7 @@ pub struct Decoder {
 }
 
 /// A record in a block.
+#[derive(Debug, PartialEq, Eq)]
 struct Row {
     start: usize,
     end: usize,
@@ -161,20 +163,25 @@ impl Decoder {
 
     /// Decodes a block.
     pub fn decode(&self, block: &[u8], max_record: usize) -> Decoded {
-        let mut cut = Cut { rows: Vec::new(), fields: Vec::new(), rejects: Vec::new(), lines: 0 };
+        let mut cut = Cut::default();
         self.cut(block, max_record, &mut cut);
+        // One look at all of it is less work than one at each field.
+        let text = std::str::from_utf8(block).ok();
+        let mut is_as_written = self.is_whole() && cut.is_plain(block);
         let mut bad = BTreeMap::new();
         let mut arrays = Vec::with_capacity(self.columns.len());
         for (column, (place, kind)) in self.columns.iter().enumerate() {
             let fields = cut.fields.iter().skip(*place).step_by(self.width.max(1));
             let mut builder = Builder::new(*kind, cut.rows.len());
             for (row, field) in fields.enumerate() {
-                if let Err(reason) = append(&mut builder, *field, block) {
-                    bad.entry(row).or_insert((column, reason));
+                match append(&mut builder, *field, block, text) {
+                    Ok(taken) => is_as_written &= taken == Taken::AsWritten,
+                    Err(reason) => drop(bad.entry(row).or_insert((column, reason))),
                 }
             }
             arrays.push(builder.finish());
         }
+        is_as_written &= bad.is_empty();
         let keep = (!bad.is_empty())
             .then(|| (0..cut.rows.len()).map(|row| !bad.contains_key(&row)).collect::<Vec<_>>());
         let good = |row: &usize| keep.as_ref().is_none_or(|keep| keep.get(*row) == Some(&true));
@@ -192,17 +199,64 @@ impl Decoder {
             rejects: cut.rejects,
             lines: cut.lines,
             positions: Some(positions),
+            is_as_written,
         }
+    }
+
+    /// True when the columns are all the fields of a record, in their order.
+    fn is_whole(&self) -> bool {
+        let places = self.columns.iter().map(|(place, _)| *place);
+        places.eq(0..self.width)
     }
 
     /// Cuts a block into records of the right number of fields.
     fn cut(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
+        // Most blocks have neither, and one look is enough.
+        cut.is_bare = memchr::memchr2(self.dialect.quote, b'\r', block).is_none();
+        if cut.is_bare || memchr::memchr(self.dialect.quote, block).is_none() {
+            self.cut_plain(block, max_record, cut);
+        } else {
+            self.cut_quoted(block, max_record, cut);
+        }
+    }
+
+    /// Cuts a block in which nothing is quoted: each line is a record.
+    fn cut_plain(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
+        let delimiter = self.dialect.delimiter;
+        let (mut start, mut at, mut before) = (0, 0, 0);
+        let is_open = !block.is_empty() && !block.ends_with(b"\n");
+        let last = is_open.then_some(block.len());
+        for end in Separators::new(block, delimiter).chain(last) {
+            if block.get(end) == Some(&delimiter) {
+                cut.fields.push(Field::new(at, end, 0));
+                at = end + 1;
+                continue;
+            }
+            let has_return = end > at && block.get(end - 1) == Some(&b'\r');
+            cut.fields.push(Field::new(at, end - usize::from(has_return), 0));
+            let next = block.len().min(end + 1);
+            cut.lines += 1;
+            let row = Row { start, end: next, line: cut.lines };
+            let is_usual = cut.fields.len() - before == self.width
+                && next - start <= max_record
+                && end - usize::from(has_return) > start;
+            if is_usual {
+                cut.rows.push(row);
+            } else {
+                self.settle(block, row, before, None, max_record, cut);
+            }
+            (start, at, before) = (next, next, cut.fields.len());
+        }
+    }
+
+    /// Cuts a block in which fields may be quoted.
+    fn cut_quoted(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
         let mut start = 0;
         while start < block.len() {
             let before = cut.fields.len();
             let keep = |field| cut.fields.push(field);
             let end = self.dialect.walk(block, start, max_record, true, keep);
-            let (end, mut spoilt) = match end {
+            let (end, spoilt) = match end {
                 End::Record(end) => (end, None),
                 End::Broken(end) => (end, Some(BAD_QUOTES)),
                 End::Long(end) => (end, Some(frame::TOO_LONG)),
@@ -214,25 +268,37 @@ impl Decoder {
             // Only quotes can hold a line end, and of a broken record only its first line counts.
             let breaks = spoilt != Some(BAD_QUOTES) && cut.quoted_since(before);
             cut.lines += if breaks { frame::lines_in(record) } else { 1 };
-            if record.len() - line_end(record) > max_record {
-                spoilt = Some(frame::TOO_LONG);
+            self.settle(block, row, before, spoilt, max_record, cut);
+        }
+    }
+
+    /// Keeps or rejects a record whose fields are those from `before` on.
+    fn settle(
+        &self,
+        block: &[u8],
+        row: Row,
+        before: usize,
+        spoilt: Option<&'static str>,
+        max_record: usize,
+        cut: &mut Cut,
+    ) {
+        let record = block.get(row.start..row.end).unwrap_or_default();
+        let is_long = record.len() - line_end(record) > max_record;
+        let found = cut.fields.len() - before;
+        if spoilt.is_none() && !is_long && !is_blank(record) && found == self.width {
+            cut.rows.push(row);
+            return;
+        }
+        cut.fields.truncate(before);
+        match if is_long { Some(frame::TOO_LONG) } else { spoilt } {
+            Some(frame::TOO_LONG) => {
+                cut.rejects.push(frame::reject_too_long(row.line, record, max_record));
             }
-            let found = cut.fields.len() - before;
-            if spoilt.is_none() && !is_blank(record) && found == self.width {
-                cut.rows.push(row);
-                continue;
-            }
-            cut.fields.truncate(before);
-            match spoilt {
-                Some(frame::TOO_LONG) => {
-                    cut.rejects.push(frame::reject_too_long(row.line, record, max_record));
-                }
-                Some(reason) => cut.rejects.push(reject(block, &row, reason.into())),
-                None if is_blank(record) => {}
-                None => {
-                    let reason = format!("found {found} fields, expected {}", self.width);
-                    cut.rejects.push(reject(block, &row, reason.into()));
-                }
+            Some(reason) => cut.rejects.push(reject(block, &row, reason.into())),
+            None if is_blank(record) => {}
+            None => {
+                let reason = format!("found {found} fields, expected {}", self.width);
+                cut.rejects.push(reject(block, &row, reason.into()));
             }
         }
     }
@@ -248,15 +314,24 @@ impl Decoder {
 }
 
 /// A block as records and their fields.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Cut {
     rows: Vec<Row>,
     /// The fields of all rows, one row after the other.
     fields: Vec<Field>,
     rejects: Vec<Reject>,
     lines: u64,
+    /// There is no quote in the block, and no carriage return.
+    is_bare: bool,
 }
 
 impl Cut {
+    /// True when the block is its records, each on a line of its own, and nothing else: no quotes, and
+    /// line ends as they are written.
+    fn is_plain(&self, block: &[u8]) -> bool {
+        self.is_bare && self.rows.len() as u64 == self.lines && block.ends_with(b"\n")
+    }
+
     fn quoted_since(&self, before: usize) -> bool {
         self.fields.get(before..).unwrap_or_default().iter().any(|field| field.is_quoted())
     }
@@ -269,22 +344,29 @@ enum Why {
     Utf8,
 }
 
-fn append(builder: &mut Builder, field: Field, block: &[u8]) -> Result<(), Why> {
-    let bytes = field.bytes(block);
-    if bytes.is_empty() && !(field.is_quoted() && matches!(builder, Builder::Varchar(_))) {
-        builder.null();
-        return Ok(());
-    }
-    let Ok(text) = std::str::from_utf8(bytes) else {
+/// Appends a field of `block`, which is `text` where all of it is UTF-8.
+#[inline]
+fn append(
+    builder: &mut Builder,
+    field: Field,
+    block: &[u8],
+    text: Option<&str>,
+) -> Result<Taken, Why> {
+    let text = text.and_then(|text| text.get(field.range()));
+    let Some(text) = text.or_else(|| std::str::from_utf8(field.bytes(block)).ok()) else {
         builder.null();
         return Err(Why::Utf8);
     };
-    let good = if field.has_doubled() {
+    if text.is_empty() && !(field.is_quoted() && matches!(builder, Builder::Varchar(_))) {
+        builder.null();
+        return Ok(Taken::AsWritten);
+    }
+    let taken = if field.has_doubled() {
         builder.text(&text.replace("\"\"", "\""))
     } else {
         builder.text(text)
     };
-    if good { Ok(()) } else { Err(Why::Type) }
+    if taken == Taken::Not { Err(Why::Type) } else { Ok(taken) }
 }
 
 fn line_end(record: &[u8]) -> usize {
@@ -299,4 +381,34 @@ fn reject(block: &[u8], row: &Row, reason: Cow<'static, str>) -> Reject {
     let record = block.get(row.start..row.end).unwrap_or_default();
     let raw = record.get(..record.len() - line_end(record)).unwrap_or_default();
     frame::reject(row.line, reason, raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoder(names: &[&str]) -> Decoder {
+        let columns: Vec<_> = names.iter().map(|name| format!("{name} = \"varchar\"")).collect();
+        let csv = format!("header = false\n[columns]\n{}", columns.join("\n"));
+        let csv: Csv = toml::from_str(&csv).unwrap();
+        csv.decoder(&[], 10).unwrap().0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn without_quotes_both_ways_cut_alike(
+            block in "([a,]{0,6}(\r?\n|\r|[a,]{0,12}))*",
+            width in 1_usize..4,
+        ) {
+            let decoder = decoder(&["a", "b", "c"][..width]);
+            let (mut plain, mut quoted) = (Cut::default(), Cut::default());
+            decoder.cut_plain(block.as_bytes(), 10, &mut plain);
+            decoder.cut_quoted(block.as_bytes(), 10, &mut quoted);
+            prop_assert_eq!(plain, quoted);
+        }
+    }
 }

@@ -86,7 +86,7 @@ impl Decoder {
         }
         let arrays = builders.into_iter().map(Builder::finish).collect();
         let records = build::records(self.schema.clone(), arrays, None);
-        Decoded { records, rejects, lines, positions: Some(positions) }
+        Decoded { records, rejects, lines, positions: Some(positions), is_as_written: false }
     }
 
     fn line<'a>(&self, line: &'a [u8], row: &mut [Option<Cell<'a>>]) -> Result<(), String> {

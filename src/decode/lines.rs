@@ -29,7 +29,13 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
             column.append_value(line);
         }
     }
-    Decoded { records: batch(Arc::new(column.finish())), rejects, lines, positions: None }
+    Decoded {
+        records: batch(Arc::new(column.finish())),
+        rejects,
+        lines,
+        positions: None,
+        is_as_written: false,
+    }
 }
 
 fn split(block: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -20,6 +20,10 @@ pub mod numbers;
 #[cfg(feature = "sql")]
 pub mod parquet;
 pub mod quotes;
+#[cfg(feature = "sql")]
+mod separators;
+#[cfg(feature = "sql")]
+mod timestamp;
 
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};

@@ -35,7 +35,7 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
         lines += slow_line(lines, line, max_record, &mut numbers, &mut rejects);
         rest = rest.get(end + 1..).unwrap_or_default();
     }
-    Decoded { records: batch(numbers), rejects, lines, positions: None }
+    Decoded { records: batch(numbers), rejects, lines, positions: None, is_as_written: false }
 }
 
 /// The number that the first line is, if it is one in plain ASCII, and what stands behind the line.

@@ -4,6 +4,8 @@
 //! record. A quoted field that is not closed as it should be spoils its record up to the end of that
 //! physical line, and no further: the walk goes on at the next line.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr2};
 
 /// Line breaks that one record of a file may hold. A file of lost quotes would otherwise be read as
@@ -50,15 +52,23 @@ const DOUBLED: u32 = 1 << 30;
 pub const BLOCK_MAX: usize = DOUBLED as usize - 1;
 
 impl Field {
-    fn new(start: usize, end: usize, flags: u32) -> Self {
+    /// From one place in a block to another.
+    #[inline]
+    pub fn new(start: usize, end: usize, flags: u32) -> Self {
         let narrow = |number: usize| u32::try_from(number).unwrap_or(DOUBLED - 1);
         Self { start: narrow(start), packed: narrow(end - start) & (DOUBLED - 1) | flags }
     }
 
     /// Its bytes as they stand in `block`, quotes inside still doubled.
     pub fn bytes(self, block: &[u8]) -> &[u8] {
+        block.get(self.range()).unwrap_or_default()
+    }
+
+    /// Where they stand.
+    #[inline]
+    pub fn range(self) -> Range<usize> {
         let (start, length) = (self.start as usize, (self.packed & (DOUBLED - 1)) as usize);
-        block.get(start..start + length).unwrap_or_default()
+        start..start + length
     }
 
     /// True when it stood in quotes.

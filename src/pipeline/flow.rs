@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::formats::{decode_of, sink_of};
+use super::formats::{decode_of, is_alike, sink_of};
 use super::work::{self, Task, Work, Worked};
 use crate::aggregate::Judge;
 use crate::decode::Decoder;
@@ -142,11 +142,17 @@ impl Flow<'_> {
         let mut counts = Counts::default();
         let (first, decoder) = self.begin(&mut input, &mut counts)?;
         let passes = matches!(self.transform, Transform::Command(_));
+        let transform = if passes { &Transform::None {} } else { self.transform };
+        let encode = if passes { sink_of(self.decode) } else { self.encode };
+        // A query may stand where the transform says nothing: it makes what is owed at the end.
+        let passes_on = matches!(transform, Transform::None {}) && query.is_none();
+        let copies = passes_on && is_alike(self.decode, encode);
         let work = Work {
             decoder: &decoder,
-            transform: if passes { &Transform::None {} } else { self.transform },
+            transform,
             query: query.as_ref().map(|query| (query, origin.file)),
-            encode: if passes { sink_of(self.decode) } else { self.encode },
+            encode,
+            copies,
             max_record: self.framing.max_record,
             keeps: false,
             taps: self.taps && !passes,
@@ -196,6 +202,7 @@ impl Flow<'_> {
             transform,
             query: None,
             encode,
+            copies: false,
             max_record,
             keeps: true,
             taps: false,
@@ -345,7 +352,8 @@ impl Flow<'_> {
     ) -> Result<Counts> {
         let back = decode_of(self.encode);
         let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
-        let collect_work = Work { decoder: &decoder, encode: self.encode, taps: self.taps, ..work };
+        let (encode, taps) = (self.encode, self.taps);
+        let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);

@@ -24,7 +24,7 @@ pub struct Task {
 /// A block after its work.
 pub struct Worked {
     pub kind: Kind,
-    /// The block's own buffer, to be used again.
+    /// A buffer to be used again: the block's own, unless that has become the output.
     pub input: Vec<u8>,
     pub output: Vec<u8>,
     /// The records themselves, where they are to be kept or cannot be encoded here.
@@ -49,6 +49,8 @@ pub struct Work<'a> {
     pub query: Option<(&'a Ready<'a>, &'a str)>,
     pub encode: sink::Format,
     pub max_record: usize,
+    /// Records that pass as they are may be copied as they stand in the block.
+    pub copies: bool,
     /// The records are wanted as they are decoded, for a query over all of them.
     pub keeps: bool,
     /// The records are wanted besides their bytes.
@@ -65,6 +67,7 @@ impl Work<'_> {
         output.clear();
         if let Some(decoded) = decoded {
             let good = self.judge.map(|_| decoded.line_numbers());
+            let copies = (self.copies && decoded.is_as_written).then(|| decoded.records.num_rows());
             let records = self.bind(decoded, lines_before);
             if self.keeps {
                 worked.batch = Some(records);
@@ -81,7 +84,11 @@ impl Work<'_> {
                     _ => records,
                 };
                 worked.written = records.num_rows() as u64;
-                self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
+                if copies == Some(records.num_rows()) {
+                    std::mem::swap(&mut worked.input, &mut output);
+                } else {
+                    self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
+                }
                 worked.batch = (self.taps || self.encode.is_columnar()).then_some(records);
             }
         }
