@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use crate::durable::fault;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, StatePut, ViewId};
+use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, ViewId};
 use crate::publish::{self, Publisher};
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
@@ -44,7 +44,7 @@ use keeping::Keeping;
 use prepare::Prepared;
 use report::{debt, log, report};
 use vanished::Vanished;
-use views::{Tapped, Views};
+use views::{Advanced, Puts, Results, Tapped, Views};
 
 /// Files that may be committed and stubbornly not archived before the daemon pauses.
 const STUCK_MAX: usize = 16;
@@ -173,24 +173,23 @@ impl Pipeline {
         let rebuilt = self.views.rebuild(number, &tapped, &self.ledger, staging)?;
         let Some((batch, states, view)) = rebuilt else { return Ok(false) };
         self.commit_without_input(batch, &states, Some(view), source)?;
-        self.views.note_committed();
+        self.views.note_committed(Results::default());
         Ok(true)
     }
 
     fn commit_without_input(
         &mut self,
         batch: Microbatch,
-        states: &[StatePut],
+        states: &Puts,
         rebuilt: Option<ViewId>,
         source: &mut Source,
     ) -> Result<()> {
         let files: Vec<_> = batch.files().cloned().collect();
         let settled = Settled { rebuilt, ..self.settled.clone() };
-        let committed = self.ledger.commit(vec![batch], states, &settled).inspect_err(|failure| {
-            if matches!(failure, Failure::Transient(_)) {
-                self.discard(&files);
-            }
-        });
+        let committed = self.ledger.commit(vec![batch], states.all(), &settled);
+        if let Err(Failure::Transient(_)) = &committed {
+            self.discard(&files);
+        }
         self.unpublished.extend(committed?.into_iter().map(|committed| (committed, None)));
         self.forget_settled()?;
         self.catch_up(source)
@@ -207,8 +206,10 @@ impl Pipeline {
         if group.is_empty() {
             return Ok(false);
         }
-        let states = self.publisher.observe(&mut self.ledger);
-        let advanced = states.and_then(|()| self.views.advance(&self.ledger, staging, &mut group));
+        let (seen, is_last) =
+            (self.publisher.observe(&mut self.ledger), source.next_name().is_none());
+        let advance = |()| self.views.advance(&self.ledger, staging, &mut group, is_last);
+        let advanced = seen.and_then(advance);
         if let Ok(advanced) = &advanced {
             for prepared in group.split_off(advanced.microbatches.min(group.len())) {
                 self.give_back(prepared, source);
@@ -226,11 +227,12 @@ impl Pipeline {
         let ended = group.iter().any(|prepared| prepared.ended);
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
-        let committed =
-            advanced.and_then(|advanced| self.ledger.commit(batches, &advanced.states, &settled));
+        let committed = advanced.and_then(|Advanced { states, results, .. }| {
+            Ok((self.ledger.commit(batches, states.all(), &settled)?, results))
+        });
         match committed {
-            Ok(committed) => {
-                self.views.note_committed();
+            Ok((committed, results)) => {
+                self.views.note_committed(results);
                 for committed in &committed {
                     self.superseded.remove(&committed.batch().name);
                     self.earlier.note(committed);

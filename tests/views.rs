@@ -191,3 +191,64 @@ fn a_view_whose_query_changed_is_not_continued() {
     spool.run_once();
     assert_eq!(spool.read("w.csv"), "k,c,s\nx,1,7\n");
 }
+
+/// A result may be made while its microbatch is committed. When that fails, nobody sees it.
+#[test]
+fn what_could_not_be_committed_is_not_shown() {
+    let mut spool = job();
+    spool.drop_file("a", "x,1\ny,2\n");
+    spool.environment("SPOOLMILL_FAULT", "fail:commit:28:1+");
+    let output = spool.run("run", &["--once"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{output:?}");
+    let shown = fs::read_to_string(spool.path("all.csv")).unwrap_or_default();
+    assert!(!shown.contains("x,1"), "{shown}");
+    // The second time it is committed: the result is the one that belongs to it.
+    spool.environment("SPOOLMILL_FAULT", "fail:commit:28:1");
+    spool.drop_file("b", "x,5\n");
+    spool.run_once();
+    assert_eq!(spool.read("all.csv"), "k,c,s\nx,2,6\ny,1,2\n");
+}
+
+/// A view whose join finds an empty table does not look at the records; the others still do.
+#[test]
+fn a_view_that_wants_no_records_leaves_them_to_the_others() {
+    let nobody = "select t.boss, count(*) as c from output o join names t on t.k = o.k \
+        where t.boss = 'nobody' group by t.boss";
+    let table = "[[table]]\nname = \"names\"\npath = \"names.csv\"\n";
+    let views = [
+        view("nobody", "complete", nobody, ""),
+        view("all", "complete", &format!("{SUMS} order by k"), ""),
+        view("never", "complete", "select k, count(*) as c from output where 1 = 0 group by k", ""),
+        view("count", "complete", "select count(*) as c from output", ""),
+    ];
+    let spool = Spool::new(&format!("{INPUT}{table}{}", views.concat()));
+    fs::write(spool.path("names.csv"), "k,boss\nkey 1,somebody\n").unwrap();
+    let (mut model, mut text) = (Model::default(), String::new());
+    let records: Vec<_> = (0..600_000).map(|n| (format!("key {}", n % 7), n % 100)).collect();
+    records.iter().for_each(|(key, number)| text += &format!("{key},{number}\n"));
+    model.take(&records);
+    spool.drop_file("a", text);
+    spool.run_once();
+    assert_eq!(spool.read("all.csv"), model.all());
+    assert_eq!(spool.read("count.csv"), "c\n600000\n");
+    assert_eq!(spool.read("nobody.csv"), "boss,c\n");
+    assert_eq!(spool.read("never.csv"), "k,c\n");
+}
+
+/// A result that cannot be replaced now is replaced later, also when nothing else comes.
+#[test]
+fn a_result_that_could_not_be_replaced_is_tried_again() {
+    let mut failed = 0;
+    for number in 1..=6 {
+        let mut spool = job();
+        spool.drop_file("a", "x,1\ny,2\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("fail:rename:13:{number}"));
+        let output = spool.run("run", &["--once"]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "fail:rename:{number}: {log}");
+        failed += usize::from(log.contains("replace ") && log.contains("all.csv"));
+        assert_eq!(spool.read("all.csv"), "k,c,s\nx,1,1\ny,1,2\n", "fail:rename:{number}");
+    }
+    assert!(failed > 1, "{failed} of the failures were of the result");
+}

@@ -97,7 +97,7 @@ impl<Output: Write + Send> Shown<Output> {
             let up_to = self.watermark.filter(|_| !ends);
             let closed = view.close(up_to, &mut self.kept).map_err(query)?;
             if *asked == Asked::Closed {
-                self.definition.encode_entries(closed, &mut |some| collect(&mut bytes, some))?;
+                self.definition.encode_entries(&closed, &mut |some| collect(&mut bytes, some))?;
             }
         }
         if let Some(judge) = &self.judge {

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use arrow_array::builder::{PrimitiveBuilder, StringBuilder};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, UInt64Type};
-use arrow_array::{Array, ArrayRef, new_empty_array};
+use arrow_array::{Array, ArrayRef, PrimitiveArray, StringArray, new_empty_array};
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
+
+use super::rows::Rows;
 
 /// True when values of this type can be kept.
 pub fn can_hold(data_type: &DataType) -> bool {
@@ -39,59 +41,73 @@ pub fn can_hold(data_type: &DataType) -> bool {
     }
 }
 
-/// The bytes of each row of these columns.
-pub fn encode(columns: &[ArrayRef], rows: usize) -> Result<Vec<Vec<u8>>> {
-    let mut encoded = vec![Vec::new(); rows];
-    for column in columns {
-        write_column(column, &mut encoded)?;
+/// The bytes of these rows of the columns.
+pub fn encode(columns: &[ArrayRef], rows: impl ExactSizeIterator<Item = usize>) -> Result<Rows> {
+    let columns: Vec<_> = columns.iter().map(Column::of).collect();
+    let mut encoded = Rows::with_room(rows.len());
+    for row in rows {
+        encoded.push_with(|out| columns.iter().try_for_each(|column| column.write(row, out)))?;
     }
     Ok(encoded)
 }
 
-/// Appends each value of a column to its row. The types that most states are of go without a detour.
-fn write_column(column: &ArrayRef, rows: &mut [Vec<u8>]) -> Result<()> {
-    macro_rules! fixed {
-        ($kind:ty, $bytes:expr) => {{
-            let values = column.as_primitive::<$kind>();
-            for (row, out) in rows.iter_mut().enumerate() {
-                if values.is_null(row) {
+/// A column to be written. The types that most states are of go without a detour.
+enum Column<'a> {
+    Int64(&'a PrimitiveArray<Int64Type>),
+    UInt64(&'a PrimitiveArray<UInt64Type>),
+    Float64(&'a PrimitiveArray<Float64Type>),
+    Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
+    Text(&'a StringArray),
+    Other(&'a ArrayRef),
+}
+
+impl<'a> Column<'a> {
+    fn of(column: &'a ArrayRef) -> Self {
+        match column.data_type() {
+            DataType::Int64 => Self::Int64(column.as_primitive()),
+            DataType::UInt64 => Self::UInt64(column.as_primitive()),
+            DataType::Float64 => Self::Float64(column.as_primitive()),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => Self::Timestamp(column.as_primitive()),
+            DataType::Utf8 => Self::Text(column.as_string()),
+            _ => Self::Other(column),
+        }
+    }
+
+    /// Appends a value to its row.
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        macro_rules! fixed {
+            ($values:expr, $bytes:expr) => {
+                if $values.is_null(row) {
                     out.push(NULL);
                 } else {
                     out.push(VALUE);
-                    out.extend_from_slice(&$bytes(values.value(row)));
+                    out.extend_from_slice(&$bytes($values.value(row)));
                 }
-            }
-        }};
-    }
-    let signed = |value: i64| (value ^ i64::MIN).to_be_bytes();
-    match column.data_type() {
-        DataType::Int64 => fixed!(Int64Type, signed),
-        DataType::UInt64 => fixed!(UInt64Type, u64::to_be_bytes),
-        DataType::Float64 => fixed!(Float64Type, |value: f64| value.to_bits().to_be_bytes()),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => fixed!(TimestampMicrosecondType, signed),
-        DataType::Utf8 => {
-            let texts = column.as_string::<i32>();
-            for (row, out) in rows.iter_mut().enumerate() {
-                if texts.is_null(row) {
-                    out.push(NULL);
-                } else {
-                    out.push(VALUE);
-                    counted(texts.value(row).as_bytes(), out)?;
-                }
-            }
+            };
         }
-        _ => {
-            for (row, out) in rows.iter_mut().enumerate() {
-                write(&ScalarValue::try_from_array(column, row)?, out)?;
+        let signed = |value: i64| (value ^ i64::MIN).to_be_bytes();
+        match self {
+            Self::Int64(values) => fixed!(values, signed),
+            Self::UInt64(values) => fixed!(values, u64::to_be_bytes),
+            Self::Float64(values) => fixed!(values, |value: f64| value.to_bits().to_be_bytes()),
+            Self::Timestamp(values) => fixed!(values, signed),
+            Self::Text(values) if values.is_null(row) => out.push(NULL),
+            Self::Text(values) => {
+                out.push(VALUE);
+                counted(values.value(row).as_bytes(), out)?;
             }
+            Self::Other(values) => write(&ScalarValue::try_from_array(values, row)?, out)?,
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The columns of these types whose rows have these bytes.
-pub fn decode<Row: AsRef<[u8]>>(rows: &[Row], types: &[DataType]) -> Result<Vec<ArrayRef>> {
-    let mut rows: Vec<&[u8]> = rows.iter().map(AsRef::as_ref).collect();
+pub fn decode<'a>(
+    rows: impl Iterator<Item = &'a [u8]>,
+    types: &[DataType],
+) -> Result<Vec<ArrayRef>> {
+    let mut rows: Vec<&[u8]> = rows.collect();
     types.iter().map(|data_type| read_column(&mut rows, data_type)).collect()
 }
 
@@ -298,17 +314,17 @@ mod tests {
             Arc::new(Date32Array::from(vec![Some(3), None])),
             Arc::new(BooleanArray::from(vec![Some(true), None])),
         ];
-        let encoded = encode(&columns, 2).unwrap();
+        let encoded = encode(&columns, 0..2).unwrap();
         let hex = "017fffffffffffffff010000000000000102013ff8000000000000010000000261620180000000000000\
              0101800000030101";
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
         let expected: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
-        assert_eq!(encoded[0], expected);
-        assert_eq!(encoded[1], [NULL; 7]);
+        assert_eq!(encoded.get(0), expected);
+        assert_eq!(encoded.get(1), [NULL; 7]);
         let types: Vec<_> = columns.iter().map(|column| column.data_type().clone()).collect();
-        assert_eq!(decode(&encoded, &types).unwrap(), columns);
-        let cut: Vec<_> = encoded.iter().map(|row| row[..row.len() - 1].to_vec()).collect();
-        assert!(decode(&cut, &types).is_err());
+        assert_eq!(decode(encoded.iter(), &types).unwrap(), columns);
+        let cut = encoded.iter().map(|row| &row[..row.len() - 1]);
+        assert!(decode(cut, &types).is_err());
         assert!(can_hold(&DataType::Utf8) && !can_hold(&DataType::Float16));
     }
 }

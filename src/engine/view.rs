@@ -11,6 +11,7 @@
 //!
 //! What does not belong here: where states are kept, and when a result is asked for.
 
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -30,17 +31,21 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, Physic
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 
 use super::bounds::{self, Windowed};
-use super::slot::{self, Feed, Slot};
+use super::rows::Rows;
+use super::slot::{self, Fed, Feed, Slot};
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run};
 use crate::aggregate::Window;
-pub use store::{Entry, Memory, Store};
+pub use store::{Entries, Entry, Memory, Store};
 
 mod merge;
 mod sessions;
 mod store;
+
+/// Partial states below which nothing is gained by bringing them down to one for each group.
+const CONDENSE_ROWS: usize = 200_000;
 
 /// The table of a view: the records of the output.
 pub const TABLE: &str = "output";
@@ -107,7 +112,7 @@ struct Plans {
 
 /// Groups with their states.
 pub struct States {
-    keys: Vec<Vec<u8>>,
+    keys: Rows,
     /// For each aggregate its columns.
     states: Vec<Vec<ArrayRef>>,
 }
@@ -223,12 +228,35 @@ impl View {
         self.execute(&self.plans().lower, records)
     }
 
+    /// The partial states of records that another thread sends: one for each group, unless memory
+    /// was short.
+    ///
+    /// # Errors
+    /// When the query fails over them, or the end is not sent.
+    pub fn delta_of_sent(&self, sent: Receiver<Fed>) -> Result<Vec<RecordBatch>, Problem> {
+        let mut run = Run::new(&self.engine, &self.plans().lower, Feed::sent(sent))?;
+        let (mut delta, mut rows, mut condensed) = (Vec::new(), 0, 0);
+        let mut next = || Problem::guard(|| self.engine.runtime().block_on(run.next()));
+        while let Some(batch) = next()? {
+            rows += batch.num_rows();
+            delta.push(batch);
+            // Twice the groups, so that each row is brought down only so often.
+            if rows > condensed * 2 + CONDENSE_ROWS {
+                let one = self.condense(&delta)?;
+                // Where that brought little they are what is left at the end, each group once.
+                let is_end = one.num_rows() > rows / 10 * 9;
+                rows = one.num_rows();
+                (delta, condensed) = (vec![one], if is_end { usize::MAX / 4 } else { rows });
+            }
+        }
+        Ok(delta)
+    }
+
     /// The states of these groups, as they were kept.
-    pub fn states(&self, entries: Vec<Entry>) -> Result<States, Problem> {
+    pub fn states(&self, entries: Entries) -> Result<States, Problem> {
         let entries =
             if self.has_sessions() { sessions::as_groups(self, entries)? } else { entries };
-        let (keys, values): (Vec<_>, Vec<_>) =
-            entries.into_iter().map(|entry| (entry.key, entry.value)).unzip();
+        let Entries { keys, values } = entries;
         let columns = self.decode_states(&values)?;
         let mut columns = columns.into_iter();
         let of_one = |aggregate: &Arc<AggregateFunctionExpr>| {
@@ -263,17 +291,14 @@ impl View {
         fields.map(|field| field.data_type().clone()).collect()
     }
 
-    fn decode_keys<Key: AsRef<[u8]>>(&self, keys: &[Key]) -> Fallible<Vec<ArrayRef>> {
+    fn decode_keys<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Fallible<Vec<ArrayRef>> {
         state::decode(keys, &self.key_types())
     }
 
     /// The columns of groups, whose keys begin with the ends of their windows.
-    fn decode_groups(&self, keys: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
-        if self.windowed.is_none() {
-            return self.decode_keys(keys);
-        }
-        let keys = keys.iter().map(|key| key.get(8..).unwrap_or_default());
-        self.decode_keys(&keys.collect::<Vec<_>>())
+    fn decode_groups(&self, keys: &Rows) -> Fallible<Vec<ArrayRef>> {
+        let ends = if self.windowed.is_some() { 8 } else { 0 };
+        self.decode_keys(keys.iter().map(|key| key.get(ends..).unwrap_or_default()))
     }
 
     /// Partial states as the lower part gives them.
@@ -284,11 +309,11 @@ impl View {
         batch.map_err(|error| Problem::new(error.to_string()))
     }
 
-    fn decode_states(&self, values: &[Vec<u8>]) -> Fallible<Vec<ArrayRef>> {
+    fn decode_states(&self, values: &Rows) -> Fallible<Vec<ArrayRef>> {
         let schema = self.plans().lower.schema();
         let fields = schema.fields().iter().skip(self.keys);
         let types: Vec<_> = fields.map(|field| field.data_type().clone()).collect();
-        state::decode(values, &types)
+        state::decode(values.iter(), &types)
     }
 
     fn execute(
@@ -316,7 +341,7 @@ impl Source {
 
 impl States {
     fn none() -> Self {
-        Self { keys: Vec::new(), states: Vec::new() }
+        Self { keys: Rows::default(), states: Vec::new() }
     }
 
     /// How many groups.
@@ -326,15 +351,17 @@ impl States {
 
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len() == 0
     }
 
-    /// The groups and their states, to be kept.
-    pub fn entries(&self) -> Result<Vec<Entry>, Problem> {
+    /// The groups and their states, to be kept, in this order.
+    fn entries(
+        &self,
+        order: impl ExactSizeIterator<Item = usize> + Clone,
+    ) -> Result<Entries, Problem> {
         let columns: Vec<ArrayRef> = self.states.iter().flatten().cloned().collect();
-        let values = state::encode(&columns, self.keys.len())?;
-        let both = self.keys.iter().cloned().zip(values);
-        Ok(both.map(|(key, value)| Entry { key, value }).collect())
+        let values = state::encode(&columns, order.clone())?;
+        Ok(Entries { keys: self.keys.part(order), values })
     }
 }
 

@@ -167,10 +167,10 @@ impl Ledger {
     /// # Errors
     /// `Transient` when nothing was committed and the group may be tried again; `Fatal` when it is
     /// unknown whether it was committed.
-    pub fn commit(
+    pub fn commit<'a>(
         &mut self,
         group: Vec<Microbatch>,
-        states: &[StatePut],
+        states: impl Iterator<Item = StatePut<'a>>,
         settled: &Settled,
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();

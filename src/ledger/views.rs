@@ -3,7 +3,7 @@
 //! What holds here: a state is written by [`super::Ledger::commit`] alone, in the transaction of the
 //! microbatches that changed it. What a state means is the engine's business.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params, params_from_iter};
 
 use super::{Ledger, failure};
 use crate::failure::{Failure, Result};
@@ -18,14 +18,14 @@ pub struct Reading<'a> {
 }
 
 /// The state of one group, to be put in place of the one before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatePut {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatePut<'a> {
     /// Of which view.
     pub view: ViewId,
     /// Which group.
-    pub key: Vec<u8>,
+    pub key: &'a [u8],
     /// Its state; `None` when it is kept no longer.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<&'a [u8]>,
 }
 
 impl Ledger {
@@ -132,15 +132,16 @@ impl Ledger {
         last().map_err(failure)
     }
 
-    /// The groups of a view with keys from `from` to before `below`, or to the last, with their
-    /// states, in the order of their keys.
-    pub fn states(
+    /// Gives `take` the groups of a view with keys from `from` to before `below`, or to the last, with
+    /// their states, in the order of their keys.
+    pub fn each_state(
         &self,
         view: ViewId,
         from: &[u8],
         below: Option<&[u8]>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let all = || {
+        mut take: impl FnMut(&[u8], &[u8]),
+    ) -> Result<()> {
+        let mut all = || -> rusqlite::Result<()> {
             let select = match below {
                 Some(_) => {
                     "SELECT key, value FROM state WHERE view = ?1 AND key >= ?2 AND key < ?3
@@ -153,8 +154,11 @@ impl Ledger {
             };
             let mut statement = self.connection.prepare_cached(select)?;
             let bounds = params![view.0, from, below];
-            let rows = statement.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<_>>()
+            let mut rows = statement.query(bounds)?;
+            while let Some(row) = rows.next()? {
+                take(row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+            }
+            Ok(())
         };
         all().map_err(failure)
     }
@@ -175,18 +179,40 @@ pub(super) fn rebuilt(connection: &Connection, view: ViewId) -> rusqlite::Result
     connection.execute("UPDATE view SET rebuild = 0 WHERE id = ?", [view.0]).map(drop)
 }
 
+/// States that one statement puts: each execution has a price of its own, which is then paid once.
+const AT_ONCE: usize = 64;
+
 /// Puts states, as part of a transaction.
-pub(super) fn put(connection: &Connection, states: &[StatePut]) -> rusqlite::Result<()> {
-    let mut put = connection.prepare_cached(
-        "INSERT INTO state (view, key, value) VALUES (?, ?, ?)
-            ON CONFLICT DO UPDATE SET value = excluded.value",
-    )?;
+pub(super) fn put<'a>(
+    connection: &Connection,
+    states: impl Iterator<Item = StatePut<'a>>,
+) -> rusqlite::Result<()> {
     let mut remove = connection.prepare_cached("DELETE FROM state WHERE view = ? AND key = ?")?;
-    for StatePut { view, key, value } in states {
-        match value {
-            Some(value) => put.execute(params![view.0, key, value])?,
-            None => remove.execute(params![view.0, key])?,
-        };
+    let mut waiting = Vec::new();
+    for state in states {
+        if state.value.is_none() {
+            remove.execute(params![state.view.0, state.key])?;
+            continue;
+        }
+        waiting.push(state);
+        if waiting.len() == AT_ONCE {
+            insert(connection, &waiting)?;
+            waiting.clear();
+        }
     }
-    Ok(())
+    waiting.chunks(1).try_for_each(|state| insert(connection, state))
+}
+
+/// Puts these states with one statement. When it fails it leaves what it has put, as the transaction is
+/// rolled back in any case: to undo it, SQLite would first copy each page.
+fn insert(connection: &Connection, states: &[StatePut<'_>]) -> rusqlite::Result<()> {
+    let rows = ["(?, ?, ?)"].repeat(states.len()).join(", ");
+    let mut insert = connection.prepare_cached(&format!(
+        "INSERT OR FAIL INTO state (view, key, value) VALUES {rows}
+            ON CONFLICT DO UPDATE SET value = excluded.value",
+    ))?;
+    let values = states
+        .iter()
+        .flat_map(|StatePut { view, key, value }| -> [&dyn ToSql; 3] { [&view.0, key, value] });
+    insert.execute(params_from_iter(values)).map(drop)
 }

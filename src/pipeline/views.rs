@@ -2,25 +2,29 @@
 //!
 //! What holds here: a view's state changes in the transaction that commits the microbatch, and what
 //! is added to its output is owed by the same transaction; so is the watermark that the microbatch
-//! leaves. A result that is replaced as a whole is made of committed state, and made again at every
+//! leaves. A result that is replaced as a whole shows committed state, and is made again at every
 //! start: it may be late, never wrong.
 
+mod changes;
 mod definition;
 mod overlay;
 mod tap;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::prepare::{self, Prepared};
 use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
-use crate::engine::Asked;
+use crate::engine::{Asked, Entries};
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Ledger, Microbatch, StatePut, Target, ViewId};
+use crate::ledger::{self, Addition, Ledger, Microbatch, Target, ViewId};
 use crate::sink::stage::{Stage, StagingArea};
+use changes::Changes;
+pub use changes::Puts;
 pub use definition::Definition;
-use overlay::{Changes, Overlay, Stored};
+use overlay::{Overlay, Stored};
 pub use tap::{Deltas, Tap, Tapped};
 
 /// The event time of a job, and where it is in the output.
@@ -81,6 +85,33 @@ struct Open {
     due: Option<Instant>,
     /// When it was.
     replaced: Option<Instant>,
+    /// The result after the last commit, where it was begun before that.
+    making: Option<Making>,
+}
+
+/// When a result is tried again that could not be replaced.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// A result that is being made. When nobody wants it any more, it is waited for: else those of commits
+/// that fail again and again would pile up.
+pub struct Making(Option<JoinHandle<Result<Vec<u8>>>>);
+
+/// For each view the result that was begun, if one was.
+pub type Results = Vec<Option<Making>>;
+
+impl Making {
+    fn join(mut self) -> Result<Vec<u8>> {
+        let dead = || Err(Failure::fatal("a thread that makes a view's result died"));
+        self.0.take().map_or_else(dead, |thread| thread.join().unwrap_or_else(|_| dead()))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// What takes the bytes of a result.
@@ -90,9 +121,11 @@ type Write<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 #[derive(Default)]
 pub struct Advanced {
     /// The states to put.
-    pub states: Vec<StatePut>,
+    pub states: Puts,
     /// How many of the group it is about: the next one was judged by a watermark that did not come.
     pub microbatches: usize,
+    /// The results after that.
+    pub results: Results,
 }
 
 /// The group that is being advanced.
@@ -124,7 +157,7 @@ impl Views {
             let target = target.transpose()?;
             // What was committed last may not have been written.
             let due = (!definition.appends()).then(Instant::now);
-            all.push(Open { definition, id, target, due, replaced: None });
+            all.push(Open { definition, id, target, due, replaced: None, making: None });
         }
         Ok(Self { all, clock, idle_since: Some(Instant::now()) })
     }
@@ -165,15 +198,17 @@ impl Views {
 
     /// What a group of microbatches changes, in their order: the states to put, and in each
     /// microbatch what it adds to the outputs of the views and the watermark that it leaves. A
-    /// microbatch after which a view cannot be computed goes to quarantine.
+    /// microbatch after which a view cannot be computed goes to quarantine. `is_last` when no other file
+    /// waits.
     pub fn advance(
         &self,
         ledger: &Ledger,
         staging: &StagingArea,
         group: &mut [Prepared],
+        is_last: bool,
     ) -> Result<Advanced> {
         let _reading = if self.all.is_empty() { None } else { Some(ledger.reading()?) };
-        let mut changes = vec![Changes::new(); self.all.len()];
+        let mut changes = vec![Changes::default(); self.all.len()];
         let mut watermark = ledger.watermark();
         let mut microbatches = 0;
         for prepared in group.iter_mut() {
@@ -206,15 +241,13 @@ impl Views {
                 Err(failure) => return Err(failure),
             }
         }
-        Ok(Advanced { states: self.puts(changes), microbatches })
+        let begin = |(open, changes): (&Open, &Changes)| open.begin(ledger, changes, is_last);
+        let results = self.all.iter().zip(&changes).map(begin).collect::<Result<_>>()?;
+        Ok(Advanced { states: self.puts(changes), microbatches, results })
     }
 
-    fn puts(&self, changes: Vec<Changes>) -> Vec<StatePut> {
-        let puts = self.all.iter().zip(changes).flat_map(|(open, changes)| {
-            let view = open.id;
-            changes.into_iter().map(move |(key, value)| StatePut { view, key, value })
-        });
-        puts.collect()
+    fn puts(&self, changes: Vec<Changes>) -> Puts {
+        Puts(self.all.iter().map(|open| open.id).zip(changes).collect())
     }
 
     /// What one microbatch changes in each view, and the watermark that it leaves.
@@ -227,7 +260,7 @@ impl Views {
         let (_, mut watermark) = step.watermarks;
         let mut changed = Vec::with_capacity(self.all.len());
         for (number, open) in self.all.iter().enumerate() {
-            let none = Changes::new();
+            let none = Changes::default();
             let group = step.changes.get(number).unwrap_or(&none);
             let mut overlay = Overlay::new(step.ledger, open.id, group)?;
             let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
@@ -239,17 +272,18 @@ impl Views {
         Ok((changed, watermark))
     }
 
-    /// Something was committed: the results that are replaced are to be made again.
-    pub fn note_committed(&mut self) {
+    /// Something was committed: the results that are replaced are to be made again, but for these,
+    /// which were begun before.
+    pub fn note_committed(&mut self, results: Results) {
         let now = Instant::now();
         self.idle_since = Some(now);
-        for open in &mut self.all {
-            if open.definition.appends() {
-                continue;
+        let results = results.into_iter().chain(std::iter::repeat_with(|| None));
+        for (open, making) in self.all.iter_mut().zip(results) {
+            open.making = making;
+            if !open.definition.appends() {
+                let next = open.next_due(now);
+                open.due.get_or_insert(next);
             }
-            let every = open.definition.every;
-            let next = open.replaced.map_or(now, |replaced| now.max(replaced + every));
-            open.due.get_or_insert(next);
         }
     }
 
@@ -270,8 +304,8 @@ impl Views {
         &mut self,
         ledger: &Ledger,
         staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Vec<StatePut>)>> {
-        let changes = vec![Changes::new(); self.all.len()];
+    ) -> Result<Option<(Microbatch, Puts)>> {
+        let changes = vec![Changes::default(); self.all.len()];
         let watermark = ledger.watermark();
         let watermarks = (watermark, watermark);
         let step = Step { ledger, staging, changes: &changes, watermarks, ends: true };
@@ -305,12 +339,12 @@ impl Views {
         tapped: &Tapped,
         ledger: &Ledger,
         staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Vec<StatePut>, ViewId)>> {
+    ) -> Result<Option<(Microbatch, Puts, ViewId)>> {
         let Some(open) = self.all.get(number) else { return Ok(None) };
         let watermark = ledger.watermark();
         let clock = self.clock.as_ref();
         let after = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
-        let changes = [Changes::new()];
+        let changes = [Changes::default()];
         let step =
             Step { ledger, staging, changes: &changes, watermarks: (None, after), ends: false };
         let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
@@ -318,8 +352,7 @@ impl Views {
         let mut batch = Microbatch::without_input(ledger::now_ms());
         open.advance(&step, delta, &mut overlay, &mut batch.additions)?;
         batch.watermark = after;
-        let put = |(key, value)| StatePut { view: open.id, key, value };
-        let states = overlay.into_changes().into_iter().map(put).collect();
+        let states = Puts(vec![(open.id, overlay.into_changes())]);
         Ok(Some((batch, states, open.id)))
     }
 
@@ -334,17 +367,25 @@ impl Views {
             if open.due.is_none_or(|due| due > now) {
                 continue;
             }
-            let none = Changes::new();
-            let store = Overlay::new(ledger, open.id, &none)?;
-            let entries = open.definition.view.all(&store).map_err(Stored::failure)?;
+            let result = if let Some(making) = open.making.take() {
+                making.join()
+            } else {
+                let none = Changes::default();
+                open.definition.result(open.entries(&Overlay::new(ledger, open.id, &none)?)?)
+            };
             (open.due, open.replaced) = (None, Some(Instant::now()));
-            match open.definition.replace(entries) {
+            match result.and_then(|result| open.definition.replace(&result)) {
                 // It is the data that cannot be computed; the next microbatch may change it.
                 Err(Failure::Bad(reason)) => {
                     let view = &open.definition.name;
                     tracing::error!(view, reason, "cannot be computed; the old result stays");
                 }
-                replaced => replaced?,
+                // Nothing else may come that would have it made again.
+                Err(failure) => {
+                    open.due = Some(now + open.definition.every.max(AGAIN));
+                    return Err(failure);
+                }
+                Ok(()) => {}
             }
         }
         Ok(())
@@ -352,6 +393,33 @@ impl Views {
 }
 
 impl Open {
+    /// When a result that is found out of date now is to be replaced.
+    fn next_due(&self, now: Instant) -> Instant {
+        self.replaced.map_or(now, |replaced| now.max(replaced + self.definition.every))
+    }
+
+    /// Begins the result that these changes lead to, while they are committed: the one keeps a processor
+    /// busy, and the other the ledger. Only where nothing was kept before and it is wanted at once, as
+    /// after a first large file: what was kept would have to be read before the commit.
+    fn begin(&self, ledger: &Ledger, changes: &Changes, is_last: bool) -> Result<Option<Making>> {
+        if self.definition.appends() || changes.is_empty() {
+            return Ok(None);
+        }
+        let (store, now) = (Overlay::new(ledger, self.id, changes)?, Instant::now());
+        if !store.is_new() || !is_last && self.next_due(now) > now {
+            return Ok(None);
+        }
+        let (definition, entries) = (self.definition.clone(), self.entries(&store)?);
+        let begun = std::thread::Builder::new().spawn(move || definition.result(entries));
+        // Without a thread it is made after the commit.
+        Ok(begun.ok().map(|thread| Making(Some(thread))))
+    }
+
+    /// All groups.
+    fn entries(&self, store: &Overlay<'_>) -> Result<Entries> {
+        self.definition.view.all(store).map_err(Stored::failure)
+    }
+
     /// Merges what a microbatch changes, closes windows, and adds what is asked for. Returns the end
     /// of the last window that was closed.
     fn advance(
@@ -374,11 +442,10 @@ impl Open {
         }
         let up_to = if step.ends { None } else { after };
         let closed = view.close(up_to, store).map_err(Stored::failure)?;
-        let last = closed.last().and_then(|entry| view.end_of(entry));
+        let last = view.last_end(&closed);
         if *asked == Asked::Closed && !closed.is_empty() {
-            let mut closed = Some(closed);
             self.add(step.staging, additions, &mut |write| {
-                self.definition.encode_entries(closed.take().unwrap_or_default(), write)
+                self.definition.encode_entries(&closed, write)
             })?;
         }
         Ok(last)

@@ -122,7 +122,10 @@ pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<()>
             Asked::Closed => definition.view.close(None, &mut kept)?,
             Asked::Changed | Asked::All => definition.view.all(&kept)?,
         };
-        definition.replace(entries).map_err(Failure::into_error)?;
+        definition
+            .result(entries)
+            .and_then(|result| definition.replace(&result))
+            .map_err(Failure::into_error)?;
     }
     Ok(())
 }

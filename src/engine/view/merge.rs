@@ -3,17 +3,16 @@
 //! What holds here: a key begins with the end of its window, in an order that bytes keep, so that the
 //! windows that a watermark closes stand together. A window that was closed is not opened again.
 
-use std::collections::HashMap;
-
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow_select::concat::concat;
 use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::EmitTo;
 
-use super::{Entry, States, Store, View, problem, sessions};
+use super::{Entries, States, Store, View, problem, sessions};
 use crate::aggregate::{Window, micros};
 use crate::engine::bounds::{self, Windowed};
+use crate::engine::rows::{self, Rows};
 use crate::engine::{Problem, state};
 
 /// The beginning of the keys of windows that end at this time.
@@ -43,11 +42,11 @@ impl View {
             return sessions::merge(self, delta, gap, store);
         }
         let delta = self.in_windows(delta, watermark).map_err(problem)?;
-        let (keys, places) = intern(&delta);
-        let mut old = (Vec::new(), Vec::new());
+        let Interned { keys, places, order } = intern(&delta);
+        let mut old = (Rows::default(), Vec::new());
         for (place, key) in keys.iter().enumerate() {
             if let Some(value) = store.get(key)? {
-                old.0.push(value);
+                old.0.push(&value);
                 old.1.push(place);
             }
         }
@@ -57,9 +56,7 @@ impl View {
         }));
         let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
         let states = States { keys, states };
-        for Entry { key, value } in states.entries()? {
-            store.put(key, Some(value));
-        }
+        store.put_all(states.entries(order.iter().copied())?);
         Ok(states)
     }
 
@@ -68,35 +65,32 @@ impl View {
     ///
     /// # Errors
     /// Those of `store`.
-    pub fn close<S: Store>(
-        &self,
-        up_to: Option<i64>,
-        store: &mut S,
-    ) -> Result<Vec<Entry>, S::Error> {
+    pub fn close<S: Store>(&self, up_to: Option<i64>, store: &mut S) -> Result<Entries, S::Error> {
         if self.windowed.is_none_or(|windowed| !windowed.is_event_time) {
-            return Ok(Vec::new());
+            return Ok(Entries::default());
         }
         let bound = up_to.and_then(|up_to| up_to.checked_add(1)).map(end_key);
         if self.has_sessions() {
             return sessions::close(bound, store);
         }
         let closed = store.range(&[], bound.as_ref().map(<[u8; 8]>::as_slice))?;
-        for entry in &closed {
-            store.put(entry.key.clone(), None);
+        for (key, _) in closed.iter() {
+            store.put(key.to_vec(), None);
         }
         Ok(closed)
     }
 
-    /// The end of the window of a group that was kept.
-    pub fn end_of(&self, entry: &Entry) -> Option<i64> {
-        if self.has_sessions() { sessions::end_of(entry) } else { end_of(&entry.key) }
+    /// The end of the window of the last of these groups, as they were kept.
+    pub fn last_end(&self, entries: &Entries) -> Option<i64> {
+        let (key, value) = entries.get(entries.len().checked_sub(1)?);
+        if self.has_sessions() { sessions::end_of(value) } else { end_of(key) }
     }
 
     /// All groups that are kept.
     ///
     /// # Errors
     /// Those of `store`.
-    pub fn all<S: Store>(&self, store: &S) -> Result<Vec<Entry>, S::Error> {
+    pub fn all<S: Store>(&self, store: &S) -> Result<Entries, S::Error> {
         if self.has_sessions() { sessions::all(store) } else { store.range(&[], None) }
     }
 
@@ -112,16 +106,16 @@ impl View {
     pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, Problem> {
         let keyed = |batch: &RecordBatch| {
             let columns = batch.columns().get(..self.keys).unwrap_or_default();
-            Ok((batch.clone(), state::encode(columns, batch.num_rows())?))
+            Ok((batch.clone(), state::encode(columns, 0..batch.num_rows())?))
         };
         let delta = delta.iter().map(keyed).collect::<Fallible<Vec<_>>>()?;
-        let (keys, places) = intern(&delta);
+        let Interned { keys, places, .. } = intern(&delta);
         let parts = delta.iter().zip(places).map(|((batch, _), places)| {
             (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
         });
         let parts: Vec<_> = parts.collect();
         let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
-        let mut columns = self.decode_keys(&keys)?;
+        let mut columns = self.decode_keys(keys.iter())?;
         columns.extend(states.into_iter().flatten());
         self.partial_batch(columns, keys.len())
     }
@@ -163,37 +157,62 @@ impl View {
         &self,
         delta: &[RecordBatch],
         watermark: Option<i64>,
-    ) -> Fallible<Vec<(RecordBatch, Vec<Vec<u8>>)>> {
+    ) -> Fallible<Vec<(RecordBatch, Rows)>> {
         let one = |batch: &RecordBatch| {
             let Some(windowed) = self.windowed else {
                 let columns = batch.columns().get(..self.keys).unwrap_or_default();
-                return Ok((batch.clone(), state::encode(columns, batch.num_rows())?));
+                return Ok((batch.clone(), state::encode(columns, 0..batch.num_rows())?));
             };
             let closed = watermark.filter(|_| windowed.is_event_time && self.closes);
             let (batch, ends) = spread(batch, windowed, closed)?;
             let columns = batch.columns().get(..self.keys).unwrap_or_default();
-            let keys = state::encode(columns, batch.num_rows())?;
-            let keys = keys.into_iter().zip(ends).map(|(key, end)| [&end_key(end), &*key].concat());
-            let keys = keys.collect();
+            let groups = state::encode(columns, 0..batch.num_rows())?;
+            let mut keys = Rows::with_room(groups.len());
+            for (group, end) in groups.iter().zip(ends) {
+                keys.push(&[&end_key(end), group].concat());
+            }
             Ok((batch, keys))
         };
         delta.iter().map(one).collect()
     }
 }
 
-/// Rows with their keys: each key once, and for each batch the places of its rows among them.
-fn intern<'a>(delta: &'a [(RecordBatch, Vec<Vec<u8>>)]) -> (Vec<Vec<u8>>, Vec<Vec<usize>>) {
-    let mut known: HashMap<&[u8], usize> = HashMap::new();
-    let mut keys = Vec::new();
-    let mut place = |key: &'a Vec<u8>| {
-        *known.entry(key).or_insert_with(|| {
-            keys.push(key.clone());
+/// Groups by their keys.
+struct Interned {
+    /// Each key once, as they come first.
+    keys: Rows,
+    /// For each batch the places of its rows among them.
+    places: Vec<Vec<usize>>,
+    /// The places in the order of the keys.
+    order: Vec<usize>,
+}
+
+/// Finds the rows that are of one group. They have to be put in order for the store in any case, and then
+/// those with one key stand together.
+fn intern(delta: &[(RecordBatch, Rows)]) -> Interned {
+    let all: Vec<&[u8]> = delta.iter().flat_map(|(_, of_batch)| of_batch.iter()).collect();
+    let (mut group_of, mut groups) = (vec![0; all.len()], 0);
+    let mut before = None;
+    for row in rows::order(&all) {
+        let key = all.get(row);
+        groups += usize::from(before != key);
+        before = key;
+        if let Some(group) = group_of.get_mut(row) {
+            *group = groups - 1;
+        }
+    }
+    let (mut keys, mut order) = (Rows::with_room(groups), vec![None; groups]);
+    let place = |(key, group): (&&[u8], &usize)| {
+        let place = order.get_mut(*group)?;
+        Some(*place.get_or_insert_with(|| {
+            keys.push(key);
             keys.len() - 1
-        })
+        }))
     };
-    let places = delta.iter().map(|(_, of_batch)| of_batch.iter().map(&mut place).collect());
-    let places = places.collect();
-    (keys, places)
+    let mut flat = all.iter().zip(&group_of).filter_map(place);
+    let of_batch = |(_, of_batch): &(_, Rows)| flat.by_ref().take(of_batch.len()).collect();
+    let places = delta.iter().map(of_batch).collect();
+    Interned { keys, places, order: order.into_iter().flatten().collect() }
 }
 
 /// The beginnings of the panes of some rows. A time that is NULL is in no window.

@@ -14,8 +14,9 @@ use datafusion::common::Result as Fallible;
 use std::collections::{BTreeMap, HashMap};
 
 use super::merge::{end_key, panes};
-use super::{Entry, States, Store, View, problem};
+use super::{Entries, Entry, States, Store, View, problem};
 use crate::engine::bounds::Windowed;
+use crate::engine::rows::Rows;
 use crate::engine::{Problem, state};
 
 /// What the keys of sessions begin with, and those of the rows under their ends.
@@ -73,10 +74,10 @@ fn pieces(
     let mut groups: Vec<(Vec<u8>, Vec<Piece>)> = Vec::new();
     for (number, batch) in delta.iter().enumerate() {
         let keys =
-            state::encode(&group_columns(view, windowed, batch.columns()), batch.num_rows())?;
-        for (row, (key, start)) in keys.into_iter().zip(panes(batch, windowed)?).enumerate() {
+            state::encode(&group_columns(view, windowed, batch.columns()), 0..batch.num_rows())?;
+        for (row, (key, start)) in keys.iter().zip(panes(batch, windowed)?).enumerate() {
             let Some(start) = start else { continue };
-            let place = *known.entry(key).or_insert_with_key(|key| {
+            let place = *known.entry(key.to_vec()).or_insert_with_key(|key| {
                 groups.push((key.clone(), Vec::new()));
                 groups.len() - 1
             });
@@ -114,7 +115,8 @@ fn kept<S: Store>(group: &[u8], pieces: &[Piece], store: &S) -> Result<Vec<Piece
         below.push(0);
         let within = store.range(&key(start), Some(&below))?;
         let before = store.last_below(&prefix, &key(start))?;
-        found.extend(within.into_iter().chain(before).map(|entry| (entry.key, entry.value)));
+        found.extend(within.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+        found.extend(before.map(|Entry { key, value }| (key, value)));
     }
     let pieces = found.into_iter().filter_map(|(key, value)| {
         let (end, state) = value.split_first_chunk::<8>()?;
@@ -154,13 +156,13 @@ fn states(
     delta: &[RecordBatch],
     sessions: &[Merged],
 ) -> Fallible<States> {
-    let mut kept = (Vec::new(), Vec::new());
+    let mut kept = (Rows::default(), Vec::new());
     let mut of_batch = vec![(Vec::new(), Vec::new()); delta.len()];
     for (place, session) in sessions.iter().enumerate() {
         for piece in &session.pieces {
             match &piece.from {
                 From::Kept { state, .. } => {
-                    kept.0.push(state.clone());
+                    kept.0.push(state);
                     kept.1.push(place);
                 }
                 From::Row { batch, row } => {
@@ -179,8 +181,10 @@ fn states(
         let columns = columns.map(|column| Ok(take(column, &rows, None)?));
         parts.push((columns.collect::<Fallible<_>>()?, places));
     }
-    let keys = sessions.iter().map(|session| full_key(view, windowed, session));
-    let keys = keys.collect::<Fallible<_>>()?;
+    let mut keys = Rows::with_room(sessions.len());
+    for session in sessions {
+        keys.push(&full_key(view, windowed, session)?);
+    }
     Ok(States { keys, states: view.merged(sessions.len(), &parts)? })
 }
 
@@ -200,7 +204,7 @@ fn key_of(
     let is_bound = |place: usize| Some(place) == windowed.start || Some(place) == windowed.end;
     let others = types.iter().enumerate().filter(|(place, _)| !is_bound(*place));
     let others: Vec<_> = others.map(|(_, data_type)| data_type.clone()).collect();
-    let mut columns = state::decode(&[group.to_vec()], &others)?.into_iter();
+    let mut columns = state::decode(std::iter::once(group), &others)?.into_iter();
     let mut all = Vec::with_capacity(types.len());
     for (place, data_type) in types.iter().enumerate() {
         all.push(match Some(place) {
@@ -209,9 +213,8 @@ fn key_of(
             _ => columns.next().ok_or_else(|| damaged("a group has lost a column"))?,
         });
     }
-    let encoded = state::encode(&all, 1)?;
-    let key = encoded.into_iter().next().unwrap_or_default();
-    Ok([end_key(end).as_slice(), &key].concat())
+    let encoded = state::encode(&all, 0..1)?;
+    Ok([end_key(end).as_slice(), encoded.get(0)].concat())
 }
 
 fn damaged(what: &str) -> datafusion::common::DataFusionError {
@@ -220,7 +223,7 @@ fn damaged(what: &str) -> datafusion::common::DataFusionError {
 
 /// Puts sessions in place of those that they are made of.
 fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<(), S::Error> {
-    for (session, Entry { value, .. }) in sessions.iter().zip(states.entries()?) {
+    for (session, (_, value)) in sessions.iter().zip(states.entries(0..states.len())?.iter()) {
         for piece in &session.pieces {
             if let From::Kept { key, .. } = &piece.from {
                 store.put(by_end(piece.end, key), None);
@@ -230,7 +233,7 @@ fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<
         let mut key = group_key(&session.group);
         key.extend(end_key(session.start));
         store.put(by_end(session.end, &key), Some(Vec::new()));
-        store.put(key, Some([end_key(session.end).as_slice(), &value].concat()));
+        store.put(key, Some([end_key(session.end).as_slice(), value].concat()));
     }
     Ok(())
 }
@@ -248,47 +251,45 @@ fn time(bytes: [u8; 8]) -> i64 {
 }
 
 /// Removes the sessions whose ends are below `bound`, and returns them in the order of their ends.
-pub(super) fn close<S: Store>(
-    bound: Option<[u8; 8]>,
-    store: &mut S,
-) -> Result<Vec<Entry>, S::Error> {
+pub(super) fn close<S: Store>(bound: Option<[u8; 8]>, store: &mut S) -> Result<Entries, S::Error> {
     let below = match bound {
         Some(end) => [&[OF_END], end.as_slice()].concat(),
         None => vec![OF_GROUP],
     };
-    let mut closed = Vec::new();
-    for Entry { key, .. } in store.range(&[OF_END], Some(&below))? {
-        let session = key.get(9..).unwrap_or_default().to_vec();
-        if let Some(value) = store.get(&session)? {
-            closed.push(Entry { key: session.clone(), value });
+    let mut closed = Entries::default();
+    for (key, _) in store.range(&[OF_END], Some(&below))?.iter() {
+        let session = key.get(9..).unwrap_or_default();
+        if let Some(value) = store.get(session)? {
+            closed.push(session, &value);
         }
-        store.put(session, None);
-        store.put(key, None);
+        store.put(session.to_vec(), None);
+        store.put(key.to_vec(), None);
     }
     Ok(closed)
 }
 
-/// The end of a session.
-pub(super) fn end_of(entry: &Entry) -> Option<i64> {
-    entry.value.first_chunk::<8>().map(|end| time(*end))
+/// The end of a session, by its state.
+pub(super) fn end_of(value: &[u8]) -> Option<i64> {
+    value.first_chunk::<8>().map(|end| time(*end))
 }
 
 /// All sessions.
-pub(super) fn all<S: Store>(store: &S) -> Result<Vec<Entry>, S::Error> {
+pub(super) fn all<S: Store>(store: &S) -> Result<Entries, S::Error> {
     store.range(&[OF_GROUP], None)
 }
 
 /// Sessions as groups with their window.
-pub(super) fn as_groups(view: &View, entries: Vec<Entry>) -> Result<Vec<Entry>, Problem> {
+pub(super) fn as_groups(view: &View, entries: Entries) -> Result<Entries, Problem> {
     let Some(windowed) = view.windowed else { return Ok(entries) };
-    let group = |Entry { key, value }: Entry| -> Result<Entry, Problem> {
-        let cut = || Problem::new("a session in the ledger is damaged");
+    let cut = || Problem::new("a session in the ledger is damaged");
+    let mut groups = Entries::default();
+    for (key, value) in entries.iter() {
         let (start, rest) =
             key.split_last_chunk::<8>().map(|(rest, start)| (start, rest)).ok_or_else(cut)?;
         let (end, state) = value.split_first_chunk::<8>().ok_or_else(cut)?;
         let group = rest.get(1..).ok_or_else(cut)?;
         let key = key_of(view, windowed, group, time(*start), time(*end))?;
-        Ok(Entry { key, value: state.to_vec() })
-    };
-    entries.into_iter().map(group).collect()
+        groups.push(&key, state);
+    }
+    Ok(groups)
 }

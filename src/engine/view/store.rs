@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use std::ops::Range;
+
 use crate::engine::Problem;
+use crate::engine::rows::Rows;
 
 /// States by their keys, in the order of the keys.
 pub trait Store {
@@ -13,13 +16,68 @@ pub trait Store {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
 
     /// Keys from `from` to before `below`, or to the last, with their states.
-    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Vec<Entry>, Self::Error>;
+    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Self::Error>;
 
     /// The last key from `from` to before `below`, with its state.
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Self::Error>;
 
     /// Puts a state in place of the one before; `None` removes it.
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>);
+
+    /// Puts many states, in the order of their keys and each key once.
+    fn put_all(&mut self, entries: Entries) {
+        for (key, value) in entries.iter() {
+            self.put(key.to_vec(), Some(value.to_vec()));
+        }
+    }
+}
+
+/// Keys and their states, as they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// The groups, behind the ends of their windows where they have one.
+    pub(super) keys: Rows,
+    /// Their states.
+    pub(super) values: Rows,
+}
+
+impl Entries {
+    /// None yet, with room for so many.
+    pub fn with_room(rows: usize) -> Self {
+        Self { keys: Rows::with_room(rows), values: Rows::with_room(rows) }
+    }
+
+    /// Appends a key and its state.
+    pub fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.keys.push(key);
+        self.values.push(value);
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A key and its state; both are empty where there is none.
+    pub fn get(&self, row: usize) -> (&[u8], &[u8]) {
+        (self.keys.get(row), self.values.get(row))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.keys.iter().zip(self.values.iter())
+    }
+
+    /// Some of them.
+    #[must_use]
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        Self { keys: self.keys.part(rows.clone()), values: self.values.part(rows) }
+    }
 }
 
 /// A key and its state, as they are kept.
@@ -42,10 +100,12 @@ impl Store for Memory {
         Ok(self.0.get(key).cloned())
     }
 
-    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Vec<Entry>, Problem> {
+    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Problem> {
         let all = self.0.range(from.to_vec()..);
         let within = all.take_while(|(key, _)| below.is_none_or(|below| key.as_slice() < below));
-        Ok(within.map(|(key, value)| Entry { key: key.clone(), value: value.clone() }).collect())
+        let mut entries = Entries::default();
+        within.for_each(|(key, value)| entries.push(key, value));
+        Ok(entries)
     }
 
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Problem> {

@@ -108,7 +108,7 @@ fn what_changes_is_what_was_touched() {
     let delta = view.delta(vec![records(3, 1)]).unwrap();
     let states = view.merge(&delta, None, &mut Memory::default()).unwrap();
     assert_eq!(lines(&view.evaluate(&states).unwrap()).len(), 1);
-    assert_eq!(states.entries().unwrap().len(), 1);
+    assert_eq!(states.len(), 1);
 }
 
 #[test]

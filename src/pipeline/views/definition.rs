@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::durable;
-use crate::engine::{Asked, Entry, States, View};
+use crate::engine::{Asked, Entries, States, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 use crate::sink;
@@ -67,19 +67,19 @@ impl Definition {
     /// out: whatever comes later would find it again.
     pub fn encode_entries(
         &self,
-        entries: Vec<Entry>,
+        entries: &Entries,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            self.encode_some(entries.by_ref().take(RESULT_GROUPS).collect(), write)?;
+        for start in (0..entries.len()).step_by(RESULT_GROUPS) {
+            let end = entries.len().min(start + RESULT_GROUPS);
+            self.encode_some(&entries.part(start..end), write)?;
         }
         Ok(())
     }
 
     fn encode_some(
         &self,
-        mut entries: Vec<Entry>,
+        entries: &Entries,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let states = self.view.states(entries.clone()).map_err(work::failure);
@@ -95,16 +95,16 @@ impl Definition {
                 Ok(())
             }
             Err(Failure::Bad(_)) => {
-                let rest = entries.split_off(entries.len() / 2);
-                self.encode_some(entries, write)?;
-                self.encode_some(rest, write)
+                let half = entries.len() / 2;
+                self.encode_some(&entries.part(0..half), write)?;
+                self.encode_some(&entries.part(half..entries.len()), write)
             }
             Err(failure) => Err(failure),
         }
     }
 
     /// The whole result over these groups, with all that is around it.
-    pub fn result(&self, entries: Vec<Entry>) -> Result<Vec<u8>> {
+    pub fn result(&self, entries: Entries) -> Result<Vec<u8>> {
         let states = self.view.states(entries).map_err(work::failure)?;
         let results = self.view.evaluate(&states).map_err(work::failure)?;
         let mut envelope = Envelope::new(self.encode);
@@ -120,14 +120,13 @@ impl Definition {
         Ok(bytes)
     }
 
-    /// Puts the result over these groups in place of the one before.
-    pub fn replace(&self, entries: Vec<Entry>) -> Result<()> {
-        let bytes = self.result(entries)?;
+    /// Puts a result in place of the one before.
+    pub fn replace(&self, result: &[u8]) -> Result<()> {
         let place = self.path.display();
         let write = || -> anyhow::Result<()> {
             durable::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
             let mut file = Replaced::new(&self.path)?;
-            file.write_all(&bytes)?;
+            file.write_all(result)?;
             file.finish()
         };
         write().with_context(|| format!("replace {place}")).map_err(Failure::Transient)

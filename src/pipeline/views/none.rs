@@ -27,13 +27,30 @@ pub struct Tapped {
     pub deltas: Deltas,
 }
 
+/// The states to put; there are none.
+#[derive(Debug, Default)]
+pub struct Puts {}
+
+impl Puts {
+    /// Nothing.
+    pub fn all(&self) -> impl Iterator<Item = StatePut<'_>> {
+        std::iter::empty()
+    }
+}
+
+/// Results; there are none.
+#[derive(Debug, Default)]
+pub struct Results {}
+
 /// What a group of microbatches changes.
 #[derive(Debug, Default)]
 pub struct Advanced {
     /// Nothing.
-    pub states: Vec<StatePut>,
+    pub states: Puts,
     /// All of the group.
     pub microbatches: usize,
+    /// None.
+    pub results: Results,
 }
 
 /// Makes nothing of the records that pass by.
@@ -85,8 +102,9 @@ impl Views {
         _ledger: &Ledger,
         _staging: &StagingArea,
         group: &mut [Prepared],
+        _is_last: bool,
     ) -> Result<Advanced> {
-        Ok(Advanced { states: Vec::new(), microbatches: group.len() })
+        Ok(Advanced { states: Puts::default(), microbatches: group.len(), results: Results {} })
     }
 
     /// None.
@@ -101,7 +119,7 @@ impl Views {
         _tapped: &Tapped,
         _ledger: &Ledger,
         _staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Vec<StatePut>, ViewId)>> {
+    ) -> Result<Option<(Microbatch, Puts, ViewId)>> {
         Ok(None)
     }
 
@@ -118,12 +136,12 @@ impl Views {
         &mut self,
         _ledger: &Ledger,
         _staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Vec<StatePut>)>> {
+    ) -> Result<Option<(Microbatch, Puts)>> {
         Ok(None)
     }
 
     /// Nothing is to be made.
-    pub fn note_committed(&mut self) {}
+    pub fn note_committed(&mut self, _results: Results) {}
 
     /// Never.
     pub fn due(&self) -> Option<Instant> {

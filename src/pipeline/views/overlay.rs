@@ -1,15 +1,11 @@
 //! The states of one view as a microbatch sees them: those of the ledger, changed by what comes
 //! before it in its group.
 
-use std::collections::BTreeMap;
-
-use crate::engine::{Entry, Problem, Store};
+use super::changes::{Changes, merged};
+use crate::engine::{Entries, Entry, Problem, Store};
 use crate::failure::Failure;
 use crate::ledger::{Ledger, ViewId};
 use crate::pipeline::work;
-
-/// What was put, and what was removed.
-pub type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The states of one view.
 pub struct Overlay<'a> {
@@ -47,7 +43,12 @@ impl Stored {
 impl<'a> Overlay<'a> {
     pub fn new(ledger: &'a Ledger, view: ViewId, group: &'a Changes) -> Result<Self, Failure> {
         let is_new = ledger.is_view_empty(view)?;
-        Ok(Self { ledger, view, is_new, group, own: Changes::new() })
+        Ok(Self { ledger, view, is_new, group, own: Changes::default() })
+    }
+
+    /// True when the ledger has nothing for the view.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// What was changed.
@@ -61,28 +62,32 @@ impl Store for Overlay<'_> {
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Stored> {
         match self.own.get(key).or_else(|| self.group.get(key)) {
-            Some(changed) => Ok(changed.clone()),
+            Some(changed) => Ok(changed.map(<[u8]>::to_vec)),
             None if self.is_new => Ok(None),
             None => self.ledger.state(self.view, key).map_err(Stored::Ledger),
         }
     }
 
-    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Vec<Entry>, Stored> {
-        let kept = self.ledger.states(self.view, from, below).map_err(Stored::Ledger)?;
-        let entry = |(key, value)| Entry { key, value };
-        let within = |changes: &Changes| {
-            let all = changes.range(from.to_vec()..);
-            let all = all.take_while(|(key, _)| below.is_none_or(|below| key.as_slice() < below));
-            all.map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
+    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Stored> {
+        let changed = merged(self.group.range(from, below), self.own.range(from, below));
+        let (mut entries, mut changed) = (Entries::default(), changed.peekable());
+        let put = |entries: &mut Entries, (key, value): (&[u8], Option<&[u8]>)| {
+            if let Some(value) = value {
+                entries.push(key, value);
+            }
         };
-        let (group, own) = (within(self.group), within(&self.own));
-        if group.is_empty() && own.is_empty() {
-            return Ok(kept.into_iter().map(entry).collect());
-        }
-        let kept = kept.into_iter().map(|(key, value)| (key, Some(value)));
-        // Later ones take the place of earlier ones.
-        let all: Changes = kept.chain(group).chain(own).collect();
-        Ok(all.into_iter().filter_map(|(key, value)| Some(entry((key, value?)))).collect())
+        let kept = self.ledger.each_state(self.view, from, below, |key, value| {
+            while let Some(before) = changed.next_if(|(changed, _)| *changed < key) {
+                put(&mut entries, before);
+            }
+            match changed.next_if(|(changed, _)| *changed == key) {
+                Some(instead) => put(&mut entries, instead),
+                None => entries.push(key, value),
+            }
+        });
+        kept.map_err(Stored::Ledger)?;
+        changed.for_each(|behind| put(&mut entries, behind));
+        Ok(entries)
     }
 
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Stored> {
@@ -90,10 +95,9 @@ impl Store for Overlay<'_> {
         loop {
             let kept = self.ledger.last_state_below(self.view, from, &below);
             let kept = kept.map_err(Stored::Ledger)?.map(|(key, _)| key);
-            let changed = [self.group, &self.own].map(|changes| {
-                changes.range(from.to_vec()..below.clone()).next_back().map(|(key, _)| key.clone())
-            });
-            let Some(key) = kept.into_iter().chain(changed.into_iter().flatten()).max() else {
+            let changed = [self.group, &self.own].map(|changes| changes.last_below(from, &below));
+            let changed = changed.into_iter().flatten().map(<[u8]>::to_vec);
+            let Some(key) = kept.into_iter().chain(changed).max() else {
                 return Ok(None);
             };
             // It may be one that was removed.
@@ -105,6 +109,10 @@ impl Store for Overlay<'_> {
     }
 
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.own.insert(key, value);
+        self.own.put(key, value);
+    }
+
+    fn put_all(&mut self, entries: Entries) {
+        self.own.put_all(entries);
     }
 }

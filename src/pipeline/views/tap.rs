@@ -1,20 +1,23 @@
 //! Partial states of the records of one microbatch, made while they pass by.
 
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
 use crate::aggregate::Judge;
-use crate::engine::View;
+use crate::engine::{Fed, Problem, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 
-/// Bytes of records that are collected before they are made into partial states.
-const TAPPED_BYTES: usize = 8 << 20;
+/// Bytes of records that are held until the end; of more, partial states are made beside the work on
+/// the next ones. A thread pays for itself by then.
+const HELD_BYTES: usize = 1 << 20;
 
-/// Partial states below which nothing is gained by bringing them down to one for each group.
-const CONDENSE_ROWS: usize = 200_000;
+/// Batches that wait for a view.
+const WAITING: usize = 8;
 
 /// The partial states of one microbatch, for each view.
 pub type Deltas = Vec<Vec<RecordBatch>>;
@@ -28,33 +31,32 @@ pub struct Tapped {
     pub latest: Option<i64>,
 }
 
-/// Makes partial states of the records that pass by, beside the work on the next ones.
+/// Makes partial states of the records that pass by.
 pub struct Tap {
     judge: Option<Arc<Judge>>,
     latest: Option<i64>,
-    pending: Vec<RecordBatch>,
+    views: Vec<Arc<View>>,
+    held: Vec<RecordBatch>,
     bytes: usize,
-    reduced: Reduced,
-    /// What is being reduced; the rest of `reduced` comes back with it.
-    working: Option<JoinHandle<Result<Reduced>>>,
+    /// One for each view, once there is too much to hold.
+    working: Vec<Working>,
 }
 
-/// Partial states so far, for each view.
-#[derive(Clone, Default)]
-struct Reduced {
-    views: Vec<Arc<View>>,
-    deltas: Deltas,
-    /// Groups in each delta after it was last brought down to one row for each.
-    condensed: Vec<usize>,
+/// The partial states of one view.
+enum Working {
+    /// They are made, on a thread of its own.
+    Busy { give: SyncSender<Fed>, thread: Making },
+    /// They are these, whatever else comes: a join with an empty table does not look at its input.
+    Done(Vec<RecordBatch>),
 }
+
+type Making = JoinHandle<std::result::Result<Vec<RecordBatch>, Problem>>;
 
 impl Tap {
     /// For these views, over records that this judge has taken.
     pub fn new(views: impl Iterator<Item = Arc<View>>, judge: Option<Arc<Judge>>) -> Self {
-        let views: Vec<_> = views.collect();
-        let (deltas, condensed) = (vec![Vec::new(); views.len()], vec![0; views.len()]);
-        let reduced = Reduced { views, deltas, condensed };
-        Self { judge, latest: None, pending: Vec::new(), bytes: 0, reduced, working: None }
+        let (views, held, working) = (views.collect(), Vec::new(), Vec::new());
+        Self { judge, latest: None, views, held, bytes: 0, working }
     }
 
     /// Takes records.
@@ -63,70 +65,87 @@ impl Tap {
             let times = judge.times(&records);
             self.latest = self.latest.max(times.values().iter().copied().max());
         }
-        if self.reduced.views.is_empty() && self.working.is_none() {
+        if self.views.is_empty() {
             return Ok(());
         }
-        self.bytes += records.get_array_memory_size();
-        self.pending.push(records);
-        if self.bytes <= TAPPED_BYTES {
-            return Ok(());
+        if self.working.is_empty() {
+            self.bytes += records.get_array_memory_size();
+            self.held.push(records);
+            return if self.bytes > HELD_BYTES { self.start() } else { Ok(()) };
         }
-        self.join()?;
-        let (mut reduced, judge) = (std::mem::take(&mut self.reduced), self.judge.clone());
-        let pending = self.pending();
-        self.working = Some(std::thread::spawn(move || {
-            reduced.take(&pending, judge.as_deref())?;
-            Ok(reduced)
-        }));
+        self.send(&records)
+    }
+
+    /// Sets threads to work, first on what is held.
+    fn start(&mut self) -> Result<()> {
+        let work = |view: &Arc<View>| {
+            let (give, take) = sync_channel(WAITING);
+            let view = view.clone();
+            let thread = std::thread::Builder::new().spawn(move || view.delta_of_sent(take));
+            let thread = thread.context("start a thread that keeps a view");
+            Ok(Working::Busy { give, thread: thread.map_err(Failure::Transient)? })
+        };
+        self.working = self.views.iter().map(work).collect::<Result<_>>()?;
+        std::mem::take(&mut self.held).iter().try_for_each(|records| self.send(records))
+    }
+
+    fn send(&mut self, records: &RecordBatch) -> Result<()> {
+        for number in 0..self.working.len() {
+            let records = self.on_time(number, records);
+            if let Some(to) = self.working.get_mut(number) {
+                to.send(Fed::Records(records))?;
+            }
+        }
         Ok(())
     }
 
-    fn pending(&mut self) -> Vec<RecordBatch> {
-        self.bytes = 0;
-        std::mem::take(&mut self.pending)
-    }
-
-    /// Waits for what is being reduced.
-    fn join(&mut self) -> Result<()> {
-        if let Some(working) = self.working.take() {
-            let dead = |_| Err(Failure::fatal("a thread that keeps views died"));
-            self.reduced = working.join().unwrap_or_else(dead)?;
+    fn on_time(&self, view: usize, records: &RecordBatch) -> RecordBatch {
+        match &self.judge {
+            Some(judge) => judge.on_time(view, records),
+            None => records.clone(),
         }
-        Ok(())
     }
 
     /// The partial states of all records so far; the tap is empty after it.
     pub fn finish(&mut self) -> Result<Tapped> {
-        self.join()?;
-        let pending = self.pending();
-        if !self.reduced.views.is_empty() {
-            self.reduced.take(&pending, self.judge.as_deref())?;
-        }
-        let empty = vec![Vec::new(); self.reduced.views.len()];
-        let deltas = std::mem::replace(&mut self.reduced.deltas, empty);
-        self.reduced.condensed.fill(0);
-        Ok(Tapped { deltas, latest: self.latest.take() })
+        let latest = self.latest.take();
+        self.bytes = 0;
+        let held = std::mem::take(&mut self.held);
+        let mut working = std::mem::take(&mut self.working);
+        working.iter_mut().try_for_each(|to| to.send(Fed::End))?;
+        let deltas = if working.is_empty() {
+            let views = self.views.iter().enumerate();
+            let deltas = views.map(|(number, view)| {
+                let held = held.iter().map(|records| self.on_time(number, records)).collect();
+                view.delta(held).map_err(work::failure)
+            });
+            deltas.collect::<Result<_>>()?
+        } else {
+            working.into_iter().map(Working::join).collect::<Result<_>>()?
+        };
+        Ok(Tapped { deltas, latest })
     }
 }
 
-impl Reduced {
-    /// Makes partial states of some records.
-    fn take(&mut self, records: &[RecordBatch], judge: Option<&Judge>) -> Result<()> {
-        let all = self.views.iter().zip(&mut self.deltas).zip(&mut self.condensed);
-        for (number, ((view, delta), condensed)) in all.enumerate() {
-            let records = match judge {
-                Some(judge) => records.iter().map(|batch| judge.on_time(number, batch)).collect(),
-                None => records.to_vec(),
-            };
-            delta.extend(view.delta(records).map_err(work::failure)?);
-            let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
-            // Twice the groups, so that each row is brought down only so often.
-            if rows > *condensed * 2 + CONDENSE_ROWS {
-                let one = view.condense(delta).map_err(work::failure)?;
-                *condensed = one.num_rows();
-                *delta = vec![one];
-            }
+impl Working {
+    fn send(&mut self, fed: Fed) -> Result<()> {
+        let Self::Busy { give, .. } = self else { return Ok(()) };
+        if give.send(fed).is_err() {
+            // It wants no more: it has failed, or it is done.
+            let busy = std::mem::replace(self, Self::Done(Vec::new()));
+            *self = Self::Done(busy.join()?);
         }
         Ok(())
+    }
+
+    fn join(self) -> Result<Vec<RecordBatch>> {
+        match self {
+            Self::Done(delta) => Ok(delta),
+            Self::Busy { give, thread } => {
+                drop(give);
+                let dead = |_| Failure::fatal("a thread that keeps views died");
+                thread.join().map_err(dead)?.map_err(work::failure)
+            }
+        }
     }
 }

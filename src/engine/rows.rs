@@ -1,0 +1,109 @@
+//! Many short byte strings in one piece of memory: a hundred thousand of their own would cost more to
+//! allocate than to work on.
+
+/// Byte strings, one behind the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Rows {
+    /// None yet, with room for so many.
+    pub fn with_room(rows: usize) -> Self {
+        Self { bytes: Vec::new(), ends: Vec::with_capacity(rows) }
+    }
+
+    /// Appends one.
+    pub fn push(&mut self, row: &[u8]) {
+        self.bytes.extend_from_slice(row);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Appends what `write` appends to the bytes.
+    pub fn push_with<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        write(&mut self.bytes)?;
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// One of them; nothing where there is none.
+    pub fn get(&self, row: usize) -> &[u8] {
+        let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        let end = self.ends.get(row).copied().unwrap_or_default();
+        self.bytes.get(start.unwrap_or_default()..end).unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).map(|row| self.get(row))
+    }
+
+    /// Some of them, in this order.
+    pub fn part(&self, rows: impl ExactSizeIterator<Item = usize>) -> Self {
+        let mut part = Self::with_room(rows.len());
+        rows.for_each(|row| part.push(self.get(row)));
+        part
+    }
+}
+
+/// The places of byte strings in their order. Most keys of a view begin alike: what is compared first are
+/// the twenty-four bytes behind that, as two numbers.
+pub fn order(keys: &[&[u8]]) -> Vec<usize> {
+    let first = keys.first().copied().unwrap_or_default();
+    let common = keys.iter().fold(first.len(), |common, key| {
+        let alike = key.iter().zip(first.get(..common).unwrap_or_default());
+        alike.take_while(|(a, b)| a == b).count()
+    });
+    let numbered = |(place, key): (usize, &&[u8])| {
+        let rest = key.get(common..).unwrap_or_default();
+        let (high, low) = rest.split_at_checked(16).unwrap_or((rest, &[]));
+        (u128::from_be_bytes(padded(high)), u64::from_be_bytes(padded(low)), place)
+    };
+    let mut numbered: Vec<_> = keys.iter().enumerate().map(numbered).collect();
+    let key = |place: usize| keys.get(place).copied().unwrap_or_default();
+    numbered.sort_unstable_by(|(high, low, one), (other_high, other_low, other)| {
+        let first = (high, low).cmp(&(other_high, other_low));
+        first.then_with(|| key(*one).cmp(key(*other)))
+    });
+    numbered.into_iter().map(|(_, _, place)| place).collect()
+}
+
+/// The first bytes, and zeros where there are fewer.
+fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk().copied().unwrap_or_else(|| {
+        let mut padded = [0; N];
+        padded.iter_mut().zip(bytes).for_each(|(byte, of_bytes)| *byte = *of_bytes);
+        padded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_come_in_their_order(
+            prefix in prop::collection::vec(any::<u8>(), 0..4),
+            keys in prop::collection::vec(prop::collection::vec(0_u8..2, 0..30), 0..60),
+        ) {
+            let keys: Vec<_> = keys.iter().map(|key| [&*prefix, key].concat()).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let ordered: Vec<&[u8]> = order(&keys).into_iter().map(|place| keys[place]).collect();
+            let mut sorted = keys.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(ordered, sorted);
+        }
+    }
+}
