@@ -252,3 +252,21 @@ fn a_result_that_could_not_be_replaced_is_tried_again() {
     }
     assert!(failed > 1, "{failed} of the failures were of the result");
 }
+
+/// More groups of one file than partial states are held at once: they are brought down to one for each.
+#[test]
+fn many_groups_of_one_file_are_each_counted_once() {
+    let sums = "select n, count(*) as c from output group by n";
+    let spool = Spool::new(&format!("{INPUT}{}", view("all", "complete", sums, "")));
+    let numbers = (0..260_000).chain((0..260_000).rev());
+    let text: String = numbers.map(|number| format!("k,{number}\n")).collect();
+    spool.drop_file("a", text);
+    spool.run_once();
+    let shown = spool.read("all.csv");
+    let mut lines: Vec<&str> = shown.lines().skip(1).collect();
+    lines.sort_unstable();
+    let mut expected: Vec<_> = (0..260_000).map(|number| format!("{number},2")).collect();
+    expected.sort_unstable();
+    assert_eq!(lines.len(), expected.len());
+    assert!(lines == expected, "some groups have lost a record");
+}

@@ -235,18 +235,18 @@ impl View {
     /// When the query fails over them, or the end is not sent.
     pub fn delta_of_sent(&self, sent: Receiver<Fed>) -> Result<Vec<RecordBatch>, Problem> {
         let mut run = Run::new(&self.engine, &self.plans().lower, Feed::sent(sent))?;
-        let (mut delta, mut rows, mut condensed) = (Vec::new(), 0, 0);
+        let (mut delta, mut rows, mut limit) = (Vec::new(), 0, CONDENSE_ROWS);
         let mut next = || Problem::guard(|| self.engine.runtime().block_on(run.next()));
         while let Some(batch) = next()? {
             rows += batch.num_rows();
             delta.push(batch);
-            // Twice the groups, so that each row is brought down only so often.
-            if rows > condensed * 2 + CONDENSE_ROWS {
+            if rows > limit {
                 let one = self.condense(&delta)?;
-                // Where that brought little they are what is left at the end, each group once.
-                let is_end = one.num_rows() > rows / 10 * 9;
                 rows = one.num_rows();
-                (delta, condensed) = (vec![one], if is_end { usize::MAX / 4 } else { rows });
+                delta = vec![one];
+                // Twice the groups, so that each row is brought down only so often. Never more, however
+                // little it brought: the next ones may be of the same groups.
+                limit = rows * 2 + CONDENSE_ROWS;
             }
         }
         Ok(delta)

@@ -3,7 +3,7 @@
 //! What holds here: a state is written by [`super::Ledger::commit`] alone, in the transaction of the
 //! microbatches that changed it. What a state means is the engine's business.
 
-use rusqlite::{Connection, OptionalExtension as _, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params, params_from_iter};
 
 use super::{Ledger, failure};
 use crate::failure::{Failure, Result};
@@ -196,23 +196,28 @@ pub(super) fn put<'a>(
         }
         waiting.push(state);
         if waiting.len() == AT_ONCE {
-            insert(connection, &waiting)?;
+            let mut many = connection.prepare_cached(&upsert(AT_ONCE))?;
+            insert(&mut many, &waiting)?;
             waiting.clear();
         }
     }
-    waiting.chunks(1).try_for_each(|state| insert(connection, state))
+    let mut one = connection.prepare_cached(&upsert(1))?;
+    waiting.chunks(1).try_for_each(|state| insert(&mut one, state))
 }
 
-/// Puts these states with one statement. When it fails it leaves what it has put, as the transaction is
+/// The statement that puts so many states. When it fails it leaves what it has put, as the transaction is
 /// rolled back in any case: to undo it, SQLite would first copy each page.
-fn insert(connection: &Connection, states: &[StatePut<'_>]) -> rusqlite::Result<()> {
-    let rows = ["(?, ?, ?)"].repeat(states.len()).join(", ");
-    let mut insert = connection.prepare_cached(&format!(
+fn upsert(states: usize) -> String {
+    let rows = ["(?, ?, ?)"].repeat(states).join(", ");
+    format!(
         "INSERT OR FAIL INTO state (view, key, value) VALUES {rows}
-            ON CONFLICT DO UPDATE SET value = excluded.value",
-    ))?;
+            ON CONFLICT DO UPDATE SET value = excluded.value"
+    )
+}
+
+fn insert(statement: &mut Statement<'_>, states: &[StatePut<'_>]) -> rusqlite::Result<()> {
     let values = states
         .iter()
         .flat_map(|StatePut { view, key, value }| -> [&dyn ToSql; 3] { [&view.0, key, value] });
-    insert.execute(params_from_iter(values)).map(drop)
+    statement.execute(params_from_iter(values)).map(drop)
 }

@@ -402,11 +402,13 @@ impl Open {
     /// busy, and the other the ledger. Only where nothing was kept before and it is wanted at once, as
     /// after a first large file: what was kept would have to be read before the commit.
     fn begin(&self, ledger: &Ledger, changes: &Changes, is_last: bool) -> Result<Option<Making>> {
-        if self.definition.appends() || changes.is_empty() {
+        let now = Instant::now();
+        let is_wanted = is_last || self.next_due(now) <= now;
+        if self.definition.appends() || changes.is_empty() || !is_wanted {
             return Ok(None);
         }
-        let (store, now) = (Overlay::new(ledger, self.id, changes)?, Instant::now());
-        if !store.is_new() || !is_last && self.next_due(now) > now {
+        let store = Overlay::new(ledger, self.id, changes)?;
+        if !store.is_new() {
             return Ok(None);
         }
         let (definition, entries) = (self.definition.clone(), self.entries(&store)?);
