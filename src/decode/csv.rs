@@ -236,13 +236,13 @@ impl Decoder {
             cut.fields.push(Field::new(at, end - usize::from(has_return), 0));
             let next = block.len().min(end + 1);
             cut.lines += 1;
-            let row = Row { start, end: next, line: cut.lines };
             let is_usual = cut.fields.len() - before == self.width
                 && next - start <= max_record
                 && end - usize::from(has_return) > start;
             if is_usual {
-                cut.rows.push(row);
+                cut.rows.push(Row { start, end: next, line: cut.lines });
             } else {
+                let row = Row { start, end: next, line: cut.lines };
                 self.settle(block, row, before, None, max_record, cut);
             }
             (start, at, before) = (next, next, cut.fields.len());
