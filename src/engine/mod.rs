@@ -13,6 +13,7 @@
 mod bounds;
 mod carry;
 mod error;
+mod groups;
 mod plan;
 mod rows;
 mod slot;
@@ -137,8 +138,6 @@ impl Engine {
         options.optimizer.enable_topk_dynamic_filter_pushdown = false;
         options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         let reserve = SORT_RESERVE.min(memory / 8);
-        // A view merges partial states by itself: there, to look for each group once is less work.
-        options.execution.skip_partial_aggregation_probe_rows_threshold = usize::MAX;
         options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(0);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)

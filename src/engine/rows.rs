@@ -30,9 +30,20 @@ impl Rows {
         Ok(())
     }
 
+    /// Forgets them all; their memory is used again.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()
     }
 
     /// One of them; nothing where there is none.

@@ -52,17 +52,24 @@ pub fn encode(columns: &[ArrayRef], rows: impl ExactSizeIterator<Item = usize>) 
 }
 
 /// A column to be written. The types that most states are of go without a detour.
-enum Column<'a> {
+pub enum Column<'a> {
+    /// Whole numbers.
     Int64(&'a PrimitiveArray<Int64Type>),
+    /// Counts.
     UInt64(&'a PrimitiveArray<UInt64Type>),
+    /// Other numbers.
     Float64(&'a PrimitiveArray<Float64Type>),
+    /// Times.
     Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
+    /// Texts.
     Text(&'a StringArray),
+    /// What takes the detour.
     Other(&'a ArrayRef),
 }
 
 impl<'a> Column<'a> {
-    fn of(column: &'a ArrayRef) -> Self {
+    /// A column as it is to be written.
+    pub fn of(column: &'a ArrayRef) -> Self {
         match column.data_type() {
             DataType::Int64 => Self::Int64(column.as_primitive()),
             DataType::UInt64 => Self::UInt64(column.as_primitive()),
@@ -74,31 +81,38 @@ impl<'a> Column<'a> {
     }
 
     /// Appends a value to its row.
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        macro_rules! fixed {
-            ($values:expr, $bytes:expr) => {
-                if $values.is_null(row) {
-                    out.push(NULL);
-                } else {
-                    out.push(VALUE);
-                    out.extend_from_slice(&$bytes($values.value(row)));
-                }
-            };
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(bytes) = self.fixed(row) {
+            out.push(VALUE);
+            out.extend_from_slice(&bytes);
+            return Ok(());
         }
-        let signed = |value: i64| (value ^ i64::MIN).to_be_bytes();
         match self {
-            Self::Int64(values) => fixed!(values, signed),
-            Self::UInt64(values) => fixed!(values, u64::to_be_bytes),
-            Self::Float64(values) => fixed!(values, |value: f64| value.to_bits().to_be_bytes()),
-            Self::Timestamp(values) => fixed!(values, signed),
-            Self::Text(values) if values.is_null(row) => out.push(NULL),
-            Self::Text(values) => {
+            Self::Text(values) if values.is_valid(row) => {
                 out.push(VALUE);
                 counted(values.value(row).as_bytes(), out)?;
             }
             Self::Other(values) => write(&ScalarValue::try_from_array(values, row)?, out)?,
+            _ => out.push(NULL),
         }
         Ok(())
+    }
+
+    /// The bytes behind the tag of a value that always has as many; `None` when there is no value.
+    fn fixed(&self, row: usize) -> Option<[u8; 8]> {
+        let signed = |value: i64| (value ^ i64::MIN).to_be_bytes();
+        match self {
+            Self::Int64(values) => values.is_valid(row).then(|| signed(values.value(row))),
+            Self::Timestamp(values) => values.is_valid(row).then(|| signed(values.value(row))),
+            Self::UInt64(values) => values.is_valid(row).then(|| values.value(row).to_be_bytes()),
+            Self::Float64(values) => {
+                values.is_valid(row).then(|| values.value(row).to_bits().to_be_bytes())
+            }
+            Self::Text(_) | Self::Other(_) => None,
+        }
     }
 }
 

@@ -11,41 +11,33 @@
 //!
 //! What does not belong here: where states are kept, and when a result is asked for.
 
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Schema, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DataFusionError, Result as Fallible};
-use datafusion::execution::SessionState;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Aggregate, EmitTo, Expr, GroupsAccumulator};
+use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::optimizer::OptimizerConfig as _;
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use datafusion::physical_expr::create_physical_expr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 
 use super::bounds::{self, Windowed};
 use super::rows::Rows;
-use super::slot::{self, Fed, Feed, Slot};
+use super::slot::{self, Feed, Slot};
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run};
 use crate::aggregate::Window;
+use partial::Delta;
 pub use store::{Entries, Entry, Memory, Store};
 
 mod merge;
+mod partial;
 mod sessions;
 mod store;
-
-/// Partial states below which nothing is gained by bringing them down to one for each group.
-const CONDENSE_ROWS: usize = 200_000;
 
 /// The table of a view: the records of the output.
 pub const TABLE: &str = "output";
@@ -105,7 +97,7 @@ struct Source {
 /// The two parts of a view, planned with the reference tables as they were.
 struct Plans {
     /// Records to partial states.
-    lower: Arc<dyn ExecutionPlan>,
+    lower: Arc<AggregateExec>,
     /// Groups to the result.
     upper: Arc<dyn ExecutionPlan>,
 }
@@ -166,7 +158,7 @@ impl View {
         let aggregate = split::narrowed(aggregate)?;
         let lower = context.create_physical_plan(&aggregate.input).await.map_err(explain)?;
         let lower = slot::hold_tables(lower).map_err(explain)?;
-        let partial = partial(&context, &aggregate, lower).map_err(explain)?;
+        let partial = partial::plan(&context, &aggregate, lower).map_err(explain)?;
         let aggregates = partial.aggr_expr().to_vec();
         let groups = split::columns(aggregate.schema.as_arrow());
         let upper = context.create_physical_plan(&upper).await.map_err(explain)?;
@@ -223,33 +215,26 @@ impl View {
         &self.signature
     }
 
-    /// The partial states of some records.
-    pub fn delta(&self, records: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Problem> {
-        self.execute(&self.plans().lower, records)
-    }
-
-    /// The partial states of records that another thread sends: one for each group, unless memory
-    /// was short.
+    /// The partial states of some records: one for each group, unless memory was short.
     ///
     /// # Errors
     /// When the query fails over them, or the end is not sent.
-    pub fn delta_of_sent(&self, sent: Receiver<Fed>) -> Result<Vec<RecordBatch>, Problem> {
-        let mut run = Run::new(&self.engine, &self.plans().lower, Feed::sent(sent))?;
-        let (mut delta, mut rows, mut limit) = (Vec::new(), 0, CONDENSE_ROWS);
-        let mut next = || Problem::guard(|| self.engine.runtime().block_on(run.next()));
-        while let Some(batch) = next()? {
-            rows += batch.num_rows();
-            delta.push(batch);
-            if rows > limit {
-                let one = self.condense(&delta)?;
-                rows = one.num_rows();
-                delta = vec![one];
-                // Twice the groups, so that each row is brought down only so often. Never more, however
-                // little it brought: the next ones may be of the same groups.
-                limit = rows * 2 + CONDENSE_ROWS;
-            }
+    pub fn delta(&self, records: Feed) -> Result<Vec<RecordBatch>, Problem> {
+        let lower = &self.plans().lower;
+        if self.keys == 0 {
+            // There is one group, also of nothing.
+            let lower: Arc<dyn ExecutionPlan> = lower.clone();
+            return Run::new(&self.engine, &lower, records)?.finish(&self.engine);
         }
-        Ok(delta)
+        let mut run = Run::new(&self.engine, lower.input(), records)?;
+        let of_all = async {
+            let mut delta = Delta::new(self, lower)?;
+            while let Some(records) = run.next().await? {
+                delta.take(&records)?;
+            }
+            delta.finish()
+        };
+        Problem::guard(|| self.engine.runtime().block_on(of_all))
     }
 
     /// The states of these groups, as they were kept.
@@ -385,55 +370,6 @@ fn is_unbounded(aggregate: &AggregateFunctionExpr) -> bool {
     let name = aggregate.fun().name();
     let keeps_values = aggregate.is_distinct() && !["min", "max"].contains(&name);
     keeps_values || UNBOUNDED.contains(&name)
-}
-
-/// The aggregate over the records of one microbatch, which gives partial states.
-fn partial(
-    context: &SessionState,
-    aggregate: &Aggregate,
-    input: Arc<dyn ExecutionPlan>,
-) -> Fallible<AggregateExec> {
-    let logical = aggregate.input.schema();
-    let (properties, planning) = (context.execution_props(), PhysicalPlanningContext::default());
-    // The optimizer does not see them, and some functions are only names for what it makes of them.
-    let simplifying = SimplifyContext::builder()
-        .with_schema(logical.clone())
-        .with_config_options(context.config_options().clone())
-        .build();
-    let simplifier = ExprSimplifier::new(simplifying);
-    let simplified = |expr: &Expr| {
-        let inner = |expr| simplifier.simplify(expr).map(Transformed::yes);
-        match expr {
-            // Not the aggregate itself: its state is what it is.
-            Expr::AggregateFunction(_) => expr.clone().map_children(inner),
-            Expr::Alias(alias) if matches!(*alias.expr, Expr::AggregateFunction(_)) => {
-                alias.expr.as_ref().clone().map_children(inner)
-            }
-            expr => inner(expr.clone()),
-        }
-        .map(|simplified| simplified.data)
-    };
-    let group = |expr: &Expr| {
-        let physical = create_physical_expr(&simplified(expr)?, logical, properties, &planning)?;
-        Ok((physical, expr.schema_name().to_string()))
-    };
-    let groups = aggregate.group_expr.iter().map(group).collect::<Fallible<_>>()?;
-    let schema = input.schema();
-    let (mut functions, mut filters) = (Vec::new(), Vec::new());
-    for expr in &aggregate.aggr_expr {
-        let lowered = LoweredAggregateBuilder::new(
-            &simplified(expr)?,
-            logical,
-            &schema,
-            properties,
-            &planning,
-        )
-        .build()?;
-        functions.push(lowered.aggregate);
-        filters.push(lowered.filter);
-    }
-    let groups = PhysicalGroupBy::new_single(groups);
-    AggregateExec::try_new(AggregateMode::Partial, groups, functions, filters, input, schema)
 }
 
 /// The query, the layout of its state, and the engine that defines it.

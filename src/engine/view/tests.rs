@@ -85,7 +85,7 @@ fn many_files_give_what_one_query_gives() {
         for (seed, rows) in [(1, 10), (2, 0), (3, 1), (4, 40), (1, 10)] {
             let file = records(seed, rows);
             all.push(file.clone());
-            let delta = view.delta(vec![file]).unwrap();
+            let delta = view.delta(Feed::held(vec![file])).unwrap();
             view.merge(&delta, None, &mut kept).unwrap();
             let result = view.evaluate(&view.states(view.all(&kept).unwrap()).unwrap()).unwrap();
             let whole = arrow_select::concat::concat_batches(&all[0].schema(), &all).unwrap();
@@ -105,7 +105,7 @@ fn what_changes_is_what_was_touched() {
     let engine = engine();
     let sql = "select k, count(*) as c from output group by k";
     let view = planned(&engine, sql, Asked::Changed).unwrap();
-    let delta = view.delta(vec![records(3, 1)]).unwrap();
+    let delta = view.delta(Feed::held(vec![records(3, 1)])).unwrap();
     let states = view.merge(&delta, None, &mut Memory::default()).unwrap();
     assert_eq!(lines(&view.evaluate(&states).unwrap()).len(), 1);
     assert_eq!(states.len(), 1);
@@ -190,7 +190,7 @@ fn panes_give_what_every_record_in_every_window_gives() {
         for seed in 1..5 {
             let file = records(seed, 20);
             all.push(file.clone());
-            view.merge(&view.delta(vec![file]).unwrap(), None, &mut kept).unwrap();
+            view.merge(&view.delta(Feed::held(vec![file])).unwrap(), None, &mut kept).unwrap();
         }
         let result = view.evaluate(&view.states(view.all(&kept).unwrap()).unwrap()).unwrap();
         let whole = arrow_select::concat::concat_batches(&all[0].schema(), &all).unwrap();

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
 use crate::aggregate::Judge;
-use crate::engine::{Fed, Problem, View};
+use crate::engine::{Fed, Feed, Problem, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 
@@ -81,7 +81,7 @@ impl Tap {
         let work = |view: &Arc<View>| {
             let (give, take) = sync_channel(WAITING);
             let view = view.clone();
-            let thread = std::thread::Builder::new().spawn(move || view.delta_of_sent(take));
+            let thread = std::thread::Builder::new().spawn(move || view.delta(Feed::sent(take)));
             let thread = thread.context("start a thread that keeps a view");
             Ok(Working::Busy { give, thread: thread.map_err(Failure::Transient)? })
         };
@@ -117,7 +117,7 @@ impl Tap {
             let views = self.views.iter().enumerate();
             let deltas = views.map(|(number, view)| {
                 let held = held.iter().map(|records| self.on_time(number, records)).collect();
-                view.delta(held).map_err(work::failure)
+                view.delta(Feed::held(held)).map_err(work::failure)
             });
             deltas.collect::<Result<_>>()?
         } else {

@@ -1,0 +1,210 @@
+//! Partial states of records, one for each group, made batch by batch.
+//!
+//! What holds here: the functions are the engine's, which group a record is of is ours to say. When memory
+//! is short, the states that there are go out, and the table begins anew.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::{DataFusionError, Result as Fallible};
+use datafusion::execution::SessionState;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Aggregate, EmitTo, Expr, GroupsAccumulator};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::{
+    AggregateExec, AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_many,
+};
+
+use super::{View, accumulator};
+use crate::engine::groups::Groups;
+use crate::engine::{Problem, state};
+
+type Expressions = Vec<Arc<dyn PhysicalExpr>>;
+
+/// Partial states below which nothing is gained by bringing them down to one for each group.
+const CONDENSE_ROWS: usize = 200_000;
+
+/// Partial states of one microbatch.
+pub(super) struct Delta<'a> {
+    view: &'a View,
+    partial: Partial<'a>,
+    parts: Vec<RecordBatch>,
+    rows: usize,
+    /// With more rows than this they are brought down to one for each group.
+    limit: usize,
+}
+
+/// Partial states that are being made.
+struct Partial<'a> {
+    aggregate: &'a AggregateExec,
+    keys: Expressions,
+    /// For each function what it is applied to.
+    arguments: Vec<Expressions>,
+    table: Table,
+    memory: MemoryReservation,
+}
+
+/// Groups, and what each function knows of them.
+struct Table {
+    groups: Groups,
+    functions: Vec<Box<dyn GroupsAccumulator>>,
+}
+
+impl<'a> Delta<'a> {
+    /// None yet of this aggregate, which is the lower part of the view.
+    pub(super) fn new(view: &'a View, aggregate: &'a AggregateExec) -> Result<Self, Problem> {
+        let pool = &view.engine.context.runtime_env().memory_pool;
+        let partial = Partial::new(aggregate, pool)?;
+        Ok(Self { view, partial, parts: Vec::new(), rows: 0, limit: CONDENSE_ROWS })
+    }
+
+    /// Takes some records.
+    pub(super) fn take(&mut self, records: &RecordBatch) -> Result<(), Problem> {
+        let part = self.partial.take(records)?;
+        self.add(part)
+    }
+
+    /// One partial state for each group, unless memory was short.
+    pub(super) fn finish(mut self) -> Result<Vec<RecordBatch>, Problem> {
+        let part = self.partial.finish()?;
+        self.add(part)?;
+        Ok(self.parts)
+    }
+
+    fn add(&mut self, part: Option<RecordBatch>) -> Result<(), Problem> {
+        let Some(part) = part else { return Ok(()) };
+        self.rows += part.num_rows();
+        self.parts.push(part);
+        if self.parts.len() > 1 && self.rows > self.limit {
+            let one = self.view.condense(&self.parts)?;
+            self.rows = one.num_rows();
+            self.parts = vec![one];
+            // Twice the groups, so that each row is brought down only so often. Never more, however little
+            // it brought: the next ones may be of the same groups.
+            self.limit = self.rows * 2 + CONDENSE_ROWS;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Partial<'a> {
+    /// None yet of this aggregate, in memory of this pool.
+    fn new(aggregate: &'a AggregateExec, pool: &Arc<dyn MemoryPool>) -> Fallible<Self> {
+        let keys = aggregate.group_expr().expr().iter().map(|(key, _)| key.clone()).collect();
+        let arguments = aggregate_expressions(aggregate.aggr_expr(), &AggregateMode::Partial, 0)?;
+        // Under pressure it gives memory back: it takes its share, as what spills does.
+        let memory = MemoryConsumer::new("groups").with_can_spill(true).register(pool);
+        Ok(Self { aggregate, keys, arguments, table: Table::new(aggregate)?, memory })
+    }
+
+    /// Takes the records of a batch. Returns partial states when they have to go.
+    fn take(&mut self, records: &RecordBatch) -> Fallible<Option<RecordBatch>> {
+        let rows = records.num_rows();
+        let keys = self.keys.iter().map(|key| key.evaluate(records)?.into_array(rows));
+        let keys = keys.collect::<Fallible<Vec<_>>>()?;
+        let numbers = self.table.groups.number(&keys, rows)?;
+        let total = self.table.groups.len();
+        let arguments = evaluate_many(&self.arguments, records)?;
+        let filters = self.aggregate.filter_expr();
+        let functions = self.table.functions.iter_mut().zip(arguments).zip(filters);
+        for ((function, arguments), filter) in functions {
+            let filter = filter.as_ref().map(|filter| filter.evaluate(records)?.into_array(rows));
+            let filter = filter.transpose()?;
+            let filter = filter.as_ref().map(AsArray::as_boolean);
+            function.update_batch(&arguments, &numbers, filter, total)?;
+        }
+        match self.memory.try_resize(self.table.size()) {
+            Ok(()) => Ok(None),
+            Err(DataFusionError::ResourcesExhausted(_)) if total > 1 => self.finish(),
+            // Nothing would be gained for a group that is too large by itself.
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The partial states since the last time, if there are any.
+    fn finish(&mut self) -> Fallible<Option<RecordBatch>> {
+        let Table { groups, functions } =
+            std::mem::replace(&mut self.table, Table::new(self.aggregate)?);
+        self.memory.free();
+        if groups.len() == 0 {
+            return Ok(None);
+        }
+        let schema = ExecutionPlan::schema(self.aggregate);
+        let types = schema.fields().iter().take(self.keys.len());
+        let types: Vec<_> = types.map(|field| field.data_type().clone()).collect();
+        let mut columns = state::decode(groups.into_keys().iter(), &types)?;
+        for mut function in functions {
+            columns.extend(function.state(EmitTo::All)?);
+        }
+        Ok(Some(RecordBatch::try_new(schema, columns)?))
+    }
+}
+
+impl Table {
+    fn new(aggregate: &AggregateExec) -> Fallible<Self> {
+        let functions = aggregate.aggr_expr().iter().map(accumulator);
+        Ok(Self { groups: Groups::new(), functions: functions.collect::<Fallible<_>>()? })
+    }
+
+    /// Bytes of memory.
+    fn size(&self) -> usize {
+        let functions = self.functions.iter().map(|function| function.size());
+        self.groups.size() + functions.sum::<usize>()
+    }
+}
+
+/// The aggregate over the records of one microbatch, which gives partial states.
+pub(super) fn plan(
+    context: &SessionState,
+    aggregate: &Aggregate,
+    input: Arc<dyn ExecutionPlan>,
+) -> Fallible<AggregateExec> {
+    let logical = aggregate.input.schema();
+    let (properties, planning) = (context.execution_props(), PhysicalPlanningContext::default());
+    // The optimizer does not see them, and some functions are only names for what it makes of them.
+    let simplifying = SimplifyContext::builder()
+        .with_schema(logical.clone())
+        .with_config_options(context.config_options().clone())
+        .build();
+    let simplifier = ExprSimplifier::new(simplifying);
+    let simplified = |expr: &Expr| {
+        let inner = |expr| simplifier.simplify(expr).map(Transformed::yes);
+        match expr {
+            // Not the aggregate itself: its state is what it is.
+            Expr::AggregateFunction(_) => expr.clone().map_children(inner),
+            Expr::Alias(alias) if matches!(*alias.expr, Expr::AggregateFunction(_)) => {
+                alias.expr.as_ref().clone().map_children(inner)
+            }
+            expr => inner(expr.clone()),
+        }
+        .map(|simplified| simplified.data)
+    };
+    let group = |expr: &Expr| {
+        let physical = create_physical_expr(&simplified(expr)?, logical, properties, &planning)?;
+        Ok((physical, expr.schema_name().to_string()))
+    };
+    let groups = aggregate.group_expr.iter().map(group).collect::<Fallible<_>>()?;
+    let schema = input.schema();
+    let (mut functions, mut filters) = (Vec::new(), Vec::new());
+    for expr in &aggregate.aggr_expr {
+        let lowered = LoweredAggregateBuilder::new(
+            &simplified(expr)?,
+            logical,
+            &schema,
+            properties,
+            &planning,
+        )
+        .build()?;
+        functions.push(lowered.aggregate);
+        filters.push(lowered.filter);
+    }
+    let groups = PhysicalGroupBy::new_single(groups);
+    AggregateExec::try_new(AggregateMode::Partial, groups, functions, filters, input, schema)
+}
