@@ -7,7 +7,7 @@
 //! An unquoted empty field is NULL; `""` is the empty text, and NULL in a column of another type.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -163,44 +163,62 @@ impl Decoder {
 
     /// Decodes a block.
     pub fn decode(&self, block: &[u8], max_record: usize) -> Decoded {
-        let mut cut = Cut::default();
-        self.cut(block, max_record, &mut cut);
         // One look at all of it is less work than one at each field.
         let text = std::str::from_utf8(block).ok();
-        let mut is_as_written = self.is_whole() && cut.is_plain(block);
-        let mut bad = BTreeMap::new();
-        let mut arrays = Vec::with_capacity(self.columns.len());
-        for (column, (place, kind)) in self.columns.iter().enumerate() {
-            let fields = cut.fields.iter().skip(*place).step_by(self.width.max(1));
-            let mut builder = Builder::new(*kind, cut.rows.len());
-            for (row, field) in fields.enumerate() {
-                match append(&mut builder, *field, block, text) {
-                    Ok(taken) => is_as_written &= taken == Taken::AsWritten,
-                    Err(reason) => drop(bad.entry(row).or_insert((column, reason))),
-                }
+        let (mut cut, mut filled) = (self.look(block), Filled::default());
+        filled.is_as_written = self.is_whole() && cut.is_bare && block.ends_with(b"\n");
+        while cut.at < block.len() {
+            self.cut(block, max_record, TOGETHER, &mut cut);
+            if filled.builders.is_empty() {
+                // The others will be about as long.
+                let rows = (cut.rows.len() + 1) * (block.len() / cut.at + 1);
+                let columns = self.columns.iter();
+                filled.builders = columns.map(|(_, kind)| Builder::new(*kind, rows)).collect();
             }
-            arrays.push(builder.finish());
+            self.fill(block, text, &mut cut, &mut filled);
         }
-        is_as_written &= bad.is_empty();
-        let keep = (!bad.is_empty())
-            .then(|| (0..cut.rows.len()).map(|row| !bad.contains_key(&row)).collect::<Vec<_>>());
-        let good = |row: &usize| keep.as_ref().is_none_or(|keep| keep.get(*row) == Some(&true));
-        let positions = cut.rows.iter().enumerate().filter(|(row, _)| good(row));
-        let positions = positions.map(|(_, row)| row.line).collect();
-        for (row, (column, why)) in bad {
-            if let Some(row) = cut.rows.get(row) {
-                let reason = self.explain(column, why);
-                cut.rejects.push(reject(block, row, reason));
-            }
-        }
+        let Filled { builders, rows, positions, bad, is_as_written } = filled;
+        let of_none =
+            self.columns.iter().skip(builders.len()).map(|(_, kind)| Builder::new(*kind, 0));
+        let columns = builders.into_iter().chain(of_none).map(Builder::finish).collect();
+        let keep =
+            (!bad.is_empty()).then(|| (0..rows).map(|row| !bad.contains(&row)).collect::<Vec<_>>());
         cut.rejects.sort_by_key(|reject| reject.line);
         Decoded {
-            records: build::records(self.schema.clone(), arrays, keep.as_deref()),
+            records: build::records(self.schema.clone(), columns, keep.as_deref()),
             rejects: cut.rejects,
             lines: cut.lines,
             positions: Some(positions),
-            is_as_written,
+            is_as_written: is_as_written && bad.is_empty() && rows as u64 == cut.lines,
         }
+    }
+
+    /// Fills the columns with the fields of some rows, which are forgotten.
+    fn fill(&self, block: &[u8], text: Option<&str>, cut: &mut Cut, filled: &mut Filled) {
+        let mut bad = BTreeMap::new();
+        for (column, (place, _)) in self.columns.iter().enumerate() {
+            let Some(builder) = filled.builders.get_mut(column) else { continue };
+            let fields = cut.fields.chunks_exact(self.width.max(1));
+            for (row, field) in fields.map(|fields| fields.get(*place)).enumerate() {
+                let Some(field) = field else { continue };
+                match append(builder, *field, block, text) {
+                    Ok(taken) => filled.is_as_written &= taken == Taken::AsWritten,
+                    Err(reason) => drop(bad.entry(row).or_insert((column, reason))),
+                }
+            }
+        }
+        let rows = cut.rows.iter().enumerate();
+        let good = rows.filter(|(row, _)| bad.is_empty() || !bad.contains_key(row));
+        filled.positions.extend(good.map(|(_, row)| row.line));
+        for (number, (column, why)) in bad {
+            filled.bad.insert(filled.rows + number);
+            if let Some(row) = cut.rows.get(number) {
+                cut.rejects.push(reject(block, row, self.explain(column, why)));
+            }
+        }
+        filled.rows += cut.rows.len();
+        cut.rows.clear();
+        cut.fields.clear();
     }
 
     /// True when the columns are all the fields of a record, in their order.
@@ -209,24 +227,33 @@ impl Decoder {
         places.eq(0..self.width)
     }
 
-    /// Cuts a block into records of the right number of fields.
-    fn cut(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
+    /// Looks at a block that is to be cut.
+    fn look(&self, block: &[u8]) -> Cut {
         // Most blocks have neither, and one look is enough.
-        cut.is_bare = memchr::memchr2(self.dialect.quote, b'\r', block).is_none();
-        if cut.is_bare || memchr::memchr(self.dialect.quote, block).is_none() {
-            self.cut_plain(block, max_record, cut);
+        let is_bare = memchr::memchr2(self.dialect.quote, b'\r', block).is_none();
+        let is_plain = is_bare || memchr::memchr(self.dialect.quote, block).is_none();
+        Cut { is_bare, is_plain, ..Cut::default() }
+    }
+
+    /// Goes on cutting a block into records of the right number of fields, until it has so many.
+    fn cut(&self, block: &[u8], max_record: usize, wanted: usize, cut: &mut Cut) {
+        if cut.is_plain {
+            self.cut_plain(block, max_record, wanted, cut);
         } else {
-            self.cut_quoted(block, max_record, cut);
+            self.cut_quoted(block, max_record, wanted, cut);
         }
     }
 
     /// Cuts a block in which nothing is quoted: each line is a record.
-    fn cut_plain(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
+    fn cut_plain(&self, block: &[u8], max_record: usize, wanted: usize, cut: &mut Cut) {
         let delimiter = self.dialect.delimiter;
-        let (mut start, mut at, mut before) = (0, 0, 0);
+        let from = cut.at;
+        let (mut start, mut at, mut before) = (from, from, cut.fields.len());
         let is_open = !block.is_empty() && !block.ends_with(b"\n");
         let last = is_open.then_some(block.len());
-        for end in Separators::new(block, delimiter).chain(last) {
+        let rest = block.get(from..).unwrap_or_default();
+        let separators = Separators::new(rest, delimiter).map(|place| from + place);
+        for end in separators.chain(last) {
             if block.get(end) == Some(&delimiter) {
                 cut.fields.push(Field::new(at, end, 0));
                 at = end + 1;
@@ -246,13 +273,17 @@ impl Decoder {
                 self.settle(block, row, before, None, max_record, cut);
             }
             (start, at, before) = (next, next, cut.fields.len());
+            if cut.rows.len() >= wanted {
+                break;
+            }
         }
+        cut.at = start;
     }
 
     /// Cuts a block in which fields may be quoted.
-    fn cut_quoted(&self, block: &[u8], max_record: usize, cut: &mut Cut) {
-        let mut start = 0;
-        while start < block.len() {
+    fn cut_quoted(&self, block: &[u8], max_record: usize, wanted: usize, cut: &mut Cut) {
+        while cut.at < block.len() && cut.rows.len() < wanted {
+            let start = cut.at;
             let before = cut.fields.len();
             let keep = |field| cut.fields.push(field);
             let end = self.dialect.walk(block, start, max_record, true, keep);
@@ -264,7 +295,7 @@ impl Decoder {
             };
             let record = block.get(start..end).unwrap_or_default();
             let row = Row { start, end, line: cut.lines + 1 };
-            start = end;
+            cut.at = end;
             // Only quotes can hold a line end, and of a broken record only its first line counts.
             let breaks = spoilt != Some(BAD_QUOTES) && cut.quoted_since(before);
             cut.lines += if breaks { frame::lines_in(record) } else { 1 };
@@ -313,25 +344,42 @@ impl Decoder {
     }
 }
 
-/// A block as records and their fields.
+/// Records that are cut before their fields are looked at. Those of a whole block would be in a far cache
+/// by then, and in memory that is given back and asked for again with each block.
+const TOGETHER: usize = 1024;
+
+/// A block that is being cut into records and their fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Cut {
+    /// How far it is cut.
+    at: usize,
+    /// The records of which the fields were not looked at yet.
     rows: Vec<Row>,
-    /// The fields of all rows, one row after the other.
+    /// The fields of these, one row after the other.
     fields: Vec<Field>,
     rejects: Vec<Reject>,
     lines: u64,
     /// There is no quote in the block, and no carriage return.
     is_bare: bool,
+    /// There is no quote in the block.
+    is_plain: bool,
+}
+
+/// The columns of a block that are being filled.
+#[derive(Default)]
+struct Filled {
+    builders: Vec<Builder>,
+    rows: usize,
+    /// The lines of the good ones.
+    positions: Vec<u64>,
+    /// The numbers of the others.
+    bad: HashSet<usize>,
+    /// The block is its records, each on a line of its own, and nothing else: no quotes, line ends as they
+    /// are written, and so each value.
+    is_as_written: bool,
 }
 
 impl Cut {
-    /// True when the block is its records, each on a line of its own, and nothing else: no quotes, and
-    /// line ends as they are written.
-    fn is_plain(&self, block: &[u8]) -> bool {
-        self.is_bare && self.rows.len() as u64 == self.lines && block.ends_with(b"\n")
-    }
-
     fn quoted_since(&self, before: usize) -> bool {
         self.fields.get(before..).unwrap_or_default().iter().any(|field| field.is_quoted())
     }
@@ -403,11 +451,14 @@ mod tests {
         fn without_quotes_both_ways_cut_alike(
             block in "([a,]{0,6}(\r?\n|\r|[a,]{0,12}))*",
             width in 1_usize..4,
+            wanted in 1_usize..4,
         ) {
-            let decoder = decoder(&["a", "b", "c"][..width]);
+            let (decoder, block) = (decoder(&["a", "b", "c"][..width]), block.as_bytes());
             let (mut plain, mut quoted) = (Cut::default(), Cut::default());
-            decoder.cut_plain(block.as_bytes(), 10, &mut plain);
-            decoder.cut_quoted(block.as_bytes(), 10, &mut quoted);
+            while plain.at < block.len() {
+                decoder.cut_plain(block, 10, plain.rows.len() + wanted, &mut plain);
+            }
+            decoder.cut_quoted(block, 10, usize::MAX, &mut quoted);
             prop_assert_eq!(plain, quoted);
         }
     }
