@@ -16,27 +16,27 @@ use super::state::Column;
 /// Groups by their keys.
 pub struct Groups {
     keys: Rows,
-    /// A power of two of them, one at least for each group. A group is in the bucket of its hash, or in the
-    /// next one that was not full.
+    /// The first bytes of each key.
+    heads: Vec<Head>,
+    /// A power of two of them, so many that they are half full at most. A group is in the bucket of its
+    /// hash; if that was full, in the first that was not of those whose number differs in the lowest bits.
     buckets: Vec<Bucket>,
     seed: hash_utils::RandomState,
     /// The keys of the records that are being looked at.
     seen: Rows,
 }
 
-/// A line of the cache. With many groups the table is in a far one, and a record should wait for it once.
+/// Places of eight groups, in one line of the cache: with many groups most of the table is far away.
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
-struct Bucket([Place; 2]);
-
-/// Where a group is.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    hash: u32,
+struct Bucket {
+    hashes: [u32; SLOTS],
     /// One more than the number of the group; 0 where there is none.
-    group: u32,
-    head: Head,
+    groups: [u32; SLOTS],
 }
+
+/// Groups in a bucket.
+const SLOTS: usize = 8;
 
 /// The first bytes of a key, and zeros behind a shorter one. No key is the beginning of another: those of up
 /// to [`HEAD`] bytes are the same when these are.
@@ -44,9 +44,6 @@ type Head = [u64; 3];
 
 /// Bytes of a [`Head`].
 const HEAD: usize = size_of::<Head>();
-
-/// Buckets of an empty table.
-const FEW: usize = 16;
 
 /// Records that are looked at together: their keys are still in the nearest cache.
 const TOGETHER: usize = 512;
@@ -56,7 +53,7 @@ impl Groups {
     pub fn new() -> Self {
         let seed = hash_utils::RandomState::with_seed(RandomState::new().hash_one(0));
         let (keys, seen) = (Rows::default(), Rows::default());
-        Self { keys, buckets: vec![Bucket::default(); FEW], seed, seen }
+        Self { keys, heads: Vec::new(), buckets: vec![Bucket::default(); 2], seed, seen }
     }
 
     /// How many.
@@ -66,7 +63,9 @@ impl Groups {
 
     /// Bytes of memory.
     pub fn size(&self) -> usize {
-        self.keys.size() + self.seen.size() + self.buckets.capacity() * size_of::<Bucket>()
+        let heads = self.heads.capacity() * size_of::<Head>();
+        let buckets = self.buckets.capacity() * size_of::<Bucket>();
+        self.keys.size() + self.seen.size() + heads + buckets
     }
 
     /// Their keys, in the order of their numbers.
@@ -89,14 +88,12 @@ impl Groups {
                     columns.iter().try_for_each(|column| column.write(record, key))
                 })?;
             }
-            // Not one by one: so the processor waits for many places of the table at the same time.
+            // Not one record after the other: the processor waits for many places of the table at once.
             let hashes: Vec<u32> = seen.iter().map(|key| self.hash(key)).collect();
-            let likely: Vec<bool> = hashes.iter().map(|hash| self.is_in_second(*hash)).collect();
-            for ((key, hash), is_second) in seen.iter().zip(hashes).zip(likely) {
+            let likely: Vec<u32> = hashes.iter().map(|hash| self.likely(*hash)).collect();
+            for ((key, hash), likely) in seen.iter().zip(hashes).zip(likely) {
                 let head = head(key);
-                let [first, second] = self.bucket(self.index(hash));
-                let place = if is_second { second } else { first };
-                let known = self.is_of(place, key, hash, &head).then_some(place.group);
+                let known = self.is(likely, key, &head).then_some(likely);
                 let group = known.map_or_else(|| self.find_or_add(key, hash, head), Ok)?;
                 numbers.push(group as usize - 1);
             }
@@ -116,61 +113,61 @@ impl Groups {
         hash as usize & (self.buckets.len() - 1)
     }
 
-    fn bucket(&self, index: usize) -> &[Place; 2] {
-        const NONE: Bucket = Bucket([Place { hash: 0, group: 0, head: [0; 3] }; 2]);
-        &self.buckets.get(index).unwrap_or(&NONE).0
+    /// The group of this hash in its bucket, one more than its number. Of several it is none of them.
+    fn likely(&self, hash: u32) -> u32 {
+        let bucket = self.buckets.get(self.index(hash));
+        bucket.map_or(0, |Bucket { hashes, groups }| {
+            let all = hashes.iter().zip(groups);
+            all.fold(0, |found, (of, group)| found | if *of == hash { *group } else { 0 })
+        })
     }
 
-    /// True when a group of this hash most likely is in the second place of its bucket.
-    fn is_in_second(&self, hash: u32) -> bool {
-        self.bucket(self.index(hash))[1].hash == hash
-    }
-
-    fn is_of(&self, place: &Place, key: &[u8], hash: u32, head: &Head) -> bool {
-        place.hash == hash
-            && place.group > 0
-            && place.head == *head
-            && (key.len() <= HEAD || key == self.keys.get(place.group as usize - 1))
+    /// True when this is the group of a key.
+    fn is(&self, group: u32, key: &[u8], head: &Head) -> bool {
+        let number = (group as usize).wrapping_sub(1);
+        self.heads.get(number) == Some(head) && (key.len() <= HEAD || key == self.keys.get(number))
     }
 
     /// The group of a key, one more than its number.
     fn find_or_add(&mut self, key: &[u8], hash: u32, head: Head) -> Result<u32> {
-        let mut index = self.index(hash);
-        loop {
-            let bucket = self.bucket(index);
-            if let Some(place) = bucket.iter().find(|place| self.is_of(place, key, hash, &head)) {
-                return Ok(place.group);
+        let index = self.index(hash);
+        let buckets = (0..self.buckets.len()).filter_map(|turn| self.buckets.get(index ^ turn));
+        for Bucket { hashes, groups } in buckets {
+            let mut alike = hashes.iter().zip(groups).filter(|(of, _)| **of == hash);
+            if let Some((_, group)) = alike.find(|(_, group)| self.is(**group, key, &head)) {
+                return Ok(*group);
             }
-            if bucket.iter().any(|place| place.group == 0) {
+            if groups.contains(&0) {
                 break;
             }
-            index = (index + 1) & (self.buckets.len() - 1);
         }
         let group = u32::try_from(self.len() + 1)
             .map_err(|_| DataFusionError::Execution("too many groups at once".to_owned()))?;
         self.keys.push(key);
-        self.put(Place { hash, group, head });
-        if self.len() > self.buckets.len() {
+        self.heads.push(head);
+        self.put(hash, group);
+        if self.len() > self.buckets.len() * SLOTS / 2 {
             let buckets = vec![Bucket::default(); self.buckets.len() * 2];
-            for Bucket(places) in std::mem::replace(&mut self.buckets, buckets) {
-                places
-                    .into_iter()
-                    .filter(|place| place.group > 0)
-                    .for_each(|place| self.put(place));
+            for Bucket { hashes, groups } in std::mem::replace(&mut self.buckets, buckets) {
+                let all = hashes.into_iter().zip(groups).filter(|(_, group)| *group > 0);
+                all.for_each(|(hash, group)| self.put(hash, group));
             }
         }
         Ok(group)
     }
 
     /// Puts a group where there is room.
-    fn put(&mut self, place: Place) {
-        let mut index = self.index(place.hash);
-        while let Some(Bucket(places)) = self.buckets.get_mut(index) {
-            if let Some(free) = places.iter_mut().find(|place| place.group == 0) {
-                *free = place;
+    fn put(&mut self, hash: u32, group: u32) {
+        let index = self.index(hash);
+        for turn in 0..self.buckets.len() {
+            let Some(Bucket { hashes, groups }) = self.buckets.get_mut(index ^ turn) else {
+                continue;
+            };
+            let mut places = hashes.iter_mut().zip(groups);
+            if let Some(place) = places.find(|(_, group)| **group == 0) {
+                (*place.0, *place.1) = (hash, group);
                 return;
             }
-            index = (index + 1) & (self.buckets.len() - 1);
         }
     }
 }

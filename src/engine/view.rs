@@ -103,10 +103,11 @@ struct Plans {
 }
 
 /// Groups with their states.
+#[derive(Debug, Clone)]
 pub struct States {
     keys: Rows,
-    /// For each aggregate its columns.
-    states: Vec<Vec<ArrayRef>>,
+    /// The columns of all functions, one after the other.
+    states: Vec<ArrayRef>,
 }
 
 impl View {
@@ -219,12 +220,13 @@ impl View {
     ///
     /// # Errors
     /// When the query fails over them, or the end is not sent.
-    pub fn delta(&self, records: Feed) -> Result<Vec<RecordBatch>, Problem> {
+    pub fn delta(&self, records: Feed) -> Result<Vec<States>, Problem> {
         let lower = &self.plans().lower;
         if self.keys == 0 {
             // There is one group, also of nothing.
             let lower: Arc<dyn ExecutionPlan> = lower.clone();
-            return Run::new(&self.engine, &lower, records)?.finish(&self.engine);
+            let states = Run::new(&self.engine, &lower, records)?.finish(&self.engine)?;
+            return Ok(states.iter().map(States::of_all).collect());
         }
         let mut run = Run::new(&self.engine, lower.input(), records)?;
         let of_all = async {
@@ -242,13 +244,7 @@ impl View {
         let entries =
             if self.has_sessions() { sessions::as_groups(self, entries)? } else { entries };
         let Entries { keys, values } = entries;
-        let columns = self.decode_states(&values)?;
-        let mut columns = columns.into_iter();
-        let of_one = |aggregate: &Arc<AggregateFunctionExpr>| {
-            Ok(columns.by_ref().take(aggregate.state_fields()?.len()).collect())
-        };
-        let states = self.aggregates.iter().map(of_one).collect::<Fallible<_>>()?;
-        Ok(States { keys, states })
+        Ok(States { keys, states: self.decode_states(&values)? })
     }
 
     /// The result over these groups.
@@ -261,7 +257,9 @@ impl View {
         let total = states.keys.len();
         let mut columns = self.decode_groups(&states.keys)?;
         let places: Vec<usize> = (0..total).collect();
-        for (aggregate, columns_of) in self.aggregates.iter().zip(&states.states) {
+        let mut rest = states.states.as_slice();
+        for aggregate in &self.aggregates {
+            let columns_of = rest.split_off(..aggregate.state_fields()?.len()).unwrap_or_default();
             // Taking the states out has emptied the accumulators.
             let mut fresh = accumulator(aggregate)?;
             fresh.merge_batch(columns_of, &places, total)?;
@@ -284,14 +282,6 @@ impl View {
     fn decode_groups(&self, keys: &Rows) -> Fallible<Vec<ArrayRef>> {
         let ends = if self.windowed.is_some() { 8 } else { 0 };
         self.decode_keys(keys.iter().map(|key| key.get(ends..).unwrap_or_default()))
-    }
-
-    /// Partial states as the lower part gives them.
-    fn partial_batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, Problem> {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch =
-            RecordBatch::try_new_with_options(self.plans().lower.schema(), columns, &options);
-        batch.map_err(|error| Problem::new(error.to_string()))
     }
 
     fn decode_states(&self, values: &Rows) -> Fallible<Vec<ArrayRef>> {
@@ -329,6 +319,13 @@ impl States {
         Self { keys: Rows::default(), states: Vec::new() }
     }
 
+    /// The one group of a query without any.
+    fn of_all(states: &RecordBatch) -> Self {
+        let mut keys = Rows::default();
+        (0..states.num_rows()).for_each(|_| keys.push(&[]));
+        Self { keys, states: states.columns().to_vec() }
+    }
+
     /// How many groups.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -344,8 +341,7 @@ impl States {
         &self,
         order: impl ExactSizeIterator<Item = usize> + Clone,
     ) -> Result<Entries, Problem> {
-        let columns: Vec<ArrayRef> = self.states.iter().flatten().cloned().collect();
-        let values = state::encode(&columns, order.clone())?;
+        let values = state::encode(&self.states, order.clone())?;
         Ok(Entries { keys: self.keys.part(order), values })
     }
 }

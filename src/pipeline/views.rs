@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::prepare::{self, Prepared};
 use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
-use crate::engine::{Asked, Entries};
+use crate::engine::{Asked, Entries, States};
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Ledger, Microbatch, Target, ViewId};
 use crate::sink::stage::{Stage, StagingArea};
@@ -427,7 +427,7 @@ impl Open {
     fn advance(
         &self,
         step: &Step<'_>,
-        delta: &[arrow_array::RecordBatch],
+        delta: &[States],
         store: &mut Overlay<'_>,
         additions: &mut Vec<Addition>,
     ) -> Result<Option<i64>> {

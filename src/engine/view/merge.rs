@@ -3,7 +3,9 @@
 //! What holds here: a key begins with the end of its window, in an order that bytes keep, so that the
 //! windows that a watermark closes stand together. A window that was closed is not opened again.
 
-use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
+use std::borrow::Cow;
+
+use arrow_array::{ArrayRef, UInt32Array};
 use arrow_select::concat::concat;
 use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
@@ -34,15 +36,20 @@ impl View {
     /// Those of `store`, and when a state cannot be read or merged.
     pub fn merge<S: Store>(
         &self,
-        delta: &[RecordBatch],
+        delta: &[States],
         watermark: Option<i64>,
         store: &mut S,
     ) -> Result<States, S::Error> {
         if let Some(Windowed { window: Window::Session { gap }, .. }) = self.windowed {
             return sessions::merge(self, delta, gap, store);
         }
-        let delta = self.in_windows(delta, watermark).map_err(problem)?;
-        let Interned { keys, places, order } = intern(&delta);
+        let parts = self.in_windows(delta, watermark).map_err(problem)?;
+        let Interned { keys, places, order } = match parts.as_slice() {
+            [only] if self.windowed.is_none_or(|windowed| windowed.window.is_tumbling()) => {
+                alone(only)
+            }
+            parts => intern(parts),
+        };
         let mut old = (Rows::default(), Vec::new());
         for (place, key) in keys.iter().enumerate() {
             if let Some(value) = store.get(key)? {
@@ -50,11 +57,11 @@ impl View {
                 old.1.push(place);
             }
         }
-        let mut parts = vec![(self.decode_states(&old.0).map_err(problem)?, old.1)];
-        parts.extend(delta.iter().zip(places).map(|((batch, _), places)| {
-            (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
-        }));
-        let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
+        let old = (self.decode_states(&old.0).map_err(problem)?, old.1);
+        let new = parts.iter().map(|part| part.states.clone()).zip(places);
+        let all: Vec<_> = std::iter::once(old).chain(new).collect();
+        // Also where there is nothing to merge with: what the engine cannot merge must not be kept.
+        let states = Problem::guard(|| self.merged(keys.len(), &all))?;
         let states = States { keys, states };
         store.put_all(states.entries(order.iter().copied())?);
         Ok(states)
@@ -103,21 +110,13 @@ impl View {
     ///
     /// # Errors
     /// When a state cannot be merged.
-    pub fn condense(&self, delta: &[RecordBatch]) -> Result<RecordBatch, Problem> {
-        let keyed = |batch: &RecordBatch| {
-            let columns = batch.columns().get(..self.keys).unwrap_or_default();
-            Ok((batch.clone(), state::encode(columns, 0..batch.num_rows())?))
-        };
-        let delta = delta.iter().map(keyed).collect::<Fallible<Vec<_>>>()?;
+    pub fn condense(&self, delta: &[States]) -> Result<States, Problem> {
+        let delta: Vec<_> = delta.iter().map(Cow::Borrowed).collect();
         let Interned { keys, places, .. } = intern(&delta);
-        let parts = delta.iter().zip(places).map(|((batch, _), places)| {
-            (batch.columns().get(self.keys..).unwrap_or_default().to_vec(), places)
-        });
+        let parts = delta.iter().map(|part| part.states.clone()).zip(places);
         let parts: Vec<_> = parts.collect();
         let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
-        let mut columns = self.decode_keys(keys.iter())?;
-        columns.extend(states.into_iter().flatten());
-        self.partial_batch(columns, keys.len())
+        Ok(States { keys, states })
     }
 
     /// Merges rows of states into so many groups; each row has its group.
@@ -128,7 +127,7 @@ impl View {
         &self,
         total: usize,
         parts: &[(Vec<ArrayRef>, Vec<usize>)],
-    ) -> Fallible<Vec<Vec<ArrayRef>>> {
+    ) -> Fallible<Vec<ArrayRef>> {
         let parts: Vec<_> = parts.iter().filter(|(_, places)| !places.is_empty()).collect();
         let places: Vec<usize> =
             parts.iter().flat_map(|(_, places)| places.iter().copied()).collect();
@@ -148,32 +147,39 @@ impl View {
             merging.merge_batch(&mine, &places, total)?;
             merging.state(EmitTo::All)
         };
-        self.aggregates.iter().map(&mut merge).collect()
+        let merged = self.aggregates.iter().map(&mut merge).collect::<Fallible<Vec<_>>>()?;
+        Ok(merged.into_iter().flatten().collect())
     }
 
-    /// The rows of partial states with the keys that they are kept under: each pane in each of its
-    /// windows that is not closed.
-    fn in_windows(
+    /// Partial states with the keys that they are kept under: each pane in each of its windows that is
+    /// not closed.
+    fn in_windows<'a>(
         &self,
-        delta: &[RecordBatch],
+        delta: &'a [States],
         watermark: Option<i64>,
-    ) -> Fallible<Vec<(RecordBatch, Rows)>> {
-        let one = |batch: &RecordBatch| {
-            let Some(windowed) = self.windowed else {
-                let columns = batch.columns().get(..self.keys).unwrap_or_default();
-                return Ok((batch.clone(), state::encode(columns, 0..batch.num_rows())?));
-            };
-            let closed = watermark.filter(|_| windowed.is_event_time && self.closes);
-            let (batch, ends) = spread(batch, windowed, closed)?;
-            let columns = batch.columns().get(..self.keys).unwrap_or_default();
-            let groups = state::encode(columns, 0..batch.num_rows())?;
+    ) -> Fallible<Vec<Cow<'a, States>>> {
+        let Some(windowed) = self.windowed else {
+            return Ok(delta.iter().map(Cow::Borrowed).collect());
+        };
+        let closed = watermark.filter(|_| windowed.is_event_time && self.closes);
+        let one = |part: &States| {
+            let (columns, ends) = spread(self.columns(part)?, windowed, closed)?;
+            let (groups, states) = columns.split_at_checked(self.keys).unwrap_or_default();
+            let groups = state::encode(groups, 0..ends.len())?;
             let mut keys = Rows::with_room(groups.len());
             for (group, end) in groups.iter().zip(ends) {
                 keys.push(&[&end_key(end), group].concat());
             }
-            Ok((batch, keys))
+            Ok(Cow::Owned(States { keys, states: states.to_vec() }))
         };
         delta.iter().map(one).collect()
+    }
+
+    /// The columns of groups without their windows' ends, then those of their states.
+    pub(super) fn columns(&self, part: &States) -> Fallible<Vec<ArrayRef>> {
+        let mut columns = self.decode_keys(part.keys.iter())?;
+        columns.extend(part.states.iter().cloned());
+        Ok(columns)
     }
 }
 
@@ -181,16 +187,22 @@ impl View {
 struct Interned {
     /// Each key once, as they come first.
     keys: Rows,
-    /// For each batch the places of its rows among them.
+    /// For each part the places of its rows among them.
     places: Vec<Vec<usize>>,
     /// The places in the order of the keys.
     order: Vec<usize>,
 }
 
+/// Each of these is of a group of its own.
+fn alone(part: &States) -> Interned {
+    let order = rows::order(&part.keys.iter().collect::<Vec<_>>());
+    Interned { keys: part.keys.clone(), places: vec![(0..part.len()).collect()], order }
+}
+
 /// Finds the rows that are of one group. They have to be put in order for the store in any case, and then
 /// those with one key stand together.
-fn intern(delta: &[(RecordBatch, Rows)]) -> Interned {
-    let all: Vec<&[u8]> = delta.iter().flat_map(|(_, of_batch)| of_batch.iter()).collect();
+fn intern(parts: &[Cow<'_, States>]) -> Interned {
+    let all: Vec<&[u8]> = parts.iter().flat_map(|part| part.keys.iter()).collect();
     let (mut group_of, mut groups) = (vec![0; all.len()], 0);
     let mut before = None;
     for row in rows::order(&all) {
@@ -210,15 +222,15 @@ fn intern(delta: &[(RecordBatch, Rows)]) -> Interned {
         }))
     };
     let mut flat = all.iter().zip(&group_of).filter_map(place);
-    let of_batch = |(_, of_batch): &(_, Rows)| flat.by_ref().take(of_batch.len()).collect();
-    let places = delta.iter().map(of_batch).collect();
+    let of_part = |part: &Cow<'_, States>| flat.by_ref().take(part.len()).collect();
+    let places = parts.iter().map(of_part).collect();
     Interned { keys, places, order: order.into_iter().flatten().collect() }
 }
 
 /// The beginnings of the panes of some rows. A time that is NULL is in no window.
-pub(super) fn panes(batch: &RecordBatch, windowed: Windowed) -> Fallible<Vec<Option<i64>>> {
+pub(super) fn panes(columns: &[ArrayRef], windowed: Windowed) -> Fallible<Vec<Option<i64>>> {
     let none = || DataFusionError::Execution("a group without its window".to_owned());
-    let column = windowed.start.or(windowed.end).and_then(|place| batch.columns().get(place));
+    let column = windowed.start.or(windowed.end).and_then(|place| columns.get(place));
     let times = column.and_then(micros).ok_or_else(none)?;
     let back = if windowed.start.is_some() { 0 } else { windowed.window.size() };
     Ok(times.iter().map(|time| time.map(|time| time.saturating_sub(back))).collect())
@@ -226,12 +238,14 @@ pub(super) fn panes(batch: &RecordBatch, windowed: Windowed) -> Fallible<Vec<Opt
 
 /// Each row once for each window of its pane that ends behind `closed`, and the ends.
 fn spread(
-    batch: &RecordBatch,
+    columns: Vec<ArrayRef>,
     windowed: Windowed,
     closed: Option<i64>,
-) -> Fallible<(RecordBatch, Vec<i64>)> {
+) -> Fallible<(Vec<ArrayRef>, Vec<i64>)> {
+    let panes = panes(&columns, windowed)?;
+    let total = panes.len();
     let (mut rows, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-    for (row, pane) in panes(batch, windowed)?.into_iter().enumerate() {
+    for (row, pane) in panes.into_iter().enumerate() {
         let row = u32::try_from(row)
             .map_err(|_| DataFusionError::Execution("too many groups at once".to_owned()))?;
         let Some(pane) = pane else { continue };
@@ -243,11 +257,11 @@ fn spread(
             }
         }
     }
-    if windowed.window.is_tumbling() && rows.len() == batch.num_rows() {
-        return Ok((batch.clone(), ends));
+    if windowed.window.is_tumbling() && rows.len() == total {
+        return Ok((columns, ends));
     }
     let rows = UInt32Array::from(rows);
-    let columns = batch.columns().iter().enumerate().map(|(place, column)| {
+    let columns = columns.iter().enumerate().map(|(place, column)| {
         let bound = match Some(place) {
             place if place == windowed.start => &starts,
             place if place == windowed.end => &ends,
@@ -255,6 +269,5 @@ fn spread(
         };
         Ok(bounds::column(bound.clone(), column.data_type()))
     });
-    let columns = columns.collect::<Fallible<Vec<_>>>()?;
-    Ok((RecordBatch::try_new(batch.schema(), columns)?, ends))
+    Ok((columns.collect::<Fallible<_>>()?, ends))
 }

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::execution::SessionState;
@@ -22,9 +22,9 @@ use datafusion::physical_plan::aggregates::{
     AggregateExec, AggregateMode, PhysicalGroupBy, aggregate_expressions, evaluate_many,
 };
 
-use super::{View, accumulator};
+use super::{States, View, accumulator};
+use crate::engine::Problem;
 use crate::engine::groups::Groups;
-use crate::engine::{Problem, state};
 
 type Expressions = Vec<Arc<dyn PhysicalExpr>>;
 
@@ -35,7 +35,7 @@ const CONDENSE_ROWS: usize = 200_000;
 pub(super) struct Delta<'a> {
     view: &'a View,
     partial: Partial<'a>,
-    parts: Vec<RecordBatch>,
+    parts: Vec<States>,
     rows: usize,
     /// With more rows than this they are brought down to one for each group.
     limit: usize,
@@ -72,19 +72,19 @@ impl<'a> Delta<'a> {
     }
 
     /// One partial state for each group, unless memory was short.
-    pub(super) fn finish(mut self) -> Result<Vec<RecordBatch>, Problem> {
+    pub(super) fn finish(mut self) -> Result<Vec<States>, Problem> {
         let part = self.partial.finish()?;
         self.add(part)?;
         Ok(self.parts)
     }
 
-    fn add(&mut self, part: Option<RecordBatch>) -> Result<(), Problem> {
+    fn add(&mut self, part: Option<States>) -> Result<(), Problem> {
         let Some(part) = part else { return Ok(()) };
-        self.rows += part.num_rows();
+        self.rows += part.len();
         self.parts.push(part);
         if self.parts.len() > 1 && self.rows > self.limit {
             let one = self.view.condense(&self.parts)?;
-            self.rows = one.num_rows();
+            self.rows = one.len();
             self.parts = vec![one];
             // Twice the groups, so that each row is brought down only so often. Never more, however little
             // it brought: the next ones may be of the same groups.
@@ -105,7 +105,7 @@ impl<'a> Partial<'a> {
     }
 
     /// Takes the records of a batch. Returns partial states when they have to go.
-    fn take(&mut self, records: &RecordBatch) -> Fallible<Option<RecordBatch>> {
+    fn take(&mut self, records: &RecordBatch) -> Fallible<Option<States>> {
         let rows = records.num_rows();
         let keys = self.keys.iter().map(|key| key.evaluate(records)?.into_array(rows));
         let keys = keys.collect::<Fallible<Vec<_>>>()?;
@@ -129,21 +129,24 @@ impl<'a> Partial<'a> {
     }
 
     /// The partial states since the last time, if there are any.
-    fn finish(&mut self) -> Fallible<Option<RecordBatch>> {
+    fn finish(&mut self) -> Fallible<Option<States>> {
         let Table { groups, functions } =
             std::mem::replace(&mut self.table, Table::new(self.aggregate)?);
         self.memory.free();
         if groups.len() == 0 {
             return Ok(None);
         }
-        let schema = ExecutionPlan::schema(self.aggregate);
-        let types = schema.fields().iter().take(self.keys.len());
-        let types: Vec<_> = types.map(|field| field.data_type().clone()).collect();
-        let mut columns = state::decode(groups.into_keys().iter(), &types)?;
+        let mut states = Vec::new();
         for mut function in functions {
-            columns.extend(function.state(EmitTo::All)?);
+            states.extend(function.state(EmitTo::All)?);
         }
-        Ok(Some(RecordBatch::try_new(schema, columns)?))
+        let schema = ExecutionPlan::schema(self.aggregate);
+        let said = schema.fields().iter().skip(self.keys.len()).map(|field| field.data_type());
+        if !states.iter().map(Array::data_type).eq(said) {
+            let message = "a function has a state of another type than it says";
+            return Err(DataFusionError::Execution(message.to_owned()));
+        }
+        Ok(Some(States { keys: groups.into_keys(), states }))
     }
 }
 

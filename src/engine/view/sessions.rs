@@ -6,7 +6,6 @@
 //! - A record that touches two sessions makes one of them. Two that are exactly the gap apart touch,
 //!   as in Spark and Flink.
 
-use arrow_array::RecordBatch;
 use arrow_array::{ArrayRef, UInt32Array};
 use arrow_select::take::take;
 use datafusion::common::Result as Fallible;
@@ -48,17 +47,19 @@ struct Merged {
 /// Merges the partial states of a microbatch, one row for each time of a group.
 pub(super) fn merge<S: Store>(
     view: &View,
-    delta: &[RecordBatch],
+    delta: &[States],
     gap: i64,
     store: &mut S,
 ) -> Result<States, S::Error> {
     let Some(windowed) = view.windowed else { return Ok(States::none()) };
+    let delta = delta.iter().map(|part| view.columns(part)).collect::<Fallible<Vec<_>>>();
+    let delta = delta.map_err(problem)?;
     let mut sessions = Vec::new();
-    for (group, mut pieces) in pieces(view, windowed, delta, gap).map_err(problem)? {
+    for (group, mut pieces) in pieces(view, windowed, &delta, gap).map_err(problem)? {
         pieces.extend(kept(&group, &pieces, store)?);
         sessions.extend(unite(&group, pieces));
     }
-    let states = Problem::guard(|| states(view, windowed, delta, &sessions))?;
+    let states = Problem::guard(|| states(view, windowed, &delta, &sessions))?;
     put(&sessions, &states, store)?;
     Ok(states)
 }
@@ -67,15 +68,15 @@ pub(super) fn merge<S: Store>(
 fn pieces(
     view: &View,
     windowed: Windowed,
-    delta: &[RecordBatch],
+    delta: &[Vec<ArrayRef>],
     gap: i64,
 ) -> Fallible<Vec<(Vec<u8>, Vec<Piece>)>> {
     let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut groups: Vec<(Vec<u8>, Vec<Piece>)> = Vec::new();
-    for (number, batch) in delta.iter().enumerate() {
-        let keys =
-            state::encode(&group_columns(view, windowed, batch.columns()), 0..batch.num_rows())?;
-        for (row, (key, start)) in keys.iter().zip(panes(batch, windowed)?).enumerate() {
+    for (number, columns) in delta.iter().enumerate() {
+        let panes = panes(columns, windowed)?;
+        let keys = state::encode(&group_columns(view, windowed, columns), 0..panes.len())?;
+        for (row, (key, start)) in keys.iter().zip(panes).enumerate() {
             let Some(start) = start else { continue };
             let place = *known.entry(key.to_vec()).or_insert_with_key(|key| {
                 groups.push((key.clone(), Vec::new()));
@@ -153,7 +154,7 @@ fn unite(group: &[u8], mut pieces: Vec<Piece>) -> Vec<Merged> {
 fn states(
     view: &View,
     windowed: Windowed,
-    delta: &[RecordBatch],
+    delta: &[Vec<ArrayRef>],
     sessions: &[Merged],
 ) -> Fallible<States> {
     let mut kept = (Rows::default(), Vec::new());
@@ -175,9 +176,9 @@ fn states(
         }
     }
     let mut parts = vec![(view.decode_states(&kept.0)?, kept.1)];
-    for (batch, (rows, places)) in delta.iter().zip(of_batch) {
+    for (columns, (rows, places)) in delta.iter().zip(of_batch) {
         let rows = UInt32Array::from(rows);
-        let columns = batch.columns().iter().skip(view.keys);
+        let columns = columns.iter().skip(view.keys);
         let columns = columns.map(|column| Ok(take(column, &rows, None)?));
         parts.push((columns.collect::<Fallible<_>>()?, places));
     }

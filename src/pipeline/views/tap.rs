@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
 use crate::aggregate::Judge;
-use crate::engine::{Fed, Feed, Problem, View};
+use crate::engine::{Fed, Feed, Problem, States, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 
@@ -20,7 +20,7 @@ const HELD_BYTES: usize = 1 << 20;
 const WAITING: usize = 8;
 
 /// The partial states of one microbatch, for each view.
-pub type Deltas = Vec<Vec<RecordBatch>>;
+pub type Deltas = Vec<Vec<States>>;
 
 /// What one microbatch is to the views.
 #[derive(Debug, Default)]
@@ -47,10 +47,10 @@ enum Working {
     /// They are made, on a thread of its own.
     Busy { give: SyncSender<Fed>, thread: Making },
     /// They are these, whatever else comes: a join with an empty table does not look at its input.
-    Done(Vec<RecordBatch>),
+    Done(Vec<States>),
 }
 
-type Making = JoinHandle<std::result::Result<Vec<RecordBatch>, Problem>>;
+type Making = JoinHandle<std::result::Result<Vec<States>, Problem>>;
 
 impl Tap {
     /// For these views, over records that this judge has taken.
@@ -138,7 +138,7 @@ impl Working {
         Ok(())
     }
 
-    fn join(self) -> Result<Vec<RecordBatch>> {
+    fn join(self) -> Result<Vec<States>> {
         match self {
             Self::Done(delta) => Ok(delta),
             Self::Busy { give, thread } => {
