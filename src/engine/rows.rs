@@ -36,6 +36,11 @@ impl Rows {
         self.ends.clear();
     }
 
+    /// Makes room for so many more that are as long as those here.
+    pub fn reserve(&mut self, rows: usize) {
+        self.bytes.reserve(self.bytes.len() / self.len().max(1) * rows);
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -61,31 +66,37 @@ impl Rows {
     /// Some of them, in this order.
     pub fn part(&self, rows: impl ExactSizeIterator<Item = usize>) -> Self {
         let mut part = Self::with_room(rows.len());
+        // As long as the others are in the middle.
+        part.bytes.reserve(self.bytes.len() / self.len().max(1) * rows.len() + rows.len());
         rows.for_each(|row| part.push(self.get(row)));
         part
     }
 }
 
-/// The places of byte strings in their order. Most keys of a view begin alike: what is compared first are
-/// the twenty-four bytes behind that, as two numbers.
+/// First bytes of a string that are looked at to put strings in order.
+const LOOK: usize = 64;
+
+/// The places of byte strings in their order. Most bytes of a view's keys are the same in all of them: what
+/// is compared first are the first eight that are not, as one number.
 pub fn order(keys: &[&[u8]]) -> Vec<usize> {
-    let first = keys.first().copied().unwrap_or_default();
-    let common = keys.iter().fold(first.len(), |common, key| {
-        let alike = key.iter().zip(first.get(..common).unwrap_or_default());
-        alike.take_while(|(a, b)| a == b).count()
-    });
-    let numbered = |(place, key): (usize, &&[u8])| {
-        let rest = key.get(common..).unwrap_or_default();
-        let (high, low) = rest.split_at_checked(16).unwrap_or((rest, &[]));
-        (u128::from_be_bytes(padded(high)), u64::from_be_bytes(padded(low)), place)
+    let first: [u8; LOOK] = padded(keys.first().copied().unwrap_or_default());
+    let mut differ = [0; LOOK];
+    for key in keys {
+        let key: [u8; LOOK] = padded(key);
+        differ.iter_mut().zip(key.iter().zip(&first)).for_each(|(differ, (a, b))| *differ |= a ^ b);
+    }
+    let places = differ.iter().enumerate().filter(|(_, differ)| **differ != 0);
+    let places: Vec<usize> = places.map(|(place, _)| place).take(8).collect();
+    let numbered = |(row, key): (usize, &&[u8])| {
+        let byte = |place: &usize| u64::from(key.get(*place).copied().unwrap_or_default());
+        (places.iter().fold(0, |number, place| number << 8 | byte(place)), row)
     };
-    let mut numbered: Vec<_> = keys.iter().enumerate().map(numbered).collect();
-    let key = |place: usize| keys.get(place).copied().unwrap_or_default();
-    numbered.sort_unstable_by(|(high, low, one), (other_high, other_low, other)| {
-        let first = (high, low).cmp(&(other_high, other_low));
-        first.then_with(|| key(*one).cmp(key(*other)))
+    let mut numbered: Vec<(u64, usize)> = keys.iter().enumerate().map(numbered).collect();
+    let key = |row: usize| keys.get(row).copied().unwrap_or_default();
+    numbered.sort_unstable_by(|(number, one), (other_number, other)| {
+        number.cmp(other_number).then_with(|| key(*one).cmp(key(*other)))
     });
-    numbered.into_iter().map(|(_, _, place)| place).collect()
+    numbered.into_iter().map(|(_, row)| row).collect()
 }
 
 /// The first bytes, and zeros where there are fewer.

@@ -44,9 +44,12 @@ pub fn can_hold(data_type: &DataType) -> bool {
 /// The bytes of these rows of the columns.
 pub fn encode(columns: &[ArrayRef], rows: impl ExactSizeIterator<Item = usize>) -> Result<Rows> {
     let columns: Vec<_> = columns.iter().map(Column::of).collect();
-    let mut encoded = Rows::with_room(rows.len());
+    let (total, mut encoded) = (rows.len(), Rows::with_room(rows.len()));
     for row in rows {
         encoded.push_with(|out| columns.iter().try_for_each(|column| column.write(row, out)))?;
+        if encoded.len() == 1 {
+            encoded.reserve(total);
+        }
     }
     Ok(encoded)
 }

@@ -411,7 +411,9 @@ impl Open {
         if !store.is_new() {
             return Ok(None);
         }
-        let (definition, entries) = (self.definition.clone(), self.entries(&store)?);
+        let entries = changes.only_many().map(|entries| Ok(entries.clone()));
+        let entries = entries.unwrap_or_else(|| self.entries(&store))?;
+        let definition = self.definition.clone();
         let begun = std::thread::Builder::new().spawn(move || definition.result(entries));
         // Without a thread it is made after the commit.
         Ok(begun.ok().map(|thread| Making(Some(thread))))

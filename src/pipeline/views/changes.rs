@@ -71,6 +71,11 @@ impl Changes {
         self.few.extend(later.map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
     }
 
+    /// What was put, where it came at once and nothing else did.
+    pub fn only_many(&self) -> Option<&Entries> {
+        self.few.is_empty().then_some(&self.many)
+    }
+
     /// The changes from one key to before another, in the order of their keys.
     pub fn range<'a>(
         &'a self,
