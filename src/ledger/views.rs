@@ -98,11 +98,7 @@ impl Ledger {
 
     /// True when a view keeps nothing.
     pub fn is_view_empty(&self, view: ViewId) -> Result<bool> {
-        let any = || {
-            let select = "SELECT NOT EXISTS (SELECT 1 FROM state WHERE view = ?)";
-            self.connection.prepare_cached(select)?.query_row([view.0], |row| row.get(0))
-        };
-        any().map_err(failure)
+        is_empty(&self.connection, view).map_err(failure)
     }
 
     /// The state of one group, if it has one.
@@ -182,37 +178,41 @@ pub(super) fn rebuilt(connection: &Connection, view: ViewId) -> rusqlite::Result
 /// States that one statement puts: each execution has a price of its own, which is then paid once.
 const AT_ONCE: usize = 64;
 
-/// Puts states, as part of a transaction.
+/// Puts states, as part of a transaction; each group of a view at most once.
 pub(super) fn put<'a>(
     connection: &Connection,
     states: impl Iterator<Item = StatePut<'a>>,
 ) -> rusqlite::Result<()> {
+    let mut one = connection.prepare_cached(
+        "INSERT INTO state (view, key, value) VALUES (?, ?, ?)
+            ON CONFLICT DO UPDATE SET value = excluded.value",
+    )?;
     let mut remove = connection.prepare_cached("DELETE FROM state WHERE view = ? AND key = ?")?;
-    let mut waiting = Vec::new();
+    let (mut last, mut is_new, mut waiting) = (None, false, Vec::new());
     for state in states {
-        if state.value.is_none() {
-            remove.execute(params![state.view.0, state.key])?;
-            continue;
+        if last.replace(state.view) != Some(state.view) {
+            is_new = is_empty(connection, state.view)?;
         }
-        waiting.push(state);
+        match state.value {
+            None => drop(remove.execute(params![state.view.0, state.key])?),
+            Some(_) if is_new => waiting.push(state),
+            Some(value) => drop(one.execute(params![state.view.0, state.key, value])?),
+        }
         if waiting.len() == AT_ONCE {
-            let mut many = connection.prepare_cached(&upsert(AT_ONCE))?;
+            let mut many = connection.prepare_cached(&many(AT_ONCE))?;
             insert(&mut many, &waiting)?;
             waiting.clear();
         }
     }
-    let mut one = connection.prepare_cached(&upsert(1))?;
     waiting.chunks(1).try_for_each(|state| insert(&mut one, state))
 }
 
-/// The statement that puts so many states. When it fails it leaves what it has put, as the transaction is
-/// rolled back in any case: to undo it, SQLite would first copy each page.
-fn upsert(states: usize) -> String {
+/// The statement that puts so many states of groups that were not there. It leaves what it has put when it
+/// fails, as the transaction is rolled back in any case. To undo it, SQLite would copy each page before it
+/// changes; and so it does with any statement of several rows that may change one that is there.
+fn many(states: usize) -> String {
     let rows = ["(?, ?, ?)"].repeat(states).join(", ");
-    format!(
-        "INSERT OR FAIL INTO state (view, key, value) VALUES {rows}
-            ON CONFLICT DO UPDATE SET value = excluded.value"
-    )
+    format!("INSERT OR FAIL INTO state (view, key, value) VALUES {rows}")
 }
 
 fn insert(statement: &mut Statement<'_>, states: &[StatePut<'_>]) -> rusqlite::Result<()> {
@@ -220,4 +220,9 @@ fn insert(statement: &mut Statement<'_>, states: &[StatePut<'_>]) -> rusqlite::R
         .iter()
         .flat_map(|StatePut { view, key, value }| -> [&dyn ToSql; 3] { [&view.0, key, value] });
     statement.execute(params_from_iter(values)).map(drop)
+}
+
+fn is_empty(connection: &Connection, view: ViewId) -> rusqlite::Result<bool> {
+    let select = "SELECT NOT EXISTS (SELECT 1 FROM state WHERE view = ?)";
+    connection.prepare_cached(select)?.query_row([view.0], |row| row.get(0))
 }
