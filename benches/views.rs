@@ -78,7 +78,7 @@ fn write_events(path: &Path, from: u64, rows: u64, keys: u64, per_second: u64) {
 
 /// What a microbatch of ten records costs with few groups held, and with many.
 fn groups() {
-    const FILES: u64 = 2000;
+    const FILES: u64 = 4000;
     let cost = |held: u64| {
         let job = job(BY_KEY);
         write_events(&job.path("in/0"), 0, held * 8, held, 1_000_000);

@@ -270,3 +270,33 @@ fn many_groups_of_one_file_are_each_counted_once() {
     assert_eq!(lines.len(), expected.len());
     assert!(lines == expected, "some groups have lost a record");
 }
+
+/// The ledger keeps changes of states beside them until they are many; whoever reads finds both.
+#[test]
+fn changes_that_are_in_place_and_those_that_are_not_are_one_state() {
+    let all = view("all", "complete", &format!("{SUMS} order by k"), "every = \"0s\"\n");
+    let spool = Spool::new(&format!("{INPUT}{all}[engine]\nfiles_per_commit = 4\n"));
+    let mut model = Model::default();
+    for round in 0..5 {
+        for file in 0..12 {
+            // Two of three groups of a file are of the file before too.
+            let groups = (0..1500).map(|group| (round * 12 + file) * 500 + group);
+            let records: Vec<_> =
+                groups.map(|group| (format!("{group:06}"), i64::from(group))).collect();
+            let text: String = records.iter().map(|(key, n)| format!("{key},{n}\n")).collect();
+            spool.drop_file(format!("f{round}{file:02}"), text);
+            for (key, number) in records {
+                let group = model.groups.entry(key).or_default();
+                *group = (group.0 + 1, group.1 + number);
+            }
+        }
+        spool.run_once();
+        assert!(spool.read("all.csv") == model.all(), "round {round}");
+    }
+    let (placed, waiting) = ("SELECT count(*) FROM state", "SELECT count(*) FROM state_change");
+    assert!(spool.ledger(placed) > 0 && spool.ledger(waiting) > 0, "the test should see both");
+    let before = spool.read("all.csv");
+    fs::remove_file(spool.path("all.csv")).unwrap();
+    spool.run("run", &["--once", "--reset-view", "all"]);
+    assert!(spool.read("all.csv") == before, "made anew from the output it is the same");
+}

@@ -20,6 +20,7 @@ mod clock;
 mod look;
 mod microbatch;
 mod prune;
+mod recent;
 mod rotation;
 mod rows;
 mod schema;
@@ -40,6 +41,7 @@ pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 pub use prune::Pruned;
+use recent::Recent;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
 pub use views::{Reading, StatePut, ViewId};
@@ -100,6 +102,7 @@ pub struct Ledger {
     positions: HashMap<Target, Position>,
     /// The views of the job.
     views: Vec<ViewId>,
+    recent: Recent,
 }
 
 impl Ledger {
@@ -127,7 +130,8 @@ impl Ledger {
             let tally = Tally::at(&connection, i64::MAX)?;
             let path = path.clone();
             let (positions, views) = (HashMap::new(), Vec::new());
-            Ok(Self { connection, path, last, watermark, tally, positions, views })
+            let recent = Recent::load(&connection)?;
+            Ok(Self { connection, path, last, watermark, tally, positions, views, recent })
         };
         let doing = || format!("open the ledger {}", path.display());
         open().with_context(doing).map_err(Failure::Fatal)
@@ -170,7 +174,7 @@ impl Ledger {
     pub fn commit<'a>(
         &mut self,
         group: Vec<Microbatch>,
-        states: impl Iterator<Item = StatePut<'a>>,
+        mut states: impl Iterator<Item = StatePut<'a>>,
         settled: &Settled,
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
@@ -193,15 +197,29 @@ impl Ledger {
             let starts = starts.collect();
             committed.push(Committed { sequence, batch, starts });
         }
-        let open = self.views.clone();
-        self.transact(|connection| {
+        let (open, mut recent) = (self.views.clone(), std::mem::take(&mut self.recent));
+        let first = Recent::first(&mut states);
+        let has_room = recent.has_room(&first);
+        let done = self.transact(|connection| {
             rows::insert(connection, &committed)?;
             views::saw(connection, &open, sequence)?;
             rows::update_targets(connection, &before, &positions, now_ms())?;
-            views::put(connection, states)?;
+            if has_room {
+                recent::append(connection, &first)?;
+            } else {
+                recent.settle(connection)?;
+                views::put(connection, first.iter().copied().chain(states))?;
+            }
             tally.put(connection)?;
             rows::forget(connection, settled)
-        })?;
+        });
+        match done {
+            Ok(()) if has_room => first.into_iter().for_each(|put| recent.add(put)),
+            Ok(()) => recent = Recent::default(),
+            Err(_) => {}
+        }
+        self.recent = recent;
+        done?;
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         self.tally = tally;
         Ok(committed)

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -140,6 +140,15 @@ const MIGRATIONS: [&str; 5] = [
     CREATE INDEX rotated_open ON rotated (target) WHERE NOT done;
     -- When the generation began, milliseconds since 1970; 0 where that is not known.
     ALTER TABLE target ADD COLUMN began_ms INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- Changes of states that are not in `state` yet, in their order. Each: the lengths of key and state,
+    -- four bytes and four, big-endian, the latter 4294967295 where the state was removed; key; state.
+    CREATE TABLE state_change (
+        id      INTEGER PRIMARY KEY,
+        view    INTEGER NOT NULL,
+        changes BLOB NOT NULL
+    );
 ",
 ];
 

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Result};
 
 /// A view, by its row in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ViewId(i64);
+pub struct ViewId(pub(super) i64);
 
 /// A time in which nothing is committed and much is read.
 pub struct Reading<'a> {
@@ -67,18 +67,24 @@ impl Ledger {
     /// Forgets what a view has kept: it is to be made anew from the whole output, under this
     /// signature.
     pub fn reset_view(&mut self, name: &str, signature: &str) -> Result<()> {
+        let mut reset = None;
         self.transact(|connection| {
             connection.execute(
                 "INSERT INTO view (name, signature, rebuild) VALUES (?1, ?2, 1)
                     ON CONFLICT (name) DO UPDATE SET signature = ?2, rebuild = 1",
                 [name, signature],
             )?;
-            connection.execute(
-                "DELETE FROM state WHERE view = (SELECT id FROM view WHERE name = ?)",
-                [name],
-            )?;
+            let select = "SELECT id FROM view WHERE name = ?";
+            let id: i64 = connection.query_row(select, [name], |row| row.get(0))?;
+            connection.execute("DELETE FROM state WHERE view = ?", [id])?;
+            connection.execute("DELETE FROM state_change WHERE view = ?", [id])?;
+            reset = Some(ViewId(id));
             Ok(())
-        })
+        })?;
+        if let Some(view) = reset {
+            self.recent.forget(view);
+        }
+        Ok(())
     }
 
     /// True when the states of a view are to be made anew.
@@ -98,11 +104,14 @@ impl Ledger {
 
     /// True when a view keeps nothing.
     pub fn is_view_empty(&self, view: ViewId) -> Result<bool> {
-        is_empty(&self.connection, view).map_err(failure)
+        Ok(self.recent.is_empty(view) && is_empty(&self.connection, view).map_err(failure)?)
     }
 
     /// The state of one group, if it has one.
     pub fn state(&self, view: ViewId, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if let Some(changed) = self.recent.get(view, key) {
+            return Ok(changed.clone());
+        }
         let get = || {
             let select = "SELECT value FROM state WHERE view = ? AND key = ?";
             let mut statement = self.connection.prepare_cached(select)?;
@@ -118,14 +127,25 @@ impl Ledger {
         from: &[u8],
         below: &[u8],
     ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let last = || {
-            let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
-                ORDER BY key DESC LIMIT 1";
+        let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
+            ORDER BY key DESC LIMIT 1";
+        let kept = |below: &[u8]| {
             let mut statement = self.connection.prepare_cached(select)?;
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
             statement.query_row(params![view.0, from, below], row).optional()
         };
-        last().map_err(failure)
+        let mut below = below.to_vec();
+        loop {
+            let kept: Option<(Vec<u8>, Vec<u8>)> = kept(&below).map_err(failure)?;
+            let changed = self.recent.range(view, from, Some(&below)).next_back();
+            match (kept, changed) {
+                (Some(kept), Some((key, _))) if kept.0.as_slice() > key => return Ok(Some(kept)),
+                (_, Some((key, Some(value)))) => return Ok(Some((key.to_vec(), value.to_vec()))),
+                // It was removed, and those before it count.
+                (_, Some((key, None))) => below = key.to_vec(),
+                (kept, None) => return Ok(kept),
+            }
+        }
     }
 
     /// Gives `take` the groups of a view with keys from `from` to before `below`, or to the last, with
@@ -151,9 +171,21 @@ impl Ledger {
             let mut statement = self.connection.prepare_cached(select)?;
             let bounds = params![view.0, from, below];
             let mut rows = statement.query(bounds)?;
+            let mut changed = self.recent.range(view, from, below).peekable();
+            let mut give = |(key, value): (&[u8], Option<&[u8]>)| {
+                if let Some(value) = value {
+                    take(key, value);
+                }
+            };
             while let Some(row) = rows.next()? {
-                take(row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+                let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+                while let Some(before) = changed.next_if(|(changed, _)| *changed < key) {
+                    give(before);
+                }
+                let instead = changed.next_if(|(changed, _)| *changed == key);
+                give(instead.unwrap_or((key, Some(value))));
             }
+            changed.for_each(give);
             Ok(())
         };
         all().map_err(failure)
@@ -183,10 +215,8 @@ pub(super) fn put<'a>(
     connection: &Connection,
     states: impl Iterator<Item = StatePut<'a>>,
 ) -> rusqlite::Result<()> {
-    let mut one = connection.prepare_cached(
-        "INSERT INTO state (view, key, value) VALUES (?, ?, ?)
-            ON CONFLICT DO UPDATE SET value = excluded.value",
-    )?;
+    let mut one = connection
+        .prepare_cached("INSERT OR REPLACE INTO state (view, key, value) VALUES (?, ?, ?)")?;
     let mut remove = connection.prepare_cached("DELETE FROM state WHERE view = ? AND key = ?")?;
     let (mut last, mut is_new, mut waiting) = (None, false, Vec::new());
     for state in states {
