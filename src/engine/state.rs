@@ -88,18 +88,22 @@ impl<'a> Column<'a> {
     /// # Errors
     /// When it cannot be kept.
     pub fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        if let Some(bytes) = self.fixed(row) {
-            out.push(VALUE);
-            out.extend_from_slice(&bytes);
-            return Ok(());
-        }
         match self {
+            // First, and in few steps: most groups are of a text.
             Self::Text(values) if values.is_valid(row) => {
-                out.push(VALUE);
-                counted(values.value(row).as_bytes(), out)?;
+                let text = values.value(row).as_bytes();
+                let [a, b, c, d] = length(text.len())?;
+                out.extend_from_slice(&[VALUE, a, b, c, d]);
+                out.extend_from_slice(text);
             }
             Self::Other(values) => write(&ScalarValue::try_from_array(values, row)?, out)?,
-            _ => out.push(NULL),
+            _ => match self.fixed(row) {
+                Some(bytes) => {
+                    out.push(VALUE);
+                    out.extend_from_slice(&bytes);
+                }
+                None => out.push(NULL),
+            },
         }
         Ok(())
     }
@@ -210,7 +214,7 @@ fn write(value: &ScalarValue, out: &mut Vec<u8>) -> Result<()> {
         ScalarValue::Binary(Some(bytes)) => counted(bytes, out)?,
         ScalarValue::List(list) => {
             let values = list.value(0);
-            length(values.len(), out)?;
+            out.extend_from_slice(&length(values.len())?);
             for row in 0..values.len() {
                 write(&ScalarValue::try_from_array(&values, row)?, out)?;
             }
@@ -220,15 +224,14 @@ fn write(value: &ScalarValue, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn length(length: usize, out: &mut Vec<u8>) -> Result<()> {
-    let length = u32::try_from(length)
-        .map_err(|_| DataFusionError::Execution("a state is larger than 4 GiB".to_owned()))?;
-    out.extend_from_slice(&length.to_be_bytes());
-    Ok(())
+fn length(length: usize) -> Result<[u8; 4]> {
+    u32::try_from(length)
+        .map(u32::to_be_bytes)
+        .map_err(|_| DataFusionError::Execution("a state is larger than 4 GiB".to_owned()))
 }
 
 fn counted(bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    length(bytes.len(), out)?;
+    out.extend_from_slice(&length(bytes.len())?);
     out.extend_from_slice(bytes);
     Ok(())
 }
