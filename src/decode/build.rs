@@ -28,7 +28,7 @@ pub enum Builder {
     Varchar(StringBuilder),
     Boolean(BooleanBuilder),
     Date(Date32Builder),
-    Timestamp(TimestampMicrosecondBuilder),
+    Timestamp(TimestampMicrosecondBuilder, timestamp::Last),
     Decimal(Decimal128Builder, u8, u8),
 }
 
@@ -44,10 +44,11 @@ impl Builder {
             Type::Varchar => Self::Varchar(StringBuilder::with_capacity(rows, rows * 16)),
             Type::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             Type::Date => Self::Date(Date32Builder::with_capacity(rows)),
-            Type::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows)),
-            Type::Timestamptz => Self::Timestamp(
-                TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"),
-            ),
+            Type::Timestamp | Type::Timestamptz => {
+                let (data_type, last) = (kind.data_type(), timestamp::Last::default());
+                let builder = TimestampMicrosecondBuilder::with_capacity(rows);
+                Self::Timestamp(builder.with_data_type(data_type), last)
+            }
             Type::Decimal(precision, scale) => {
                 let data_type = kind.data_type();
                 let builder = Decimal128Builder::with_capacity(rows).with_data_type(data_type);
@@ -67,7 +68,7 @@ impl Builder {
             Self::Varchar(builder) => builder.append_null(),
             Self::Boolean(builder) => builder.append_null(),
             Self::Date(builder) => builder.append_null(),
-            Self::Timestamp(builder) => builder.append_null(),
+            Self::Timestamp(builder, _) => builder.append_null(),
             Self::Decimal(builder, ..) => builder.append_null(),
         }
     }
@@ -84,7 +85,7 @@ impl Builder {
                 builder.append_value(text);
                 Taken::Otherwise.as_written_if(has_plain_ends(text))
             }
-            Self::Timestamp(builder) => match timestamp::parse(text.as_bytes()) {
+            Self::Timestamp(builder, last) => match last.parse(text.as_bytes()) {
                 Some(value) => {
                     builder.append_value(value);
                     Taken::Otherwise.as_written_if(timestamp::is_as_written(text.as_bytes()))
@@ -100,7 +101,7 @@ impl Builder {
         // Only in a text do spaces mean anything.
         let bare = || text.trim_ascii();
         match self {
-            Self::Bigint(_) | Self::Varchar(_) | Self::Timestamp(_) => self.text(text),
+            Self::Bigint(_) | Self::Varchar(_) | Self::Timestamp(..) => self.text(text),
             Self::Int(builder) => put(bare().parse().ok(), |value| builder.append_option(value))
                 .as_written_if(is_plain_integer(text)),
             Self::Smallint(builder) => {
@@ -137,7 +138,7 @@ impl Builder {
             Self::Varchar(mut builder) => Arc::new(builder.finish()),
             Self::Boolean(mut builder) => Arc::new(builder.finish()),
             Self::Date(mut builder) => Arc::new(builder.finish()),
-            Self::Timestamp(mut builder) => Arc::new(builder.finish()),
+            Self::Timestamp(mut builder, _) => Arc::new(builder.finish()),
             Self::Decimal(mut builder, ..) => Arc::new(builder.finish()),
         }
     }

@@ -118,7 +118,7 @@ fn append(builder: &mut Builder, cell: Cell<'_>) {
         (Builder::Real(builder), Cell::Double(value)) => builder.append_value(value as f32),
         (Builder::Boolean(builder), Cell::Boolean(value)) => builder.append_value(value),
         (Builder::Varchar(builder), Cell::Text(text)) => builder.append_value(text),
-        (Builder::Timestamp(builder), Cell::Integer(value)) => builder.append_value(value),
+        (Builder::Timestamp(builder, _), Cell::Integer(value)) => builder.append_value(value),
         (Builder::Date(builder), Cell::Integer(value)) => {
             builder.append_option(i32::try_from(value).ok());
         }

@@ -38,6 +38,30 @@ pub fn parse(text: &[u8]) -> Option<i64> {
     Some(seconds * 1_000_000)
 }
 
+/// The last time that was read: in most data the next one is the same, to the second.
+pub struct Last {
+    text: [u8; LENGTH],
+    time: i64,
+}
+
+impl Default for Last {
+    fn default() -> Self {
+        Self { text: *b"1970-01-01 00:00:00", time: 0 }
+    }
+}
+
+impl Last {
+    /// What [`parse`] gives.
+    #[inline]
+    pub fn parse(&mut self, text: &[u8]) -> Option<i64> {
+        let Ok(shape) = <&[u8; LENGTH]>::try_from(text) else { return parse(text) };
+        if *shape != self.text {
+            *self = Self { text: *shape, time: parse(text)? };
+        }
+        Some(self.time)
+    }
+}
+
 /// Eight bytes that are of this shape, digits where it has a zero and else the same: at the place of each
 /// digit, the number that it and the next one are.
 #[inline]
@@ -103,6 +127,24 @@ mod tests {
             }
         }
         assert!(taken > 400_000, "{taken}");
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_other_a_text_is_what_it_is_by_itself(
+            texts in prop::collection::vec(
+                prop::sample::select(vec![
+                    "2024-02-28 22:35:00", "2024-02-28T22:35:00", "2024-02-28 22:35:01", "2024-02-30 22:35:00",
+                    "1970-01-01 00:00:00", "2024-02-28 22:35:00Z", "2024-02-28", "", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                ]),
+                0..12,
+            ),
+        ) {
+            let mut last = Last::default();
+            for text in texts {
+                prop_assert_eq!(last.parse(text.as_bytes()), parse(text.as_bytes()), "{:?}", text);
+            }
+        }
     }
 
     #[test]
