@@ -170,8 +170,9 @@ impl Decoder {
         while cut.at < block.len() {
             self.cut(block, max_record, TOGETHER, &mut cut);
             if filled.builders.is_empty() {
-                // The others will be about as long.
-                let rows = (cut.rows.len() + 1) * (block.len() / cut.at + 1);
+                // Those behind will be about as long.
+                let behind = cut.rows.len() * (block.len() - cut.at).div_ceil(cut.at);
+                let rows = cut.rows.len() + behind;
                 let columns = self.columns.iter();
                 filled.builders = columns.map(|(_, kind)| Builder::new(*kind, rows)).collect();
             }
@@ -346,7 +347,7 @@ impl Decoder {
 
 /// Records that are cut before their fields are looked at. Those of a whole block would be in a far cache
 /// by then, and in memory that is given back and asked for again with each block.
-const TOGETHER: usize = 1024;
+const TOGETHER: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// A block that is being cut into records and their fields.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -433,6 +434,8 @@ fn reject(block: &[u8], row: &Row, reason: Cow<'static, str>) -> Reject {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray as _;
+    use arrow_array::types::Int64Type;
     use proptest::prelude::*;
 
     use super::*;
@@ -442,6 +445,21 @@ mod tests {
         let csv = format!("header = false\n[columns]\n{}", columns.join("\n"));
         let csv: Csv = toml::from_str(&csv).unwrap();
         csv.decoder(&[], 10).unwrap().0
+    }
+
+    #[test]
+    fn bad_records_are_taken_out_wherever_they_are() {
+        let csv: Csv = toml::from_str("header = false\n[columns]\nn = \"bigint\"").unwrap();
+        let decoder = csv.decoder(&[], 10).unwrap().0;
+        let is_bad = |line: &u64| line % 5 == 3 || *line == 22;
+        let line = |line| if is_bad(&line) { "x\n".to_owned() } else { format!("{line}\n") };
+        let block: String = (1..=30).map(line).collect();
+        let decoded = decoder.decode(block.as_bytes(), 10);
+        let (bad, good): (Vec<u64>, Vec<u64>) = (1..=30).partition(is_bad);
+        let rejected: Vec<u64> = decoded.rejects.iter().filter_map(|reject| reject.line).collect();
+        let column = decoded.records.column(0).as_primitive::<Int64Type>();
+        assert_eq!(column.values().iter().map(|n| n.cast_unsigned()).collect::<Vec<_>>(), good);
+        assert_eq!((rejected, decoded.positions), (bad, Some(good)));
     }
 
     proptest! {

@@ -1,14 +1,14 @@
 //! Which group each record is of.
 //!
 //! What holds here: groups are numbered as they come, from 0; two records are of one group when the bytes
-//! are the same that it is kept under, however their values compare. Where the table looks depends on a
-//! seed of this process: nobody can choose keys that all fall on one place.
+//! are the same that it is kept under, however their values compare. Where the table looks depends on
+//! numbers that this process has drawn: keys that all fall on one place cannot be chosen beforehand.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _};
 
 use arrow_array::ArrayRef;
-use datafusion::common::hash_utils;
 use datafusion::common::{DataFusionError, Result};
+use foldhash::fast::RandomState;
 
 use super::rows::Rows;
 use super::state::Column;
@@ -21,7 +21,7 @@ pub struct Groups {
     /// A power of two of them, so many that they are half full at most. A group is in the bucket of its
     /// hash; if that was full, in the first that was not of those whose number differs in the lowest bits.
     buckets: Vec<Bucket>,
-    seed: hash_utils::RandomState,
+    hashing: RandomState,
     /// The keys of the records that are being looked at.
     seen: Rows,
 }
@@ -51,9 +51,8 @@ const TOGETHER: usize = 512;
 impl Groups {
     /// None yet.
     pub fn new() -> Self {
-        let seed = hash_utils::RandomState::with_seed(RandomState::new().hash_one(0));
-        let (keys, seen) = (Rows::default(), Rows::default());
-        Self { keys, heads: Vec::new(), buckets: vec![Bucket::default(); 2], seed, seen }
+        let (keys, seen, hashing) = (Rows::default(), Rows::default(), RandomState::default());
+        Self { keys, heads: Vec::new(), buckets: vec![Bucket::default(); 2], hashing, seen }
     }
 
     /// How many.
@@ -103,7 +102,7 @@ impl Groups {
     }
 
     fn hash(&self, key: &[u8]) -> u32 {
-        let mut hasher = self.seed.build_hasher();
+        let mut hasher = self.hashing.build_hasher();
         hasher.write(key);
         // The upper half mixes best.
         (hasher.finish() >> 32) as u32
@@ -252,6 +251,17 @@ mod tests {
             }
         }
         assert_eq!(groups.len(), 1000);
+    }
+
+    /// With fixed numbers these would all have one hash, whatever the seed.
+    #[test]
+    fn keys_that_were_chosen_fall_apart() {
+        let groups = Groups::new();
+        let chosen = 0x1709_47b5_b5d5_843f_u64.to_le_bytes();
+        let hashes: std::collections::HashSet<u32> = (0..1000_u64)
+            .map(|number| groups.hash(&[&number.to_le_bytes()[..6], chosen.as_slice()].concat()))
+            .collect();
+        assert!(hashes.len() > 900, "{}", hashes.len());
     }
 
     #[test]

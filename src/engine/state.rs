@@ -322,6 +322,17 @@ mod tests {
 
     use super::*;
 
+    /// The first value says little of the others, and nothing that memory is to be had for.
+    #[test]
+    fn one_long_value_is_not_taken_for_the_usual_length() {
+        let long = "x".repeat(1 << 20);
+        let texts = std::iter::once(long.as_str()).chain(std::iter::repeat_n("a", 100_000));
+        let column: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let encoded = encode(&[column], 0..100_001).unwrap();
+        assert_eq!(encoded.len(), 100_001);
+        assert!(encoded.size() < 16 << 20, "{} bytes", encoded.size());
+    }
+
     /// States that an earlier version kept are read by this one: the bytes never change.
     #[test]
     fn values_have_the_bytes_that_they_always_had() {

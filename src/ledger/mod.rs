@@ -214,7 +214,11 @@ impl Ledger {
             rows::forget(connection, settled)
         });
         match done {
-            Ok(()) if has_room => first.into_iter().for_each(|put| recent.add(put)),
+            Ok(()) if has_room => {
+                for put in first {
+                    recent.add(&self.connection, put);
+                }
+            }
             Ok(()) => recent = Recent::default(),
             Err(_) => {}
         }

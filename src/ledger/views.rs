@@ -129,23 +129,23 @@ impl Ledger {
     ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
             ORDER BY key DESC LIMIT 1";
-        let kept = |below: &[u8]| {
+        let last = |below: &[u8]| {
             let mut statement = self.connection.prepare_cached(select)?;
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
             statement.query_row(params![view.0, from, below], row).optional()
         };
-        let mut below = below.to_vec();
-        loop {
-            let kept: Option<(Vec<u8>, Vec<u8>)> = kept(&below).map_err(failure)?;
-            let changed = self.recent.range(view, from, Some(&below)).next_back();
-            match (kept, changed) {
-                (Some(kept), Some((key, _))) if kept.0.as_slice() > key => return Ok(Some(kept)),
-                (_, Some((key, Some(value)))) => return Ok(Some((key.to_vec(), value.to_vec()))),
-                // It was removed, and those before it count.
-                (_, Some((key, None))) => below = key.to_vec(),
-                (kept, None) => return Ok(kept),
+        let mut kept: Option<(Vec<u8>, Vec<u8>)> = last(below).map_err(failure)?;
+        for (key, value) in self.recent.range(view, from, Some(below)).rev() {
+            match (&kept, value) {
+                (Some((kept, _)), _) if kept.as_slice() > key => break,
+                (_, Some(value)) => return Ok(Some((key.to_vec(), value.to_vec()))),
+                (Some((kept, _)), None) if kept == key => {}
+                // Removed before it was ever put in its place.
+                (_, None) => continue,
             }
+            kept = last(key).map_err(failure)?;
         }
+        Ok(kept)
     }
 
     /// Gives `take` the groups of a view with keys from `from` to before `below`, or to the last, with
@@ -250,6 +250,16 @@ fn insert(statement: &mut Statement<'_>, states: &[StatePut<'_>]) -> rusqlite::R
         .iter()
         .flat_map(|StatePut { view, key, value }| -> [&dyn ToSql; 3] { [&view.0, key, value] });
     statement.execute(params_from_iter(values)).map(drop)
+}
+
+/// True when the table has a state for this group, whatever became of it since.
+pub(super) fn is_placed(
+    connection: &Connection,
+    view: ViewId,
+    key: &[u8],
+) -> rusqlite::Result<bool> {
+    let select = "SELECT EXISTS (SELECT 1 FROM state WHERE view = ? AND key = ?)";
+    connection.prepare_cached(select)?.query_row(params![view.0, key], |row| row.get(0))
 }
 
 fn is_empty(connection: &Connection, view: ViewId) -> rusqlite::Result<bool> {
