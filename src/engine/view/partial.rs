@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -108,6 +109,8 @@ impl<'a> Partial<'a> {
     fn take(&mut self, records: &RecordBatch) -> Fallible<Option<States>> {
         let rows = records.num_rows();
         let keys = self.keys.iter().map(|key| key.evaluate(records)?.into_array(rows));
+        // Zeros of either sign are one group, as for the engine.
+        let keys = keys.map(|key| key.map(|key| normalize_float_zero(&key)));
         let keys = keys.collect::<Fallible<Vec<_>>>()?;
         let numbers = self.table.groups.number(&keys, rows)?;
         let total = self.table.groups.len();

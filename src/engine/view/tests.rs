@@ -68,6 +68,8 @@ fn many_files_give_what_one_query_gives() {
         "select k, count(*) as c, count(n) as m, sum(n) as s from output group by k",
         "select k, avg(x) as a, min(n) as l, max(k) as h from output group by k",
         "select n % 3 as r, count(*) filter (where x > 2) as c from output group by n % 3, k",
+        "select x * n * 0.0 as z, count(*) as c from output group by x * n * 0.0",
+        "select n * 0.0 as z, k, count(*) as c from output group by n * 0.0, k",
         "select count(*) as c, sum(x) as s from output",
         "select distinct k, n from output",
         "select k, sum(n) + 1 as s from output where n > 0 group by k having count(*) > 2",
