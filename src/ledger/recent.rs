@@ -14,8 +14,9 @@ use rusqlite::{Connection, params};
 use super::views::{self, StatePut, ViewId};
 
 /// Changes that are held at most: some megabytes. They are put in their places by one commit, which takes
-/// that much longer: a twentieth of a second where the table is in memory.
-const CHANGES: usize = if cfg!(test) { 40 } else { 32 * 1024 };
+/// that much longer (a thirtieth of a second where the table is in memory), and writes a page for each
+/// at worst: 64 MiB, as much as `engine.min_free` keeps for it.
+const CHANGES: usize = if cfg!(test) { 40 } else { 16 * 1024 };
 
 /// Bytes of them that are held at most.
 const BYTES: usize = if cfg!(test) { 300 } else { 4 << 20 };
@@ -49,8 +50,9 @@ impl Recent {
             let mut changes = row.get_ref(1)?.as_blob()?;
             while !changes.is_empty() {
                 let change = read(&mut changes);
-                let (key, value) =
-                    change.ok_or_else(|| anyhow::anyhow!("a change of a state is damaged"))?;
+                let (key, value) = change.ok_or_else(|| {
+                    anyhow::anyhow!("a change of a state is damaged; restore the state directory")
+                })?;
                 recent.add(connection, StatePut { view, key, value });
             }
         }
@@ -65,9 +67,10 @@ impl Recent {
     /// True when so many more may wait here.
     pub fn has_room(&self, states: &[StatePut<'_>]) -> bool {
         let bytes: usize = states.iter().map(size).sum();
+        let removals = states.iter().filter(|put| put.value.is_none()).count();
         self.changes + states.len() <= CHANGES
             && self.bytes + bytes <= BYTES
-            && self.removals <= REMOVALS
+            && self.removals + removals <= REMOVALS
     }
 
     /// Holds a change that was written.

@@ -127,25 +127,32 @@ impl Ledger {
         from: &[u8],
         below: &[u8],
     ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
-            ORDER BY key DESC LIMIT 1";
-        let last = |below: &[u8]| {
+        let walk = || {
+            let select = "SELECT key, value FROM state WHERE view = ? AND key >= ? AND key < ?
+                ORDER BY key DESC";
             let mut statement = self.connection.prepare_cached(select)?;
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-            statement.query_row(params![view.0, from, below], row).optional()
-        };
-        let mut kept: Option<(Vec<u8>, Vec<u8>)> = last(below).map_err(failure)?;
-        for (key, value) in self.recent.range(view, from, Some(below)).rev() {
-            match (&kept, value) {
-                (Some((kept, _)), _) if kept.as_slice() > key => break,
-                (_, Some(value)) => return Ok(Some((key.to_vec(), value.to_vec()))),
-                (Some((kept, _)), None) if kept == key => {}
-                // Removed before it was ever put in its place.
-                (_, None) => continue,
+            let mut rows = statement.query(params![view.0, from, below])?;
+            let mut changed = self.recent.range(view, from, Some(below)).rev().peekable();
+            let owned = |key: &[u8], value: &[u8]| Ok(Some((key.to_vec(), value.to_vec())));
+            loop {
+                let placed = match rows.next()? {
+                    Some(row) => Some((row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?)),
+                    None => None,
+                };
+                let is_behind = |key: &[u8]| placed.is_none_or(|(placed, _)| key > placed);
+                while let Some((key, value)) = changed.next_if(|(key, _)| is_behind(key)) {
+                    if let Some(value) = value {
+                        return owned(key, value);
+                    }
+                }
+                let Some((key, value)) = placed else { return Ok(None) };
+                let instead = changed.next_if(|(changed, _)| *changed == key);
+                if let Some(value) = instead.map_or(Some(value), |(_, value)| value) {
+                    return owned(key, value);
+                }
             }
-            kept = last(key).map_err(failure)?;
-        }
-        Ok(kept)
+        };
+        walk().map_err(failure)
     }
 
     /// Gives `take` the groups of a view with keys from `from` to before `below`, or to the last, with

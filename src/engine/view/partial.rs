@@ -125,8 +125,7 @@ impl<'a> Partial<'a> {
         }
         match self.memory.try_resize(self.table.size()) {
             Ok(()) => Ok(None),
-            Err(DataFusionError::ResourcesExhausted(_)) if total > 1 => self.finish(),
-            // Nothing would be gained for a group that is too large by itself.
+            Err(DataFusionError::ResourcesExhausted(_)) => self.finish(),
             Err(error) => Err(error),
         }
     }

@@ -91,20 +91,26 @@ impl Store for Overlay<'_> {
     }
 
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Stored> {
+        let last = |below: &[u8]| {
+            let kept = self.ledger.last_state_below(self.view, from, below);
+            kept.map(|kept| kept.map(|(key, _)| key)).map_err(Stored::Ledger)
+        };
         let mut below = below.to_vec();
+        let mut kept = last(&below)?;
         loop {
-            let kept = self.ledger.last_state_below(self.view, from, &below);
-            let kept = kept.map_err(Stored::Ledger)?.map(|(key, _)| key);
             let changed = [self.group, &self.own].map(|changes| changes.last_below(from, &below));
             let changed = changed.into_iter().flatten().map(<[u8]>::to_vec);
-            let Some(key) = kept.into_iter().chain(changed).max() else {
+            let Some(key) = kept.iter().cloned().chain(changed).max() else {
                 return Ok(None);
             };
             // It may be one that was removed.
-            match self.get(&key)? {
-                Some(value) => return Ok(Some(Entry { key, value })),
-                None => below = key,
+            if let Some(value) = self.get(&key)? {
+                return Ok(Some(Entry { key, value }));
             }
+            if kept.as_ref() == Some(&key) {
+                kept = last(&key)?;
+            }
+            below = key;
         }
     }
 
