@@ -42,6 +42,7 @@ pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 pub use prune::Pruned;
 use recent::Recent;
+pub use recent::merged;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
 pub use views::{Reading, StatePut, ViewId};
@@ -207,7 +208,7 @@ impl Ledger {
             if has_room {
                 recent::append(connection, &first)?;
             } else {
-                recent.settle(connection)?;
+                recent.place(connection)?;
                 views::put(connection, first.iter().copied().chain(states))?;
             }
             tally.put(connection)?;

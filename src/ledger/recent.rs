@@ -19,7 +19,7 @@ use super::views::{self, StatePut, ViewId};
 const CHANGES: usize = if cfg!(test) { 40 } else { 16 * 1024 };
 
 /// Bytes of them that are held at most.
-const BYTES: usize = if cfg!(test) { 300 } else { 4 << 20 };
+const BYTES: usize = if cfg!(test) { 400 } else { 4 << 20 };
 
 /// States at most that were removed here and are still in their table: whoever looks for the next one has to
 /// pass them.
@@ -118,7 +118,7 @@ impl Recent {
     }
 
     /// Puts everything in its place, as part of a transaction.
-    pub fn settle(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub fn place(&self, connection: &Connection) -> rusqlite::Result<()> {
         for (view, changes) in &self.views {
             let changes = changes.iter().map(|(key, value)| StatePut {
                 view: *view,
@@ -144,6 +144,22 @@ pub(super) fn append(connection: &Connection, states: &[StatePut<'_>]) -> rusqli
         insert.execute(params![view, changes])?;
     }
     Ok(())
+}
+
+/// Keys and values in the order of the keys, each key once: the later ones take the place of the earlier.
+pub fn merged<Key: Ord, Value>(
+    earlier: impl Iterator<Item = (Key, Value)>,
+    later: impl Iterator<Item = (Key, Value)>,
+) -> impl Iterator<Item = (Key, Value)> {
+    let (mut earlier, mut later) = (earlier.peekable(), later.peekable());
+    std::iter::from_fn(move || {
+        let Some((next, _)) = later.peek() else { return earlier.next() };
+        if let Some(before) = earlier.next_if(|(key, _)| key < next) {
+            return Some(before);
+        }
+        earlier.next_if(|(key, _)| key == next);
+        later.next()
+    })
 }
 
 /// Bytes of a change as it is written.
@@ -188,9 +204,13 @@ mod tests {
     /// What is kept of two views.
     type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
 
+    type Changes = BTreeMap<(usize, Vec<u8>), Option<Vec<u8>>>;
+
     #[derive(Debug, Clone)]
     enum Step {
-        Commit(BTreeMap<(usize, Vec<u8>), Option<Vec<u8>>>),
+        Commit(Changes),
+        /// A commit that fails.
+        Refuse(Changes),
         Restart,
         Reset(usize),
     }
@@ -200,10 +220,13 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..4));
+        let changes = || {
+            let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..4));
+            prop::collection::btree_map((0_usize..2, key()), value, 0..60)
+        };
         prop_oneof![
-            8 => prop::collection::btree_map((0_usize..2, key()), value, 0..60)
-                .prop_map(Step::Commit),
+            8 => changes().prop_map(Step::Commit),
+            2 => changes().prop_map(Step::Refuse),
             2 => Just(Step::Restart),
             1 => (0_usize..2).prop_map(Step::Reset),
         ]
@@ -217,6 +240,19 @@ mod tests {
         (ledger, views)
     }
 
+    fn commit(
+        ledger: &mut Ledger,
+        views: &[ViewId; 2],
+        changes: &Changes,
+    ) -> crate::failure::Result<()> {
+        let puts = changes.iter().map(|((view, key), value)| StatePut {
+            view: views[*view],
+            key,
+            value: value.as_deref(),
+        });
+        ledger.commit(vec![Microbatch::without_input(0)], puts, &Settled::default()).map(drop)
+    }
+
     fn apply(
         step: Step,
         state: &std::path::Path,
@@ -226,23 +262,22 @@ mod tests {
         let (ledger, views) = &mut open_one;
         match step {
             Step::Commit(changes) => {
-                let put = |((view, key), value): (&(usize, Vec<u8>), &Option<Vec<u8>>)| {
-                    (views[*view], key.clone(), value.clone())
-                };
-                let puts: Vec<_> = changes.iter().map(put).collect();
-                let puts = puts.iter().map(|(view, key, value)| StatePut {
-                    view: *view,
-                    key,
-                    value: value.as_deref(),
-                });
-                let batch = Microbatch::without_input(0);
-                ledger.commit(vec![batch], puts, &Settled::default()).unwrap();
+                commit(ledger, views, &changes).unwrap();
                 for (key, value) in changes {
                     match value {
                         Some(value) => drop(model.insert(key, value)),
                         None => drop(model.remove(&key)),
                     }
                 }
+            }
+            Step::Refuse(changes) => {
+                let other = Connection::open(state.join("ledger.db")).unwrap();
+                // The last thing that a commit does with a view's states is behind it.
+                let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON tally
+                    BEGIN SELECT RAISE(ABORT, 'refused'); END";
+                other.execute_batch(refuse).unwrap();
+                assert!(commit(ledger, views, &changes).is_err());
+                other.execute_batch("DROP TRIGGER refuse").unwrap();
             }
             Step::Restart => {
                 drop(open_one);
@@ -279,7 +314,7 @@ mod tests {
                         of_view.map(|((_, key), value)| (key.clone(), value.clone())).collect();
                     for bound in [None, Some(below.as_slice())] {
                         let mut all = Vec::new();
-                        ledger.each_state(*view, &from, bound, |key, value| {
+                        ledger.each_state(*view, &from, bound, std::iter::empty(), |key, value| {
                             all.push((key.to_vec(), value.to_vec()));
                         }).unwrap();
                         let within = kept.iter().filter(|(key, _)| **key >= from)
@@ -309,5 +344,27 @@ mod tests {
             assert_eq!(read(&mut &written[..length]), None, "{length}");
         }
         assert_eq!(read(&mut written.as_slice()), Some((put.key, put.value)));
+    }
+
+    #[test]
+    fn what_is_held_has_its_limits() {
+        let put = |key, value| StatePut { view: ViewId(1), key, value };
+        let recent = Recent::default();
+        let many = vec![put(b"", Some(b"")); CHANGES + 1];
+        assert!(recent.has_room(&many[1..]) && !recent.has_room(&many));
+        assert!(!recent.has_room(&[put(b"", Some(&[0; BYTES]))]));
+        let removals = vec![put(b"", None); REMOVALS + 1];
+        assert!(recent.has_room(&removals[1..]) && !recent.has_room(&removals));
+    }
+
+    #[test]
+    fn a_damaged_ledger_says_what_to_do() {
+        let state = tempfile::tempdir().unwrap();
+        drop(open(state.path()));
+        let other = Connection::open(state.path().join("ledger.db")).unwrap();
+        other.execute("INSERT INTO state_change (view, changes) VALUES (1, x'00')", ()).unwrap();
+        let said = Ledger::open(state.path()).err().unwrap().into_error();
+        let said = format!("{said:#}");
+        assert!(said.contains("damaged; restore the state directory"), "{said}");
     }
 }

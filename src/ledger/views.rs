@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params, params_from_iter};
 
-use super::{Ledger, failure};
+use super::{Ledger, failure, merged};
 use crate::failure::{Failure, Result};
 
 /// A view, by its row in the ledger.
@@ -156,15 +156,16 @@ impl Ledger {
     }
 
     /// Gives `take` the groups of a view with keys from `from` to before `below`, or to the last, with
-    /// their states, in the order of their keys.
-    pub fn each_state(
-        &self,
+    /// their states after these later changes, in the order of their keys.
+    pub fn each_state<'a>(
+        &'a self,
         view: ViewId,
         from: &[u8],
         below: Option<&[u8]>,
+        later: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
         mut take: impl FnMut(&[u8], &[u8]),
     ) -> Result<()> {
-        let mut all = || -> rusqlite::Result<()> {
+        let all = || -> rusqlite::Result<()> {
             let select = match below {
                 Some(_) => {
                     "SELECT key, value FROM state WHERE view = ?1 AND key >= ?2 AND key < ?3
@@ -178,7 +179,8 @@ impl Ledger {
             let mut statement = self.connection.prepare_cached(select)?;
             let bounds = params![view.0, from, below];
             let mut rows = statement.query(bounds)?;
-            let mut changed = self.recent.range(view, from, below).peekable();
+            let changed = merged(self.recent.range(view, from, below), later);
+            let mut changed = changed.peekable();
             let mut give = |(key, value): (&[u8], Option<&[u8]>)| {
                 if let Some(value) = value {
                     take(key, value);

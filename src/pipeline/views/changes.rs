@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::engine::Entries;
-use crate::ledger::{StatePut, ViewId};
+use crate::ledger::{StatePut, ViewId, merged};
 
 /// Changes by their keys: what was put, and `None` for what was removed.
 ///
@@ -99,22 +99,6 @@ impl Changes {
         let few = few.map(|(key, _)| key.as_slice());
         many.filter(|key| *key >= from).max(few)
     }
-}
-
-/// Keys and values in the order of the keys, each key once: the later ones take the place of the earlier.
-pub fn merged<Key: Ord, Value>(
-    earlier: impl Iterator<Item = (Key, Value)>,
-    later: impl Iterator<Item = (Key, Value)>,
-) -> impl Iterator<Item = (Key, Value)> {
-    let (mut earlier, mut later) = (earlier.peekable(), later.peekable());
-    std::iter::from_fn(move || {
-        let Some((next, _)) = later.peek() else { return earlier.next() };
-        if let Some(before) = earlier.next_if(|(key, _)| key < next) {
-            return Some(before);
-        }
-        earlier.next_if(|(key, _)| key == next);
-        later.next()
-    })
 }
 
 /// The changes of each view.

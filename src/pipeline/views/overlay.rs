@@ -1,10 +1,10 @@
 //! The states of one view as a microbatch sees them: those of the ledger, changed by what comes
 //! before it in its group.
 
-use super::changes::{Changes, merged};
+use super::changes::Changes;
 use crate::engine::{Entries, Entry, Problem, Store};
 use crate::failure::Failure;
-use crate::ledger::{Ledger, ViewId};
+use crate::ledger::{Ledger, ViewId, merged};
 use crate::pipeline::work;
 
 /// The states of one view.
@@ -70,24 +70,11 @@ impl Store for Overlay<'_> {
 
     fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Stored> {
         let changed = merged(self.group.range(from, below), self.own.range(from, below));
-        let (mut entries, mut changed) = (Entries::default(), changed.peekable());
-        let put = |entries: &mut Entries, (key, value): (&[u8], Option<&[u8]>)| {
-            if let Some(value) = value {
-                entries.push(key, value);
-            }
-        };
-        let kept = self.ledger.each_state(self.view, from, below, |key, value| {
-            while let Some(before) = changed.next_if(|(changed, _)| *changed < key) {
-                put(&mut entries, before);
-            }
-            match changed.next_if(|(changed, _)| *changed == key) {
-                Some(instead) => put(&mut entries, instead),
-                None => entries.push(key, value),
-            }
+        let mut entries = Entries::default();
+        let kept = self.ledger.each_state(self.view, from, below, changed, |key, value| {
+            entries.push(key, value);
         });
-        kept.map_err(Stored::Ledger)?;
-        changed.for_each(|behind| put(&mut entries, behind));
-        Ok(entries)
+        kept.map(|()| entries).map_err(Stored::Ledger)
     }
 
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Stored> {
