@@ -103,6 +103,27 @@ fn many_files_give_what_one_query_gives() {
 }
 
 #[test]
+fn states_go_out_when_memory_is_short_and_none_is_lost() {
+    let engine = Engine::new(1 << 20, &std::env::temp_dir()).unwrap();
+    let sql = "select k, count(*) as c from output group by k";
+    let view = planned(&engine, sql, Asked::All).unwrap();
+    let file = |from: i64| {
+        let keys: StringArray = (from..from + 5000).map(|key| Some(format!("k{key}"))).collect();
+        let mut columns = records(1, 5000).columns().to_vec();
+        columns[0] = Arc::new(keys);
+        RecordBatch::try_new(Arc::new(schema()), columns).unwrap()
+    };
+    // Each key twice, the second time long after the first.
+    let files = (0..10).chain(0..10).map(|number| file(number * 5000)).collect();
+    let delta = view.delta(Feed::held(files)).unwrap();
+    assert!(delta.len() > 1, "the table kept all in a megabyte");
+    let mut kept = Memory::default();
+    let states = view.merge(&delta, None, &mut kept).unwrap();
+    let counted = lines(&view.evaluate(&states).unwrap());
+    assert!(counted.len() == 50_000 && counted.iter().all(|line| line.ends_with("|2")));
+}
+
+#[test]
 fn what_changes_is_what_was_touched() {
     let engine = engine();
     let sql = "select k, count(*) as c from output group by k";
