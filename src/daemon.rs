@@ -7,6 +7,7 @@
 pub mod job;
 mod opening;
 mod pressure;
+mod starting;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,9 @@ const ONCE_TRIES: u32 = 4;
 
 /// What `--once` says then.
 const GAVE_UP: &str = "gave up after several tries; nothing is lost, run it again";
+
+/// Why the daemon ends when a record says so.
+const ENDED: &str = "ended by its end marker";
 
 /// How often systemd is told what goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
@@ -81,9 +85,15 @@ pub struct Setting {
 
 /// Runs the job until it is stopped, drained, or ended by a record.
 pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
-    let mut daemon = Daemon::open(config, setting)?;
+    let Some(mut daemon) = starting::open(config, setting)? else { return Ok(()) };
     loop {
         telemetry::notify(&[NotifyState::Ready]);
+        if daemon.job.has_ended() {
+            if setting.until == Until::Stopped {
+                return daemon.finish(ENDED);
+            }
+            daemon.job.make_finals(&setting.pulse)?;
+        }
         let ending = daemon.run().inspect_err(|error| daemon.note_failure(error))?;
         let new = match ending {
             Ending::Done(why) => return daemon.finish(why),
@@ -91,12 +101,19 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
         };
         // What can be found wrong while the old job is open leaves it as it is, tables and all.
         if let Err(error) = Queries::open(&new, &new.state.join("spill")) {
-            let error = anyhow::Error::from(error);
-            tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
+            not_reloaded(&error.into());
             continue;
         }
+        match daemon.job.finish(false) {
+            Ok(()) => {}
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(failure) => {
+                not_reloaded(&failure.into_error());
+                daemon.postponed = true;
+                continue;
+            }
+        }
         let old = daemon.job.config().clone();
-        daemon.job.finish(false).map_err(Failure::into_error)?;
         // The old one's locks and ledger are closed before the new one's are opened.
         drop(daemon);
         daemon = match Daemon::open(*new, setting) {
@@ -106,12 +123,17 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
                 shown.clone_from(daemon.job.config());
                 daemon
             }
-            Err(error) => {
-                tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
-                Daemon::open(old, setting)?
+            Err(failure) => {
+                not_reloaded(&failure.into_error());
+                let Some(daemon) = starting::open(old, setting)? else { return Ok(()) };
+                daemon
             }
         };
     }
+}
+
+fn not_reloaded(error: &anyhow::Error) {
+    tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
 }
 
 /// Forgets what these views of a job have kept, so that they are made anew when it runs.
@@ -134,10 +156,14 @@ enum Ending {
 struct Daemon<'a> {
     job: Job,
     watch: Option<Watch>,
+    /// On the folder that inputs are moved to.
+    _archive_watch: Option<Watch>,
     watched: (u64, u64),
     hints_lost: Arc<AtomicBool>,
     setting: &'a Setting,
     reload: bool,
+    /// A reload waits until what is committed has been published.
+    postponed: bool,
     status_due: Instant,
     committed_at_start: u64,
     live: Live,
@@ -147,21 +173,26 @@ struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Opens the job and recovers what an earlier run left. The watch comes first, so that nothing
     /// can come between it and the first scan.
-    fn open(config: Config, setting: &'a Setting) -> anyhow::Result<Self> {
+    fn open(config: Config, setting: &'a Setting) -> crate::failure::Result<Self> {
         let hints_lost = Arc::new(AtomicBool::new(false));
         let network = config.network_file_system();
-        let watch = open_watch(&config, setting, &hints_lost, network)?;
+        let watch = open_watch(&config, setting, &hints_lost, network).map_err(Failure::Fatal)?;
         let polls = watch.is_none();
         let (told, before) = (Told::open(&config.state), Live::read(&config.state));
-        let mut job = Job::open(config, polls, network.is_none()).map_err(Failure::into_error)?;
-        job.rebuild_views(&setting.pulse).map_err(Failure::into_error)?;
-        if let Err(error) = job.make_finals(&setting.pulse) {
-            // It stays owed; new inputs are no less welcome for it.
-            tracing::error!(error = %format!("{error:#}"), "a final result cannot be made");
-        }
+        let mut job = Job::open(config, polls, network.is_none())?;
+        job.rebuild_views(&setting.pulse)?;
         let folder = job.source.folder().path().display().to_string();
         tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
+        let archive = job.config().archive().filter(|_| !polls);
+        let recursive = job.config().rules.recursive;
+        let watch_archive = |folder: std::path::PathBuf| {
+            let hint = send_hints(&setting.wakes.0, &hints_lost);
+            watch::watch_archive(&folder, recursive, hint)
+                .inspect_err(|error| tracing::debug!(%error, "the archive is not watched"))
+                .ok()
+        };
         Ok(Self {
+            _archive_watch: archive.and_then(watch_archive),
             watched: job.source.folder_identity(),
             committed_at_start: job.pipeline.ledger.last_sequence(),
             job,
@@ -169,6 +200,7 @@ impl<'a> Daemon<'a> {
             hints_lost,
             setting,
             reload: false,
+            postponed: false,
             status_due: Instant::now(),
             live: Live { started_ms: setting.started_ms, paused: None, ..before },
             told,
@@ -192,12 +224,12 @@ impl<'a> Daemon<'a> {
             match self.round() {
                 Ok(Round::Worked) => {
                     (pause, failures) = (PAUSE_MIN, 0);
-                    self.live.pauses(None);
+                    self.goes_on();
                 }
-                Ok(Round::Ended) => return Ok(Ending::Done("ended by its end marker")),
+                Ok(Round::Ended) => return Ok(Ending::Done(ENDED)),
                 Ok(Round::Idle) => {
                     (pause, failures) = (PAUSE_MIN, 0);
-                    self.live.pauses(None);
+                    self.goes_on();
                     if self.setting.until == Until::Drained && self.is_drained()? {
                         return Ok(Ending::Done("drained"));
                     }
@@ -229,6 +261,12 @@ impl<'a> Daemon<'a> {
         let next = self.job.source.next_name();
         self.live.next = next.map(|next| telemetry::escaped(next.as_encoded_bytes()));
         self.told.tell(&self.live)
+    }
+
+    /// It does not pause any more.
+    fn goes_on(&mut self) {
+        self.live.pauses(None);
+        self.reload |= std::mem::take(&mut self.postponed);
     }
 
     fn note_failure(&mut self, error: &anyhow::Error) {
@@ -320,6 +358,7 @@ impl<'a> Daemon<'a> {
 
     fn hear(&mut self, wake: Wake) {
         match wake {
+            Wake::Hint(Hint::Written(path)) => self.job.pipeline.late_writes.note(path),
             Wake::Hint(hint) => self.job.source.hint(hint),
             Wake::Reload => self.reload = true,
             Wake::Stop => self.setting.pulse.stop(),
@@ -443,10 +482,14 @@ fn start_watch(
     sender: &SyncSender<Wake>,
     lost: &Arc<AtomicBool>,
 ) -> watch::Result<Watch> {
+    Watch::start(directory, recursive, send_hints(sender, lost))
+}
+
+fn send_hints(sender: &SyncSender<Wake>, lost: &Arc<AtomicBool>) -> impl Fn(Hint) + Send + 'static {
     let (sender, lost) = (sender.clone(), lost.clone());
-    Watch::start(directory, recursive, move |hint| {
+    move |hint| {
         if let Err(TrySendError::Full(_)) = sender.try_send(Wake::Hint(hint)) {
             lost.store(true, Ordering::Relaxed);
         }
-    })
+    }
 }

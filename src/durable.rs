@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat};
@@ -43,6 +43,12 @@ impl Error {
     /// True for an fsync: what was written may be lost, and asking again would hide it.
     pub fn is_sync(&self) -> bool {
         matches!(self.operation, Operation::Sync | Operation::SyncDir)
+    }
+
+    /// True when there is no room: on the disk, in a quota, below a limit on the size of a file.
+    pub fn is_no_room(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self.kind(), FileTooLarge | QuotaExceeded | StorageFull)
     }
 
     /// The kind of the underlying I/O error.
@@ -76,10 +82,21 @@ pub fn sync_data(file: &File, path: &Path, site: &'static str) -> Result<()> {
     }
 }
 
-/// Creates `path` and its missing parents, each made durable in the directory above it.
+/// Creates `path` and its missing parents, each made durable in the directory above it. One that is
+/// there may be left by a process that was killed before that, so its name is made durable too.
 pub fn create_dir_all(path: &Path) -> Result<()> {
+    create_dir(path, 0o777)
+}
+
+/// Creates `path` for this user alone, whatever the umask; its missing parents are as usual. A
+/// directory that is there keeps its mode.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    create_dir(path, 0o700)
+}
+
+fn create_dir(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
-        return Ok(());
+        return sync_parent(path);
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_dir_all(parent)?;
@@ -87,13 +104,19 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     let failed = |error| Error::new(Operation::Create, path, error);
     let act = || fault::Act::MakeDir(path);
     fault::before(Operation::Create, "directory", act).map_err(failed)?;
-    match std::fs::create_dir(path) {
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
-    match path.parent() {
-        Some(parent) => Dir::open(parent)?.sync("parent directory"),
-        None => Ok(()),
+    sync_parent(path)
+}
+
+/// A folder above that this user may not open was not made by this program.
+fn sync_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match Dir::open(parent) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened?.sync("parent directory"),
     }
 }
 
@@ -105,13 +128,29 @@ pub fn lock_of(output: &Path) -> PathBuf {
     output.with_file_name(name)
 }
 
-/// Takes an exclusive lock on the file `path`, created when missing; held until it is dropped.
+/// Opens the file `path` for reading and writing, created when missing. Only this user may open it,
+/// whatever the umask, and whatever an earlier version has left.
+pub fn open_private(path: &Path) -> Result<File> {
+    let failed = |error| Error::new(Operation::Create, path, error);
+    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(flags);
+    let file = options.open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let is_mine = metadata.uid() == rustix::process::geteuid().as_raw();
+    if metadata.mode() & 0o077 != 0 && is_mine {
+        rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(file)
+}
+
+/// Takes an exclusive lock on the file `path`, created when missing; held until it is dropped. Who
+/// may not open the file cannot hold the lock.
 ///
 /// `None` when another process holds it.
 pub fn lock(path: &Path) -> Result<Option<File>> {
     let failed = |error| Error::new(Operation::Create, path, error);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file = open_private(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -145,6 +184,16 @@ impl Dir {
     /// Wraps a directory that was opened elsewhere; `path` is for messages.
     pub fn from_fd(fd: OwnedFd, path: PathBuf) -> Self {
         Self { fd, path }
+    }
+
+    /// The directory that its path leads to now, if that is another one than this; none where the
+    /// path leads to nothing.
+    pub fn successor(&self) -> Result<Option<Self>> {
+        let there = std::fs::metadata(&self.path)
+            .map_err(|error| Error::new(Operation::Open, &self.path, error))?;
+        let own = self.stat_self()?;
+        let same = (there.dev(), there.ino()) == (own.st_dev, own.st_ino);
+        if same { Ok(None) } else { Self::open(&self.path).map(Some) }
     }
 
     /// The path it was opened by.

@@ -25,6 +25,12 @@ pub enum Failure {
     Stopped,
 }
 
+/// Nothing but a person can help: damage, a ledger of another job. The exit code says so, and no
+/// service manager starts the program again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Halt(pub String);
+
 /// Short for a result that fails with [`Failure`].
 pub type Result<T> = std::result::Result<T, Failure>;
 
@@ -32,6 +38,11 @@ impl Failure {
     /// A fatal failure with this message.
     pub fn fatal(message: impl Into<String>) -> Self {
         Self::Fatal(anyhow::anyhow!(message.into()))
+    }
+
+    /// A fatal failure that only a person can end.
+    pub fn halt(message: impl Into<String>) -> Self {
+        Self::Fatal(Halt(message.into()).into())
     }
 
     /// The same failure with what was being done put before its cause.

@@ -4,10 +4,12 @@
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 
+mod archiving;
 pub mod earlier;
 pub mod flow;
 mod formats;
 pub mod keeping;
+pub mod late_writes;
 pub mod prepare;
 mod report;
 mod rotating;
@@ -26,8 +28,7 @@ pub mod views;
 mod whole;
 mod work;
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use crate::durable::fault;
@@ -36,21 +37,16 @@ use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, ViewId};
 use crate::publish::{self, Publisher};
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
-use crate::source::archive::{Archived, Archiver, Touched};
-use crate::source::input::Input;
-use crate::source::queue::Key;
+use crate::source::archive::Archiver;
+use crate::source::input::{self, Input, Writers};
+use crate::source::queue::Why;
+use archiving::Archiving;
 use earlier::Earlier;
 use keeping::Keeping;
+use late_writes::LateWrites;
 use prepare::Prepared;
-use report::{debt, log, report};
-use vanished::Vanished;
+use report::{debt, log};
 use views::{Advanced, Puts, Results, Tapped, Views};
-
-/// Files that may be committed and stubbornly not archived before the daemon pauses.
-const STUCK_MAX: usize = 16;
-
-/// How long a file that could not be archived is left alone; doubled each time, up to a minute.
-const STUCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Published bytes become durable at the latest so long after they were written.
 pub const SYNC_AFTER: Duration = Duration::from_secs(1);
@@ -70,11 +66,9 @@ pub struct Pipeline {
     pub keeping: Keeping,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
-    unarchived: Vec<(Committed, Input)>,
-    stuck: Vec<Stuck>,
-    touched: Touched,
-    /// Archived under a name that is not durable yet.
-    archived: Vec<u64>,
+    archiving: Archiving,
+    /// Archived files that somebody has written to.
+    pub late_writes: LateWrites,
     /// Published, not durable yet: up to this sequence number.
     published: Option<u64>,
     staged_files: Vec<OsString>,
@@ -82,17 +76,6 @@ pub struct Pipeline {
     /// Durable, and to be told to the ledger with the next commit.
     settled: Settled,
     settled_files: Vec<OsString>,
-    /// Names whose committed file turned out altered, and that microbatch: it is settled by the one
-    /// that sets the altered file aside.
-    superseded: HashMap<OsString, u64>,
-    vanished: Vanished,
-}
-
-/// A committed input that cannot be archived just now.
-struct Stuck {
-    committed: Committed,
-    tries: u32,
-    due: Instant,
 }
 
 impl Pipeline {
@@ -112,17 +95,13 @@ impl Pipeline {
             earlier,
             keeping,
             unpublished: Vec::new(),
-            unarchived: Vec::new(),
-            stuck: Vec::new(),
-            touched: Touched::default(),
-            archived: Vec::new(),
+            archiving: Archiving::default(),
+            late_writes: LateWrites::default(),
             published: None,
             staged_files: Vec::new(),
             unsynced_since: None,
             settled: Settled::default(),
             settled_files: Vec::new(),
-            superseded: HashMap::new(),
-            vanished: Vanished::default(),
         }
     }
 
@@ -203,6 +182,7 @@ impl Pipeline {
         staging: &StagingArea,
         source: &mut Source,
     ) -> Result<bool> {
+        self.drop_written(&mut group, source);
         if group.is_empty() {
             return Ok(false);
         }
@@ -215,10 +195,7 @@ impl Pipeline {
                 self.give_back(prepared, source);
             }
         }
-        // What sets an altered file aside settles the microbatch that it was altered after.
-        let mut settled = self.settled.clone();
-        let older = |prepared: &Prepared| self.superseded.get(&prepared.batch.name).copied();
-        settled.archived.extend(group.iter().filter_map(older));
+        let settled = self.settled.clone();
         let files: Vec<_> =
             group.iter().flat_map(|prepared| prepared.batch.files().cloned()).collect();
         let discarded: Vec<_> =
@@ -234,7 +211,6 @@ impl Pipeline {
             Ok((committed, results)) => {
                 self.views.note_committed(results);
                 for committed in &committed {
-                    self.superseded.remove(&committed.batch().name);
                     self.earlier.note(committed);
                 }
                 // Before anything can fail: what is committed is published whatever happens.
@@ -253,6 +229,27 @@ impl Pipeline {
                 Err(failure)
             }
         }
+    }
+
+    /// Right before the commit nobody may write to an input. From the first one on to which somebody
+    /// does, the group waits for another commit.
+    fn drop_written(&self, group: &mut Vec<Prepared>, source: &mut Source) {
+        let is_written = |prepared: &Prepared| {
+            input::writers(&prepared.input.file) == Writers::Some
+                || !prepared.input.is_unchanged().unwrap_or(false)
+        };
+        if fault::mutant("no-second-lease") {
+            return;
+        }
+        let Some(at) = group.iter().position(is_written) else { return };
+        for prepared in group.split_off(at + 1) {
+            self.give_back(prepared, source);
+        }
+        let Some(written) = group.pop() else { return };
+        tracing::debug!(file = crate::telemetry::text(written.input.name()), "is written to");
+        let files: Vec<_> = written.batch.files().cloned().collect();
+        self.discard(&files);
+        source.put_off(written.input, Why::WriterOpen);
     }
 
     /// Links what is prepared to earlier files; false when it must wait for the group before it.
@@ -285,12 +282,9 @@ impl Pipeline {
         for (committed, input) in std::mem::take(&mut self.unpublished) {
             self.note_published(&committed);
             log(&committed);
-            self.unarchived.extend(input.map(|input| (committed, input)));
+            self.archiving.unarchived.extend(input.map(|input| (debt(&committed), input)));
         }
-        for (committed, input) in std::mem::take(&mut self.unarchived) {
-            self.archive(committed, input, source)?;
-        }
-        self.retry_stuck(source)
+        self.archive_all(source)
     }
 
     fn note_published(&mut self, committed: &Committed) {
@@ -300,111 +294,6 @@ impl Pipeline {
             Payload::Memory(_) => None,
         });
         self.staged_files.extend(files);
-    }
-
-    fn archive(&mut self, committed: Committed, input: Input, source: &mut Source) -> Result<()> {
-        let report = report(&committed);
-        let debt = debt(&committed, &report);
-        let (folder, rules) = (source.folder(), source.rules());
-        let archived = self.archiver.archive(folder, rules, &debt, &input.file, &mut self.touched);
-        self.unsynced_since.get_or_insert_with(Instant::now);
-        match archived {
-            Ok(archived) => {
-                self.conclude(&committed, &archived, Some(input.key), source);
-                Ok(())
-            }
-            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => Err(failure),
-            Err(failure) => self.stick(committed, failure, 1),
-        }
-    }
-
-    /// Archives `input` if it is a committed one that was renamed before it could be; gives it back
-    /// if not.
-    pub fn archive_if_committed(
-        &mut self,
-        input: Input,
-        source: &mut Source,
-    ) -> Result<Option<Input>> {
-        let input = self.vanished.archive(input, source, &self.archiver, &mut self.touched)?;
-        if input.is_none() {
-            self.unsynced_since.get_or_insert_with(Instant::now);
-        }
-        Ok(input)
-    }
-
-    /// What archiving one input found out.
-    fn conclude(
-        &mut self,
-        committed: &Committed,
-        archived: &Archived,
-        key: Option<Key>,
-        source: &mut Source,
-    ) {
-        let name = &committed.batch().name;
-        let sequence = committed.sequence();
-        if *archived == Archived::Altered {
-            let reason = format!(
-                "the file was altered after it was committed as microbatch {sequence}: only what was \
-                 read then is in the output"
-            );
-            self.superseded.insert(name.clone(), sequence);
-            source.condemn(name, reason);
-            return;
-        }
-        if *archived == Archived::Gone {
-            self.vanished.note(committed);
-        }
-        self.archived.push(sequence);
-        match key {
-            Some(key) if matches!(archived, Archived::As(_)) => source.release(key),
-            // What is there now, if anything, is a new file.
-            _ => source.free(name),
-        }
-    }
-
-    fn stick(&mut self, committed: Committed, failure: Failure, tries: u32) -> Result<()> {
-        let file = crate::telemetry::text(&committed.batch().name);
-        let full = self.stuck.len() >= STUCK_MAX;
-        let pause = STUCK_PAUSE * 1_u32.checked_shl(tries - 1).unwrap_or(u32::MAX).min(60);
-        self.stuck.push(Stuck { committed, tries, due: Instant::now() + pause });
-        if full {
-            return Err(failure.context("archive the inputs"));
-        }
-        let error = failure.into_error();
-        tracing::warn!(file, error = %format!("{error:#}"), "is committed but cannot be archived yet");
-        Ok(())
-    }
-
-    fn retry_stuck(&mut self, source: &mut Source) -> Result<()> {
-        let now = Instant::now();
-        if self.stuck.iter().all(|stuck| stuck.due > now) {
-            return Ok(());
-        }
-        for stuck in std::mem::take(&mut self.stuck) {
-            if stuck.due > now {
-                self.stuck.push(stuck);
-                continue;
-            }
-            match self.recover_one(&stuck.committed, source) {
-                Ok(()) => {}
-                Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
-                Err(failure) => {
-                    self.stick(stuck.committed, failure, stuck.tries.saturating_add(1))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn recover_one(&mut self, committed: &Committed, source: &mut Source) -> Result<()> {
-        let report = report(committed);
-        let debt = debt(committed, &report);
-        let (folder, rules) = (source.folder(), source.rules());
-        let archived =
-            self.archiver.recover(folder, rules, &debt, prepare::hash, &mut self.touched)?;
-        self.unsynced_since.get_or_insert_with(Instant::now);
-        self.conclude(committed, &archived, None, source);
-        Ok(())
     }
 
     /// At the start: publishes and archives what the ledger owes.
@@ -418,10 +307,10 @@ impl Pipeline {
             self.note_published(&committed);
             if unarchived.contains(&committed.sequence()) {
                 source.hold(&committed.batch().name);
-                self.stuck.push(Stuck { committed, tries: 0, due: Instant::now() });
+                self.archiving.recovers(debt(&committed));
             }
         }
-        self.retry_stuck(source)?;
+        self.archive_all(source)?;
         self.sync(source)?;
         self.settle()
     }
@@ -449,25 +338,13 @@ impl Pipeline {
         self.unsynced_since.map(|since| since + SYNC_AFTER)
     }
 
-    /// The file that could not be archived most often, and how often that was tried.
-    pub fn stuck(&self) -> Option<(&OsStr, u32)> {
-        let tries = self.stuck.iter().map(|stuck| (&*stuck.committed.batch().name, stuck.tries));
-        tries.max_by_key(|(_, tries)| *tries)
-    }
-
-    /// When the next file that could not be archived is due.
-    pub fn stuck_due(&self) -> Option<Instant> {
-        self.stuck.iter().map(|stuck| stuck.due).min()
-    }
-
     /// Makes everything published and archived durable. The ledger hears of it with the next
     /// commit, or by [`Pipeline::settle`].
     pub fn sync(&mut self, source: &Source) -> Result<()> {
         self.publisher.sync()?;
-        self.touched.sync(source.folder(), &self.archiver)?;
+        self.sync_archive(source)?;
         self.unsynced_since = None;
         self.settled.published = self.published.take().or(self.settled.published);
-        self.settled.archived.append(&mut self.archived);
         self.settled_files.append(&mut self.staged_files);
         Ok(())
     }

@@ -21,6 +21,9 @@ use appended::Appended;
 pub use appended::{begins_otherwise, checksum};
 use parts::Parts;
 
+/// Where staged files wait, in the state directory.
+pub const STAGING: &str = "staging";
+
 /// The outputs of one job.
 pub struct Publisher {
     outputs: Vec<(Target, Output)>,
@@ -64,18 +67,42 @@ pub fn set_aside(path: &Path, sequence: u64) -> Result<()> {
     Ok(dir.sync("output directory")?)
 }
 
+/// What is still owed to a file that is not among those that the job writes, if anything is.
+fn owed_elsewhere(
+    owed: &[Committed],
+    is_known: &impl Fn(Target) -> bool,
+    ledger: &Ledger,
+) -> Result<Option<String>> {
+    let foreign = |span: &Span<'_>| !is_known(span.addition.target);
+    let mut spans = owed.iter().flat_map(Committed::spans).filter(foreign);
+    let Some(first) = spans.next().map(|span| span.addition) else { return Ok(None) };
+    let more = spans.filter(|span| span.addition.target == first.target);
+    let bytes = first.length + more.map(|span| span.addition.length).sum::<u64>();
+    Ok(Some(owed_message(&ledger.path_of(first.target)?, bytes)))
+}
+
+/// What is said of bytes that are owed to a file which the job no longer writes.
+pub fn owed_message(path: &Path, bytes: u64) -> String {
+    format!(
+        "{bytes} bytes are still owed to {}, which is not in the job any more: set it back, start once, \
+         and change it then",
+        path.display()
+    )
+}
+
 impl Publisher {
-    /// Publishes to these places from this staging directory.
-    pub fn open(targets: &[(Target, Place<'_>)], staging: &Path) -> Result<Self> {
+    /// Publishes to these places from the staging directory in this state directory.
+    pub fn open(targets: &[(Target, Place<'_>)], state: &Path) -> Result<Self> {
+        let staging = state.join(STAGING);
         let open = |(target, place): &(Target, Place<'_>)| {
             let output = match place {
                 Place::File(path, header) => Output::Appended(Appended::open(path, header)?),
-                Place::Folder(path) => Output::Parts(Parts::open(path)?),
+                Place::Folder(path) => Output::Parts(Parts::open(path, state)?),
             };
             Ok((*target, output))
         };
         let outputs = targets.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { outputs, staging: Dir::open(staging)? })
+        Ok(Self { outputs, staging: Dir::open(&staging)? })
     }
 
     /// Looks where each output ends, before a commit says where the next span begins.
@@ -84,7 +111,7 @@ impl Publisher {
             let output = match output {
                 Output::Appended(output) => output,
                 Output::Parts(parts) => {
-                    parts.observe()?;
+                    parts.observe(ledger.last_sequence())?;
                     continue;
                 }
             };
@@ -102,12 +129,6 @@ impl Publisher {
         &mut self,
         group: &(impl Iterator<Item = &'a Committed> + Clone),
     ) -> Result<()> {
-        let known = |span: &Span<'_>| {
-            self.outputs.iter().any(|(target, _)| *target == span.addition.target)
-        };
-        if !group.clone().flat_map(Committed::spans).all(|span| known(&span)) {
-            return Err(Failure::fatal("the ledger owes to an output that the job has not"));
-        }
         for (target, output) in &mut self.outputs {
             let target = *target;
             let mine = move |span: &Span<'_>| span.addition.target == target;
@@ -131,6 +152,7 @@ impl Publisher {
     /// At the start: brings every output to what the ledger says, whatever a crash left.
     pub fn recover(&mut self, ledger: &mut Ledger) -> Result<Vec<Committed>> {
         let mut owed = ledger.owed()?;
+        self.check_known(&owed, ledger)?;
         let mut relocated = false;
         for (target, output) in &mut self.outputs {
             let Output::Appended(output) = output else { continue };
@@ -144,6 +166,15 @@ impl Publisher {
         }
         self.publish(&owed.iter())?;
         Ok(owed)
+    }
+
+    /// Bytes may be owed to a file that the job no longer writes.
+    fn check_known(&self, owed: &[Committed], ledger: &Ledger) -> Result<()> {
+        let known = |target| self.outputs.iter().any(|(known, _)| *known == target);
+        match owed_elsewhere(owed, &known, ledger)? {
+            Some(message) => Err(Failure::halt(message)),
+            None => Ok(()),
+        }
     }
 
     /// Makes everything published durable.

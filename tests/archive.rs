@@ -236,7 +236,7 @@ fn a_shorter_output_stops_the_daemon() {
     spool.drop_file("b", "3\n");
     let output = spool.run("run", &["--once"]);
     let log = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(4));
     for part in ["output.txt is damaged", "expected 4 bytes, found 2", "move it away"] {
         assert!(log.contains(part), "{log}");
     }
@@ -250,7 +250,7 @@ fn an_output_with_other_bytes_stops_the_daemon() {
     spool.run_once();
     fs::write(spool.path("output.txt"), "1\nX\n").unwrap();
     let output = spool.run("run", &["--once"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&output.stderr).contains("checksum"));
 }
 
@@ -315,7 +315,7 @@ fn a_dropped_file_after_a_deleted_one_is_new() {
         let mut command = spool.command("run");
         // The last is the drop folder's: the ledger never hears that the file is gone. The one
         // before it, if any, is the recovery's.
-        let fault = format!("fail:sync-directory:5:{}", if number == 0 { 1 } else { 2 });
+        let fault = format!("fail:input-directory:5:{}", if number == 0 { 1 } else { 2 });
         let status = command.arg("--once").env("SPOOLMILL_FAULT", fault).status().unwrap();
         assert_eq!(status.code(), Some(1));
     }

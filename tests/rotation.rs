@@ -208,7 +208,7 @@ fn an_output_that_was_cut_is_not_closed() {
     let output = std::fs::File::options().write(true).open(spool.path("out/output.txt")).unwrap();
     output.set_len(3).unwrap();
     let (status, log) = daemon.wait();
-    assert!(status.code() == Some(1) && log.contains("is damaged"), "{status}: {log}");
+    assert!(status.code() == Some(4) && log.contains("is damaged"), "{status}: {log}");
     assert_eq!(names(&spool), BTreeSet::from(["output.txt".to_owned()]));
 }
 

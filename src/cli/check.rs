@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::queries::Queries;
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ impl Check {
             return infer(sample);
         }
         let config = Config::read(&self.config.unwrap_or_default())?;
-        config.check_surroundings()?;
+        config.check_surroundings().map_err(config::Error::found_now)?;
         Queries::open(&config, &std::env::temp_dir())?;
         std::io::stdout().write_all(config.as_understood().as_bytes())?;
         Ok(())

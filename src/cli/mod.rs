@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 //!
-//! Exit codes: 0 done; 1 the job failed; 2 wrong usage or configuration.
+//! Exit codes: 0 done; 1 the job failed, and may succeed when it is started again; 2 wrong usage or
+//! configuration; 4 stopped until a person acts.
 
 mod batch;
 mod check;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config};
+use crate::failure::Halt;
 use crate::telemetry::{self, LogFormat};
 
 /// The exit code of a job that failed.
@@ -31,6 +33,9 @@ const FAILED: u8 = 1;
 
 /// The exit code of a wrong command line or configuration.
 const MISUSED: u8 = 2;
+
+/// The exit code of a job that only a person can help.
+const HALTED: u8 = 4;
 
 /// Ingests drop folders exactly once: each complete file is one microbatch through one transform.
 #[derive(Debug, Parser)]
@@ -114,5 +119,12 @@ struct Misuse(&'static str);
 
 /// The exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<config::Error>() || error.is::<Misuse>() { MISUSED } else { FAILED }
+    let in_config = error.downcast_ref::<config::Error>();
+    if in_config.is_some_and(|error| !error.passes()) || error.is::<Misuse>() {
+        MISUSED
+    } else if error.is::<Halt>() {
+        HALTED
+    } else {
+        FAILED
+    }
 }

@@ -34,6 +34,20 @@ pub struct Error {
     file: PathBuf,
     line: Option<usize>,
     message: String,
+    passes: bool,
+}
+
+impl Error {
+    /// True when nothing has to be changed in the job: what it needs may come back.
+    pub fn passes(&self) -> bool {
+        self.passes
+    }
+
+    /// The same for who only wants to know whether a start would succeed now.
+    #[must_use]
+    pub fn found_now(self) -> Self {
+        Self { passes: false, ..self }
+    }
 }
 
 /// A value that cannot be used: its key, and what is wrong with it.
@@ -43,12 +57,19 @@ pub struct Problem {
     /// Which of several tables of this name, from 0.
     place: usize,
     message: String,
+    passes: bool,
 }
 
 impl Problem {
     /// A problem with this key.
     pub fn new(key: &'static str, message: impl Into<String>) -> Self {
-        Self { key, place: 0, message: message.into() }
+        Self { key, place: 0, message: message.into(), passes: false }
+    }
+
+    /// The same, where the cause is not in the job and may pass.
+    #[must_use]
+    pub fn passing(self, passes: bool) -> Self {
+        Self { passes, ..self }
     }
 
     /// The same in another one of several tables, counted from 0.
@@ -87,7 +108,8 @@ pub struct Config {
 impl Config {
     /// Reads and checks the job file at `path`, without looking at anything else.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let failed = |message: String| Error { file: path.to_owned(), line: None, message };
+        let failed =
+            |message: String| Error { file: path.to_owned(), line: None, message, passes: false };
         let text = std::fs::read_to_string(path)
             .map_err(|error| failed(format!("cannot be read: {error}")))?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -108,6 +130,7 @@ impl Config {
                 file: path.to_owned(),
                 line: offset.map(|offset| locate::line_at(text, offset)),
                 message: format!("{key}{message}{hint}"),
+                passes: false,
             }
         })?;
         Self::checked(written, text, path, base).map_err(|problem| explain(&problem, text, path))
@@ -232,6 +255,11 @@ impl Config {
         normal(&self.base.join(path))
     }
 
+    /// The absolute path of the job file.
+    pub fn job_file(&self) -> PathBuf {
+        self.base.join(self.file.file_name().unwrap_or_default())
+    }
+
     /// Every file that the job writes, views and late records included.
     pub fn outputs(&self) -> Vec<PathBuf> {
         let mut all: Vec<_> = self.output.iter().chain(&self.rejects).cloned().collect();
@@ -306,6 +334,7 @@ fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
         file: path.to_owned(),
         line: locate::line_of(text, problem.key, problem.place),
         message: format!("{}: {}", problem.key, problem.message),
+        passes: problem.passes,
     }
 }
 

@@ -50,7 +50,7 @@ impl Config {
             return Err(Problem::new("output.path", "is missing: expected the output file"));
         };
         check_drop_folder(directory)?;
-        make_folder("state.directory", &self.state)?;
+        make("state.directory", &self.state, durable::create_private_dir)?;
         let is_folder = self.written.output.format.is_columnar();
         let folder = if is_folder { output } else { output.parent().unwrap_or(Path::new("/")) };
         make_folder("output.path", folder)?;
@@ -114,7 +114,12 @@ fn check_drop_folder(directory: &Path) -> Result<(), Problem> {
     let metadata = match directory.metadata() {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => return problem("which is no directory".to_owned()),
-        Err(error) => return problem(format!("which cannot be used: {error}")),
+        Err(error) => {
+            // It may be on a mount that is not there yet.
+            let found = directory.display();
+            let message = format!("found \"{found}\", which cannot be used: {error}");
+            return Err(Problem::new("input.directory", message).passing(true));
+        }
     };
     if let Err(error) =
         rustix::fs::access(directory, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
@@ -135,12 +140,20 @@ fn check_drop_folder(directory: &Path) -> Result<(), Problem> {
 }
 
 fn make_folder(key: &'static str, folder: &Path) -> Result<(), Problem> {
+    make(key, folder, durable::create_dir_all)
+}
+
+fn make(
+    key: &'static str,
+    folder: &Path,
+    create: fn(&Path) -> durable::Result<()>,
+) -> Result<(), Problem> {
     let problem = |error: &dyn std::fmt::Display| {
         Problem::new(key, format!("found \"{}\", which cannot be used: {error}", folder.display()))
     };
-    durable::create_dir_all(folder).map_err(|error| {
+    create(folder).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        problem(&cause.unwrap_or_default())
+        problem(&cause.unwrap_or_default()).passing(error.is_no_room() || error.is_sync())
     })?;
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| problem(&errno))
 }

@@ -66,6 +66,7 @@ pub struct Job {
     targets: [Target; 2],
     late: Option<Target>,
     carried: Option<Input>,
+    had_ended: bool,
     _locks: Vec<File>,
 }
 
@@ -78,10 +79,11 @@ impl Job {
             return Err(Failure::fatal("the job has no input directory or no output"));
         };
         let locks = locks(&config.state, &config.outputs())?;
-        let staging_path = config.state.join("staging");
-        durable::create_dir_all(&staging_path)?;
+        let staging_path = config.state.join(publish::STAGING);
+        durable::create_private_dir(&staging_path)?;
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
+        ledger.claim(&config.state, &config.job_file(), directory)?;
         let targets = [ledger.target(output)?, ledger.target(rejects)?];
         let late_path = config.late();
         let late = late_path.as_ref().map(|path| ledger.target(path)).transpose()?;
@@ -101,7 +103,7 @@ impl Job {
         places.extend(
             of_views.iter().map(|(target, path, header)| (*target, Place::File(path, header))),
         );
-        let publisher = Publisher::open(&places, &staging_path)?;
+        let publisher = Publisher::open(&places, &config.state)?;
         let archiver =
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
         let rules = config.rules.clone();
@@ -118,6 +120,7 @@ impl Job {
             views,
             (earlier, keeping(&config, targets[0])),
         );
+        let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
         pipeline.recover(&mut source)?;
         // What a crash has left half written is whole by now.
@@ -135,6 +138,7 @@ impl Job {
             targets,
             late,
             carried: None,
+            had_ended,
             _locks: locks,
         })
     }
@@ -154,10 +158,14 @@ impl Job {
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&self.source)?;
         }
+        self.pipeline.look_at_late_writes(&self.source, now)?;
         self.pipeline.rotate(&self.source)?;
         self.pipeline.prune(&self.source, now)?;
         if self.source.next_name().is_some() {
             self.check_disk()?;
+        }
+        if let Some(parts) = &mut self.parts {
+            parts.follow()?;
         }
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
@@ -319,7 +327,6 @@ impl Job {
         let [output, rejects] = self.targets;
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
-            has_finals: self.queries.has_finals(),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
             parts: self.parts.as_ref(),
@@ -421,7 +428,13 @@ impl Job {
             self.queries.finish(&self.config, output, pulse)?;
             self.pipeline.ledger.forget_end().map_err(Failure::into_error)?;
         }
+        self.had_ended = false;
         Ok(())
+    }
+
+    /// True when an earlier process has committed the end of the job, and did not come to its own.
+    pub fn has_ended(&self) -> bool {
+        self.had_ended
     }
 
     /// Makes durable what has been published for a while, when nothing else goes on.
@@ -438,6 +451,7 @@ impl Job {
         let others = [
             self.pipeline.sync_due(),
             self.pipeline.stuck_due(),
+            self.pipeline.late_writes.due(),
             self.pipeline.views.due(),
             self.pipeline.idle_due(),
             self.pipeline.keeping.due(),

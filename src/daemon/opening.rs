@@ -20,7 +20,10 @@ pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {
     let mut paths = vec![state.join("lock")];
     paths.extend(outputs.iter().map(|output| durable::lock_of(output)));
     let lock = |path: PathBuf| {
-        let locked = durable::lock(&path).context("take the lock").map_err(Failure::Fatal)?;
+        let locked = durable::lock(&path).map_err(|error| match error.is_no_room() {
+            true => Failure::Transient(anyhow::Error::from(error).context("take the lock")),
+            false => Failure::Fatal(anyhow::Error::from(error).context("take the lock")),
+        })?;
         locked.ok_or_else(|| {
             Failure::fatal(format!(
                 "another spoolmill holds the lock {}; two must not share a state directory or an \

@@ -4,8 +4,8 @@
 //! It is set by the environment of the child process that a test starts:
 //! - `SPOOLMILL_TRACE=FILE` appends one JSON line for each operation, with what it would do;
 //! - `SPOOLMILL_FAULT=abort:N` aborts before the N-th operation (from 1), `half:N` after half of it;
-//! - `SPOOLMILL_FAULT=fail:KIND:ERRNO:N` lets the N-th operation of that kind fail, `N+` it and
-//!   every later one;
+//! - `SPOOLMILL_FAULT=fail:KIND:ERRNO:N` lets the N-th operation of that kind, or of that site, fail,
+//!   `N+` it and every later one;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
 #[cfg(not(debug_assertions))]
@@ -197,7 +197,8 @@ mod switched {
                 std::process::abort()
             }
             Plan::Fail { operation: kind, errno, from, forever }
-                if *kind == operation.to_string().replace(' ', "-") =>
+                if *kind == operation.to_string().replace(' ', "-")
+                    || *kind == site.replace(' ', "-") =>
             {
                 counts.of_the_failing_kind += 1;
                 let number = counts.of_the_failing_kind;

@@ -6,6 +6,8 @@
 //! - Sequence numbers grow by one, without gaps, and spans of one target and generation follow each
 //!   other without gaps.
 //! - Only [`Ledger::commit`] and [`Ledger::owed`] make a [`Committed`].
+//! - A start believes nothing that is only in the page cache: what an earlier process has left in the
+//!   log is written back and synced before it is read.
 //! - What is owed is forgotten only when [`Ledger::commit`] or [`Ledger::settle`] is told that it is
 //!   durable elsewhere.
 //!
@@ -15,8 +17,10 @@
 //! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
+mod altered;
 mod audit;
 mod clock;
+mod job;
 mod look;
 mod microbatch;
 mod prune;
@@ -28,15 +32,18 @@ mod tally;
 mod views;
 
 use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 
+use crate::durable;
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
+pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
@@ -82,6 +89,8 @@ pub struct Settled {
     pub published: Option<u64>,
     /// These microbatches' inputs are durably archived.
     pub archived: Vec<u64>,
+    /// Of these microbatches the input was not there any more when it was to be archived.
+    pub gone: Vec<u64>,
     /// The states of this view have been made anew.
     pub rebuilt: Option<ViewId>,
 }
@@ -89,7 +98,10 @@ pub struct Settled {
 impl Settled {
     /// True when there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        self.published.is_none() && self.archived.is_empty() && self.rebuilt.is_none()
+        self.published.is_none()
+            && self.archived.is_empty()
+            && self.gone.is_empty()
+            && self.rebuilt.is_none()
     }
 }
 
@@ -97,6 +109,10 @@ impl Settled {
 pub struct Ledger {
     connection: Connection,
     path: PathBuf,
+    /// Device and inode of the file.
+    identity: (u64, u64),
+    /// Whose it is, while that is not written down.
+    claim: Option<job::Claim>,
     last: u64,
     watermark: Option<i64>,
     tally: Tally,
@@ -116,9 +132,13 @@ impl Ledger {
                 "SQLite {} can corrupt the ledger; 3.51.3 or later is needed",
                 rusqlite::version()
             );
+            for suffix in ["", "-wal", "-shm"] {
+                make_private(&path, suffix)?;
+            }
             let mut connection = Connection::open(&path)?;
             connection.busy_timeout(BUSY)?;
             make_durable(&connection)?;
+            write_log_back(&connection)?;
             // States are read and written all over the file: pages that are held, and written back
             // less often, cost less than either.
             connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -132,10 +152,37 @@ impl Ledger {
             let path = path.clone();
             let (positions, views) = (HashMap::new(), Vec::new());
             let recent = Recent::load(&connection)?;
-            Ok(Self { connection, path, last, watermark, tally, positions, views, recent })
+            let file = path.metadata()?;
+            let identity = (file.dev(), file.ino());
+            let claim = None;
+            Ok(Self {
+                connection,
+                path,
+                identity,
+                claim,
+                last,
+                watermark,
+                tally,
+                positions,
+                views,
+                recent,
+            })
         };
-        let doing = || format!("open the ledger {}", path.display());
-        open().with_context(doing).map_err(Failure::Fatal)
+        open().map_err(|error| not_opened(error, &path))
+    }
+
+    /// The file must be the one that was opened: what is committed to another one, no start will ever
+    /// read.
+    fn check_place(&self) -> Result<()> {
+        let there = self.path.metadata().map(|there| (there.dev(), there.ino())).ok();
+        if there == Some(self.identity) {
+            return Ok(());
+        }
+        Err(Failure::halt(format!(
+            "the ledger {} was removed or replaced while the daemon ran: put the state directory back; \
+             without it, what was committed since cannot be told from what is new",
+            self.path.display()
+        )))
     }
 
     /// The target at `path`, entered at the first time.
@@ -154,6 +201,14 @@ impl Ledger {
         let (id, position) = enter().map_err(failure)?;
         self.positions.insert(Target(id), position);
         Ok(Target(id))
+    }
+
+    /// The path of a target.
+    pub fn path_of(&self, target: Target) -> Result<PathBuf> {
+        let select = "SELECT path FROM target WHERE id = ?";
+        let path: Vec<u8> =
+            self.connection.query_row(select, [target.0], |row| row.get(0)).map_err(failure)?;
+        Ok(PathBuf::from(std::ffi::OsString::from_vec(path)))
     }
 
     /// Where the next span of `target` begins.
@@ -236,6 +291,7 @@ impl Ledger {
     }
 
     fn transact(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<()> {
+        self.check_place()?;
         let path = &self.path;
         let act = || Act::Commit(path, 0, Vec::new());
         fault::before(Operation::Commit, "ledger", act)
@@ -244,8 +300,11 @@ impl Ledger {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failure)?;
+        job::put(&transaction, self.claim.as_ref()).map_err(failure)?;
         work(&transaction).map_err(failure)?;
+        // The commit point.
         transaction.commit().map_err(failure)?;
+        self.claim = None;
         let connection = &mut self.connection;
         fault::committed(|| image(connection, path));
         Ok(())
@@ -356,6 +415,60 @@ impl Ledger {
     }
 }
 
+/// Only this user may open the file or take its locks. SQLite gives its log the mode of its database.
+fn make_private(path: &Path, suffix: &str) -> anyhow::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    if suffix.is_empty() || Path::new(&name).is_file() {
+        durable::open_private(Path::new(&name))?;
+    }
+    Ok(())
+}
+
+/// Writes the log back into the database, synced. A failed fsync of an earlier process may have left
+/// pages of the log that are in memory alone, and look like any others: here they are written once
+/// more, before anything is read and before anything is appended behind them.
+fn write_log_back(connection: &Connection) -> anyhow::Result<()> {
+    if fault::mutant("no-checkpoint") {
+        return Ok(());
+    }
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
+    let busy = (busy != 0).then(|| std::io::Error::from(std::io::ErrorKind::ResourceBusy));
+    busy.map_or(Ok(()), |busy| Err(busy).context("its log is being read: the start waits for that"))
+}
+
+/// What it means that the ledger cannot be opened: nothing was changed by trying.
+fn not_opened(error: anyhow::Error, path: &Path) -> Failure {
+    let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error);
+    let passes = code.is_some_and(|code| passes(*code) || NO_ROOM.contains(&code.extended_code));
+    let is_busy = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy);
+    let no_room = error.downcast_ref::<durable::Error>().is_some_and(durable::Error::is_no_room);
+    let is_damaged = code.is_some_and(|code| is_damage(code.code));
+    let error = error.context(format!("open the ledger {}", path.display()));
+    if passes || is_busy || no_room {
+        Failure::Transient(error)
+    } else if is_damaged {
+        Failure::halt(format!("{error:#}; restore the state directory"))
+    } else {
+        Failure::Fatal(error)
+    }
+}
+
+/// Extended codes of SQLite for shared memory that cannot be made, on a full disk: `IOERR_SHMOPEN`,
+/// `IOERR_SHMSIZE`.
+const NO_ROOM: [i32; 2] = [4618, 4874];
+
+fn passes(error: rusqlite::ffi::Error) -> bool {
+    matches!(error.code, ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+}
+
+fn is_damage(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+}
+
 /// Sets what makes a commit survive a power cut, and reads it back.
 fn make_durable(connection: &Connection) -> anyhow::Result<()> {
     let mode: String = connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?;
@@ -379,11 +492,12 @@ fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
 /// A full disk or a busy ledger passes, and nothing was committed. After any other error it is
 /// unknown what is on disk: the next start reads it.
 fn failure(error: rusqlite::Error) -> Failure {
-    let code = error.sqlite_error_code();
+    let code = error.sqlite_error().copied();
     let error = anyhow::Error::from(error).context("write the ledger");
     match code {
-        Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            Failure::Transient(error)
+        Some(code) if passes(code) => Failure::Transient(error),
+        Some(code) if is_damage(code.code) => {
+            Failure::halt(format!("{error:#}; restore the state directory"))
         }
         _ => Failure::Fatal(error),
     }

@@ -96,6 +96,10 @@ impl Ledger {
             connection
                 .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
                 .execute(params![before.history, history])?;
+            for table in ["altered", "gone"] {
+                let delete = format!("DELETE FROM {table} WHERE sequence <= ?");
+                connection.prepare_cached(&delete)?.execute([history])?;
+            }
             Ok(())
         })
     }

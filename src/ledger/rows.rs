@@ -74,6 +74,9 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     for sequence in &settled.archived {
         archived.execute([sequence])?;
     }
+    for sequence in &settled.gone {
+        connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -149,6 +149,22 @@ const MIGRATIONS: [&str; 6] = [
         view    INTEGER NOT NULL,
         changes BLOB NOT NULL
     );
+",
+    "
+    -- Whose ledger it is. Relative paths start where the state directory is. At most one row.
+    CREATE TABLE job (
+        only   INTEGER PRIMARY KEY CHECK (only = 0),
+        file   BLOB NOT NULL,               -- the job file
+        folder BLOB NOT NULL                -- the drop folder
+    );
+    -- Inputs that were written to after their commit, and how much of that was set aside.
+    CREATE TABLE altered (
+        sequence INTEGER PRIMARY KEY,
+        size     INTEGER NOT NULL,          -- bytes that are committed or set aside
+        at_ms    INTEGER NOT NULL           -- when that was noticed last, milliseconds since 1970
+    );
+    -- Inputs that were not there any more when they were to be archived: replaced, or taken away.
+    CREATE TABLE gone (sequence INTEGER PRIMARY KEY);
 ",
 ];
 

@@ -51,13 +51,13 @@ impl Ledger {
             return Ok(ViewId(id));
         }
         if kept == signature {
-            return Err(Failure::fatal(format!(
+            return Err(Failure::halt(format!(
                 "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches \
                  of {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made \
                  anew from the output"
             )));
         }
-        Err(Failure::fatal(format!(
+        Err(Failure::halt(format!(
             "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
              It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
              output; or give the view another name, and it begins with the next file"

@@ -131,7 +131,7 @@ impl Pipeline {
         if !committed.batch().is_processed() || self.ledger.has_later(committed)? {
             return Ok(());
         }
-        let debt = debt(committed, b"");
+        let debt = debt(committed);
         let found = self.archiver.find_archived(source.folder(), &debt, super::prepare::hash);
         let Some((dir, name)) = found else { return Ok(()) };
         dir.unlink(&name)?;

@@ -42,8 +42,6 @@ pub struct Preparation<'a> {
     pub flow: Flow<'a>,
     /// How many of them may be bad.
     pub tolerance: Tolerance,
-    /// Whether something is made of the whole output when the job ends.
-    pub has_finals: bool,
     /// Where output waits.
     pub staging: &'a StagingArea,
     /// Where the files of a columnar output wait: from there a rename makes them visible.
@@ -107,20 +105,16 @@ impl Preparation<'_> {
     /// Its records are judged by this watermark.
     pub fn prepare(
         &self,
-        mut input: Input,
+        input: Input,
         watermark: Option<i64>,
     ) -> std::result::Result<Prepared, NotPrepared> {
-        let made = match input.condemned.clone() {
-            Some(reason) => Err(Failure::Bad(reason)),
-            None => self.attempt(&input, watermark),
-        };
-        let made = match made {
+        let made = match self.attempt(&input, watermark) {
             Err(Failure::Incomplete(reason)) if input.grace_over => Err(Failure::Bad(reason)),
             made => made,
         };
         let made = match made {
             Err(Failure::Bad(reason)) => {
-                quarantined(&mut input, reason).map(|batch| (batch, false, Tapped::default()))
+                quarantined(&input, reason).map(|batch| (batch, false, Tapped::default()))
             }
             made => made,
         };
@@ -214,7 +208,7 @@ impl Preparation<'_> {
         let identity = identity(input, *hash.finalize().as_bytes());
         let batch = Microbatch {
             additions,
-            ends: counts.ended && self.has_finals,
+            ends: counts.ended,
             read: counts.read,
             written: counts.written,
             rejected: counts.rejected,
@@ -242,13 +236,8 @@ fn identity(input: &Input, hash: [u8; 32]) -> Identity {
 }
 
 /// The microbatch of a file that goes to quarantine.
-fn quarantined(input: &mut Input, reason: String) -> Result<Microbatch> {
+fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
     let hash = hash(&input.file).map_err(Failure::Unreadable)?;
-    if input.condemned.is_some() {
-        // It is known to be in no good state; what it is now is what is set aside.
-        use crate::source::input::Stamp;
-        input.stamp = Stamp::of_file(&input.file).map_err(Failure::Unreadable)?;
-    }
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }

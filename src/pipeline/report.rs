@@ -1,12 +1,10 @@
 //! What is told of a committed microbatch: a line in the log, a report beside a file in quarantine.
 
-use std::ffi::OsStr;
-
 use crate::ledger::Committed;
 use crate::source::archive::{Debt, Fate};
 
 /// The content of `failed-*.error.json`, the same each time it is made.
-pub fn report(committed: &Committed) -> Vec<u8> {
+fn report(committed: &Committed) -> Vec<u8> {
     let batch = committed.batch();
     let Some(reason) = &batch.quarantined else { return Vec::new() };
     let hash = blake3::Hash::from_bytes(batch.identity.hash).to_hex();
@@ -55,12 +53,12 @@ pub fn log(committed: &Committed) {
 }
 
 /// What the archive is to do with the input.
-pub fn debt<'a>(committed: &'a Committed, report: &'a [u8]) -> Debt<'a> {
+pub fn debt(committed: &Committed) -> Debt {
     let batch = committed.batch();
     let fate = match batch.quarantined {
-        Some(_) => Fate::Failed { report },
+        Some(_) => Fate::Failed(report(committed)),
         None => Fate::Processed,
     };
-    let name: &OsStr = &batch.name;
-    Debt { name, identity: &batch.identity, sequence: committed.sequence(), fate }
+    let (name, identity) = (batch.name.clone(), batch.identity);
+    Debt { name, identity, sequence: committed.sequence(), fate }
 }

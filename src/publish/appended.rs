@@ -6,8 +6,6 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Payload, Position, Span, Target};
@@ -59,6 +57,7 @@ impl Appended {
 
     /// The position that the next span can have: what the ledger says, as long as the file agrees.
     pub fn observe(&mut self, position: Position) -> Result<Position> {
+        self.follow_folder()?;
         let Some(length) = self.length()? else {
             let taken_away = position.end > 0;
             if taken_away {
@@ -140,15 +139,32 @@ impl Appended {
         Ok(())
     }
 
+    /// The folder may have been replaced: what counts is what the path leads to.
+    fn follow_folder(&mut self) -> Result<()> {
+        let Some(there) = self.dir.successor()? else { return Ok(()) };
+        tracing::warn!(folder = %there.path().display(), "the output folder was replaced");
+        self.leave_file()?;
+        if self.dir_unsynced {
+            self.dir.sync("output directory")?;
+        }
+        (self.dir, self.dir_unsynced) = (there, false);
+        Ok(())
+    }
+
+    /// What is not durable in a file that was taken away is durable in the ledger, but from now on
+    /// nothing will write it again: so it has to be made durable here.
+    fn leave_file(&mut self) -> Result<()> {
+        if let Some(file) = self.file.take().filter(|_| self.unsynced) {
+            durable::sync_data(&file, &self.path, "output")?;
+        }
+        self.unsynced = false;
+        Ok(())
+    }
+
     /// How long the file is that its path leads to; it is open after this, if it is there.
     fn length(&mut self) -> Result<Option<u64>> {
         let Some(there) = self.dir.stat(&self.name)? else {
-            // What is not durable in the file that was taken away is durable in the ledger, but
-            // from now on nothing will write it again: so it has to be made durable here.
-            if let Some(file) = self.file.take().filter(|_| self.unsynced) {
-                durable::sync_data(&file, &self.path, "output")?;
-            }
-            self.unsynced = false;
+            self.leave_file()?;
             return Ok(None);
         };
         let same = |file: &File| -> std::io::Result<bool> {
@@ -157,7 +173,10 @@ impl Appended {
         };
         let open = self.file.as_ref().map(same).transpose();
         if !open.map_err(|error| self.transient(error))?.unwrap_or(false) {
+            self.leave_file()?;
             self.file = Some(self.dir.open_existing(&self.name)?);
+            // Whoever has created it may have been killed before its name was durable.
+            self.dir_unsynced = true;
         }
         Ok(Some(u64::try_from(there.st_size).unwrap_or_default()))
     }
@@ -180,6 +199,7 @@ impl Appended {
 
     fn create_if_missing(&mut self) -> Result<()> {
         if self.file.is_none() {
+            self.follow_folder()?;
             self.file = Some(match self.dir.create_new(&self.name) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                     return self.adopt_empty();
@@ -198,7 +218,7 @@ impl Appended {
                 self.dir_unsynced = true;
                 Ok(())
             }
-            found => Err(Failure::fatal(format!(
+            found => Err(Failure::halt(format!(
                 "{} was created by another program with {} bytes in it; move it away",
                 self.path.display(),
                 found.unwrap_or(0)
@@ -243,7 +263,7 @@ impl Appended {
         if (done, checksum.finalize()) == (span.addition.length, span.addition.checksum) {
             return Ok(());
         }
-        Err(Failure::fatal(format!(
+        Err(Failure::halt(format!(
             "the staging file {} is damaged: expected {} bytes with checksum {:08x}; restore it, or \
              take the input from the archive again",
             staging.path().join(name).display(),
@@ -294,7 +314,7 @@ impl Appended {
         if found == expected {
             return Ok(());
         }
-        Err(Failure::fatal(format!(
+        Err(Failure::halt(format!(
             "{} is damaged: bytes {start} to {end} have checksum {found:08x}, the ledger says \
              {expected:08x}; restore the file, or move it away to begin a new one",
             self.path.display()
@@ -302,7 +322,7 @@ impl Appended {
     }
 
     fn damaged(&self, expected: u64, found: u64) -> Failure {
-        Failure::fatal(format!(
+        Failure::halt(format!(
             "{} is damaged: expected {expected} bytes, found {found}; restore the file, or move it \
              away to begin a new one",
             self.path.display()
@@ -311,7 +331,7 @@ impl Appended {
 
     fn transient(&self, error: std::io::Error) -> Failure {
         let doing = format!("use {}", self.path.display());
-        Failure::Transient(Err::<(), _>(error).context(doing).expect_err("it is an error"))
+        Failure::Transient(anyhow::Error::new(error).context(doing))
     }
 }
 

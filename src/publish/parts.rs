@@ -7,7 +7,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Dir};
@@ -34,28 +33,27 @@ const DIGITS: usize = 16;
 /// The files of one output.
 pub struct Parts {
     dir: Dir,
+    state: PathBuf,
     unsynced: bool,
 }
 
 impl Parts {
-    /// The folder at `path`.
-    pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { dir: Dir::open(path)?, unsynced: false })
+    /// The folder at `path`, of the job whose state is in `state`. What an earlier process has renamed
+    /// there may not be durable yet.
+    pub fn open(path: &Path, state: &Path) -> Result<Self> {
+        Ok(Self { dir: Dir::open(path)?, state: state.to_owned(), unsynced: true })
     }
 
-    /// The folder must be the one that was opened.
-    pub fn observe(&self) -> Result<()> {
-        let path = self.dir.path();
-        let there = path.metadata().map_err(|error| {
-            let gone = format!("the output folder {} cannot be used", path.display());
-            Failure::Transient(anyhow::Error::from(error).context(gone))
-        })?;
-        let own = self.dir.stat_self()?;
-        if (there.dev(), there.ino()) == (own.st_dev, own.st_ino) {
-            return Ok(());
-        }
-        let message = "is another folder than at the start: start again to write to it";
-        Err(Failure::fatal(format!("{} {message}", path.display())))
+    /// The folder must be the one that its path leads to. Where it was replaced, the next file goes to
+    /// the new one: what waits in the old one has to be made again.
+    pub fn observe(&mut self, last: u64) -> Result<()> {
+        let Some(there) = self.dir.successor()? else { return Ok(()) };
+        let path = there.path().to_owned();
+        self.sync()?;
+        claim(&path, &self.state, last, false).map_err(Failure::Fatal)?;
+        self.dir = there;
+        let replaced = format!("the output folder {} was replaced", path.display());
+        Err(Failure::Transient(anyhow::anyhow!("{replaced}; going on in the new one")))
     }
 
     /// Removes a file that waits and that nothing needs any more.
@@ -95,7 +93,7 @@ impl Parts {
 
     fn is_taken(&self, name: &OsStr) -> Failure {
         let path = self.dir.path().join(name);
-        Failure::fatal(format!(
+        Failure::halt(format!(
             "{} is there already, and this ledger has not written it: move it away",
             path.display()
         ))

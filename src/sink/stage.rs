@@ -60,6 +60,15 @@ impl StagingArea {
         Self { dir, prefix, next: AtomicU64::new(first) }
     }
 
+    /// The directory may have been replaced: what counts is what its path leads to. Nothing may be
+    /// staged meanwhile.
+    pub fn follow(&mut self) -> Result<()> {
+        if let Some(there) = self.dir.successor()? {
+            self.dir = there;
+        }
+        Ok(())
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Dir {
         &self.dir

@@ -46,6 +46,26 @@ impl Stamp {
         }
     }
 
+    /// The stamp of what the standard library gives.
+    pub fn of_metadata(metadata: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let nanoseconds = |seconds: i64, nanoseconds: i64| {
+            seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+        };
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// True for two states of one file.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// The stamp of an open file.
     pub fn of_file(file: &File) -> std::io::Result<Self> {
         Ok(Self::of(&rustix::fs::fstat(file)?))
@@ -70,8 +90,6 @@ pub struct Input {
     pub stamp: Stamp,
     /// True when it may no longer be taken for still arriving.
     pub grace_over: bool,
-    /// Why it goes to quarantine without being read, if it does.
-    pub condemned: Option<String>,
 }
 
 impl Input {
@@ -123,6 +141,16 @@ pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = open_beneath(folder, parent.as_os_str(), flags)?;
     Ok(Some(Dir::from_fd(fd, folder.path().join(parent))))
+}
+
+/// False when the subfolder that `name` is in cannot be written to: the file could be committed, and not
+/// be archived. The folder itself is checked once for all.
+pub fn can_be_renamed(folder: &Dir, name: &OsStr) -> bool {
+    use rustix::fs::{Access, AtFlags};
+    let parent = std::path::Path::new(name).parent().filter(|path| !path.as_os_str().is_empty());
+    let Some(parent) = parent else { return true };
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(folder, parent, access, AtFlags::EACCESS).is_ok()
 }
 
 fn open_beneath(folder: &Dir, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {

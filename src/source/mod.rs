@@ -18,7 +18,6 @@ mod standing;
 mod survey;
 pub mod watch;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Bound;
@@ -57,7 +56,6 @@ pub struct Source {
     shares_clock: bool,
     scan_due: Instant,
     last_scan: Option<(Instant, Duration, Stamp)>,
-    condemned: HashMap<Box<OsStr>, String>,
     closing: Closing,
 }
 
@@ -93,7 +91,6 @@ impl Source {
             shares_clock,
             scan_due: Instant::now(),
             last_scan: None,
-            condemned: HashMap::new(),
             closing: Closing::No,
         })
     }
@@ -128,6 +125,8 @@ impl Source {
                 self.touched(&name);
             }
             Hint::Touched(name) => self.touched(&name),
+            // It is no input any more.
+            Hint::Written(_) => {}
         }
     }
 
@@ -250,10 +249,7 @@ impl Source {
         let renamed = self.queue.take_renamed(&key.name);
         let stat = self.folder_stat(&key.name)?;
         let stamp = Stamp::of(&stat);
-        let condemned = self.condemned.remove(&key.name);
-        if condemned.is_none()
-            && let Some((why, pause)) = self.not_yet(&key.name, &stat, before, renamed)
-        {
+        if let Some((why, pause)) = self.not_yet(&key.name, &stat, before, renamed) {
             self.wait(key, before, stamp, why, pause);
             return None;
         }
@@ -270,18 +266,22 @@ impl Source {
             }
         };
         let grace_over = self.unchanged_for(&opened, before) >= self.rules.incomplete_grace;
-        if condemned.is_none() {
-            let unmet = if opened == stamp {
-                self.unmet(&key.name, &file, &opened, before)
-            } else {
-                Some((Why::Settling, Some(Duration::ZERO)))
-            };
-            if let Some((why, pause)) = unmet {
-                self.wait(key, before, opened, why, pause);
-                return None;
-            }
+        let unmet = if opened == stamp {
+            self.unmet(&key.name, &file, &opened, before)
+        } else {
+            Some((Why::Settling, Some(Duration::ZERO)))
+        };
+        if let Some((Why::Unmovable, _)) = unmet
+            && before.is_none_or(|before| before.why != Why::Unmovable)
+        {
+            let file = crate::telemetry::text(&key.name);
+            tracing::warn!(file, "its folder cannot be written to, so it waits; others go on");
         }
-        Some(Input { key, file, stamp: opened, grace_over, condemned })
+        if let Some((why, pause)) = unmet {
+            self.wait(key, before, opened, why, pause);
+            return None;
+        }
+        Some(Input { key, file, stamp: opened, grace_over })
     }
 
     fn folder_stat(&self, name: &OsStr) -> Option<Stat> {
@@ -341,6 +341,9 @@ impl Source {
         if input::writers(file) == Writers::Some {
             return Some((Why::WriterOpen, Some(LOOK_AGAIN)));
         }
+        if !input::can_be_renamed(&self.folder, name) {
+            return Some((Why::Unmovable, Some(self.rules.rescan)));
+        }
         let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);
         match (met, &self.rules.complete) {
             (Ok(true), _) => None,
@@ -392,9 +395,6 @@ impl Source {
 
     /// The input changed, or was not needed after all: it is looked at again.
     pub fn give_back(&mut self, input: Input) {
-        if let Some(reason) = input.condemned {
-            self.condemned.insert(input.key.name.clone(), reason);
-        }
         self.queue.release(input.key, true);
     }
 
@@ -419,12 +419,6 @@ impl Source {
     /// A name that is committed but not archived yet is not to be taken.
     pub fn hold(&mut self, name: &OsStr) {
         self.queue.take(name);
-    }
-
-    /// The name is free, and the file under it goes to quarantine for this reason.
-    pub fn condemn(&mut self, name: &OsStr, reason: String) {
-        self.condemned.insert(name.into(), reason);
-        self.free(name);
     }
 
     /// The name that was held is free: whatever is there now is a new file.

@@ -55,6 +55,10 @@ pub enum Why {
     Incomplete,
     /// It cannot be read just now.
     Unreadable,
+    /// The folder it is in cannot be written to, so that it could not be archived.
+    Unmovable,
+    /// Its records do not fit on the disk.
+    NoRoom,
 }
 
 /// A file that is not complete yet.

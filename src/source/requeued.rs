@@ -47,7 +47,7 @@ impl Requeued {
 
     /// Notes that the file of this stamp is to repeat a microbatch. Durable when it returns.
     pub fn note(&self, stamp: &Stamp, microbatch: u64) -> durable::Result<()> {
-        durable::create_dir_all(&self.folder)?;
+        durable::create_private_dir(&self.folder)?;
         self.give_to_the_daemon(&self.folder);
         let dir = Dir::open(&self.folder)?;
         let (name, mut temporary) = (name(stamp.inode), OsString::from(".new-"));

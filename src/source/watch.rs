@@ -4,10 +4,13 @@
 //! network file system has no events) is found by the next scan.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use super::rules::PROCESSED;
 
 /// Something that may have happened in the folder. Names are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub enum Hint {
     Touched(OsString),
     /// A file came under this name by a rename.
     Renamed(OsString),
+    /// The file at this absolute path, which may be an archived one, was written to.
+    Written(PathBuf),
     /// Events were lost, or the folder itself changed: only a scan can tell.
     Lost,
 }
@@ -50,9 +55,45 @@ impl Watch {
     }
 }
 
+/// Watches the folder that inputs are moved to, for what is written to them later. `hint` runs on the
+/// watcher's own thread and must not block.
+pub fn watch_archive(
+    directory: &Path,
+    recursive: bool,
+    hint: impl Fn(Hint) + Send + 'static,
+) -> Result<Watch> {
+    let mut watcher = notify::recommended_watcher(move |event: Result<notify::Event>| {
+        // What is not told here is found by `verify`.
+        let Ok(event) = event else { return };
+        if is_write(event.kind) {
+            event.paths.into_iter().for_each(|path| hint(Hint::Written(path)));
+        }
+    })?;
+    let mode = if recursive { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+    watcher.watch(directory, mode)?;
+    Ok(Watch { _watcher: watcher })
+}
+
+fn is_write(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Modify(ModifyKind::Data(_))
+            | EventKind::Access(AccessKind::Close(AccessMode::Write))
+    )
+}
+
+/// True for the name of a file that is processed already.
+fn is_processed(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    name.starts_with(PROCESSED.as_bytes())
+}
+
 fn hints(root: &Path, event: notify::Event, hint: &impl Fn(Hint)) {
     if event.need_rescan() {
         return hint(Hint::Lost);
+    }
+    if is_write(event.kind) && event.paths.iter().any(|path| is_processed(path)) {
+        return event.paths.into_iter().for_each(|path| hint(Hint::Written(path)));
     }
     let renamed = match event.kind {
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,

@@ -208,6 +208,12 @@ fn waits(
         }
         Why::Incomplete => INCOMPLETE.to_owned(),
         Why::Unreadable => "waits: it cannot be opened for reading".to_owned(),
+        Why::Unmovable => {
+            "waits: the folder it is in cannot be written to, so that it could not be renamed \
+             afterwards"
+                .to_owned()
+        }
+        Why::NoRoom => "waits: its records do not fit on the disk".to_owned(),
     }
 }
 

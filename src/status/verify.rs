@@ -279,7 +279,7 @@ impl Audit<'_> {
             self.looked.microbatches += 1;
             let is_kept = entry.sequence > pruned.inputs || entry.reason.is_some();
             if is_kept && !unarchived.contains(&entry.sequence) {
-                self.input(&entry, &folder, &archiver);
+                self.input(look, &entry, &folder, &archiver)?;
             }
             Ok(())
         })?;
@@ -294,41 +294,53 @@ impl Audit<'_> {
     }
 
     /// An input must be where its microbatch has put it.
-    fn input(&mut self, entry: &Entry, folder: &Dir, archiver: &Archiver) {
+    fn input(
+        &mut self,
+        look: &Look,
+        entry: &Entry,
+        folder: &Dir,
+        archiver: &Archiver,
+    ) -> anyhow::Result<()> {
         let fate = match entry.outcome() {
-            Outcome::WithoutFile => return,
-            Outcome::Quarantined => Fate::Failed { report: b"" },
-            Outcome::Processed | Outcome::Skipped if archiver.deletes() => return,
+            Outcome::WithoutFile => return Ok(()),
+            Outcome::Quarantined => Fate::Failed(Vec::new()),
+            Outcome::Processed | Outcome::Skipped if archiver.deletes() => return Ok(()),
             Outcome::Processed | Outcome::Skipped => Fate::Processed,
         };
         let Entry { name, identity, sequence, .. } = entry;
-        let debt = Debt { name, identity, sequence: *sequence, fate };
+        let failed = matches!(fate, Fate::Failed(_));
+        let debt = Debt { name: name.clone(), identity: *identity, sequence: *sequence, fate };
         let shown = escaped(name.as_encoded_bytes());
         let Some((dir, found)) =
             archiver.find_archived(folder, &debt, crate::pipeline::prepare::hash)
         else {
             // It went back into the drop folder, and has been taken or is going to be.
             if self.repeated.contains(sequence) || is_back(folder, entry) {
-                return;
+                return Ok(());
             }
-            let place = match fate {
-                Fate::Failed { .. } => "set aside as failed-*",
+            // It was told when it happened, and is nobody's fault now.
+            if look.was_gone(*sequence)? || look.altered_input(*sequence)?.is_some() {
+                return Ok(());
+            }
+            let place = match debt.fate {
+                Fate::Failed(_) => "set aside as failed-*",
                 Fate::Processed => "archived",
             };
             self.tell(&format!(
                 "{shown}, which microbatch {sequence} has {place}, is not there as it was: it was moved \
                  away or changed; put it back, or let it be"
             ));
-            return;
+            return Ok(());
         };
         self.looked.inputs += 1;
         let path = dir.path().join(&found);
         if self.deep {
             self.content(entry, &path);
         }
-        if matches!(fate, Fate::Failed { .. }) {
+        if failed {
             self.report(&path, *sequence);
         }
+        Ok(())
     }
 
     fn content(&mut self, entry: &Entry, path: &Path) {

@@ -1,0 +1,230 @@
+//! Committed inputs on their way out of the drop folder.
+//!
+//! What holds here: an input that cannot be archived now waits in a list of its own, and is tried again
+//! ever more rarely: it is no reason to take nothing. What is archived is compared with what was
+//! committed once more when the rename becomes durable.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::vanished::Vanished;
+use super::{Pipeline, prepare};
+use crate::failure::{Failure, Result};
+use crate::source::Source;
+use crate::source::archive::{Archived, Debt, Fate, Touched};
+use crate::source::input::{Input, Stamp};
+
+/// How long a file that could not be archived is left alone; doubled each time, up to a minute.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often that is doubled: up to 64 seconds.
+const DOUBLED_MAX: u32 = 6;
+
+/// The inputs that are committed and not durably archived.
+#[derive(Default)]
+pub struct Archiving {
+    /// With the descriptor that was read.
+    pub(super) unarchived: Vec<(Debt, Input)>,
+    /// By when they are due, and sequence number.
+    waiting: BTreeMap<(Instant, u64), Waiting>,
+    touched: Touched,
+    /// Renamed, but not durably.
+    renamed: Vec<Renamed>,
+    vanished: Vanished,
+}
+
+/// An input that cannot be archived just now.
+struct Waiting {
+    debt: Debt,
+    /// How often it could not be archived.
+    tries: u32,
+    /// It only waits until time has passed.
+    is_held: bool,
+}
+
+/// An input under its last name.
+struct Renamed {
+    debt: Debt,
+    /// Where it is; nowhere when it was deleted or set aside.
+    path: Option<PathBuf>,
+}
+
+impl Archiving {
+    /// An earlier process has committed it and left it.
+    pub fn recovers(&mut self, debt: Debt) {
+        let waiting = Waiting { debt, tries: 0, is_held: false };
+        self.waiting.insert((Instant::now(), waiting.debt.sequence), waiting);
+    }
+
+    fn wait(&mut self, debt: Debt, tries: u32, is_held: bool, pause: Duration) {
+        let due = (Instant::now() + pause, debt.sequence);
+        self.waiting.insert(due, Waiting { debt, tries, is_held });
+    }
+}
+
+impl Pipeline {
+    /// Archives what is committed, and tries again what is due.
+    pub(super) fn archive_all(&mut self, source: &mut Source) -> Result<()> {
+        let is_due = |now: Instant| {
+            let first = self.archiving.waiting.first_key_value();
+            first.is_some_and(|((due, _), _)| *due <= now)
+        };
+        let now = Instant::now();
+        if self.archiving.unarchived.is_empty() && !is_due(now) {
+            return Ok(());
+        }
+        self.unsynced_since.get_or_insert(now);
+        let lost = match self.archiver.follow(&mut self.archiving.touched) {
+            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+            Err(failure) => Some(format!("{:#}", failure.into_error())),
+            Ok(()) => None,
+        };
+        // Without their folder files cannot be moved, and keep their names.
+        let lost = |debt: &Debt| {
+            let lost = lost.as_ref().filter(|_| debt.fate == Fate::Processed)?;
+            Some(Failure::Transient(anyhow::anyhow!("{lost}")))
+        };
+        let mut unarchived = std::mem::take(&mut self.archiving.unarchived).into_iter();
+        while let Some((debt, input)) = unarchived.next() {
+            let done = match lost(&debt) {
+                Some(failure) => self.archived(debt, Err(failure), 0),
+                None => self.archive(debt, input, source),
+            };
+            if let Err(failure) = done {
+                self.archiving.unarchived.extend(unarchived);
+                return Err(failure);
+            }
+        }
+        while let Some(first) = self.archiving.waiting.first_entry()
+            && first.key().0 <= now
+        {
+            let waiting = first.remove();
+            match lost(&waiting.debt) {
+                Some(failure) => self.archived(waiting.debt, Err(failure), waiting.tries)?,
+                None => self.archive_again(waiting, source)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn archive(&mut self, debt: Debt, input: Input, source: &mut Source) -> Result<()> {
+        let touched = &mut self.archiving.touched;
+        let archived =
+            self.archiver.archive(source.folder(), source.rules(), &debt, &input.file, touched);
+        match &archived {
+            // What is there now, if anything, is a new file.
+            Ok(Archived::Gone | Archived::Replaced) => source.free(&debt.name),
+            Ok(_) => source.release(input.key),
+            Err(_) => {}
+        }
+        self.archived(debt, archived, 0)
+    }
+
+    fn archive_again(&mut self, waiting: Waiting, source: &mut Source) -> Result<()> {
+        let Waiting { debt, tries, .. } = waiting;
+        let touched = &mut self.archiving.touched;
+        let (folder, rules) = (source.folder(), source.rules());
+        let archived = self.archiver.recover(folder, rules, &debt, prepare::hash, touched);
+        if archived.is_ok() {
+            source.free(&debt.name);
+        }
+        self.archived(debt, archived, tries)
+    }
+
+    /// What archiving one input, which was tried so often before, came to.
+    fn archived(&mut self, debt: Debt, archived: Result<Archived>, tries: u32) -> Result<()> {
+        let archived = match archived {
+            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+            Err(failure) => {
+                let file = crate::telemetry::text(&debt.name);
+                let error = format!("{:#}", failure.into_error());
+                tracing::warn!(file, error, "the file is committed but cannot be archived yet");
+                let pause = PAUSE * (1 << tries.min(DOUBLED_MAX));
+                self.archiving.wait(debt, tries.saturating_add(1), false, pause);
+                return Ok(());
+            }
+            Ok(archived) => archived,
+        };
+        let path = match archived {
+            Archived::Busy(pause) => {
+                self.archiving.wait(debt, tries.saturating_add(1), false, pause);
+                return Ok(());
+            }
+            Archived::Held(pause) => {
+                self.archiving.wait(debt, tries, true, pause);
+                return Ok(());
+            }
+            Archived::As(path) => (!self.is_deleted(&debt)).then_some(path),
+            Archived::Gone => {
+                self.archiving.vanished.note(debt.clone());
+                self.settled.gone.push(debt.sequence);
+                None
+            }
+            Archived::Replaced => {
+                self.settled.gone.push(debt.sequence);
+                None
+            }
+            Archived::Altered(path) => {
+                self.note_altered(&debt, &path)?;
+                None
+            }
+        };
+        self.archiving.renamed.push(Renamed { debt, path });
+        Ok(())
+    }
+
+    fn is_deleted(&self, debt: &Debt) -> bool {
+        self.archiver.deletes() && debt.fate == Fate::Processed
+    }
+
+    /// Archives `input` if it is a committed one that was renamed before it could be; gives it back
+    /// if not.
+    pub fn archive_if_committed(
+        &mut self,
+        input: Input,
+        source: &mut Source,
+    ) -> Result<Option<Input>> {
+        let Some(debt) = self.archiving.vanished.take(&input) else { return Ok(Some(input)) };
+        let (file, microbatch) = (crate::telemetry::text(input.name()), debt.sequence);
+        tracing::warn!(file, microbatch, "was committed under another name");
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        self.archive(debt, input, source)?;
+        Ok(None)
+    }
+
+    /// Makes the renames durable. What was written to a file meanwhile is found out.
+    pub(super) fn sync_archive(&mut self, source: &Source) -> Result<()> {
+        self.archiving.touched.sync(source.folder(), &self.archiver)?;
+        for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
+            if let Some(path) = path.filter(|path| differs(path, &debt)) {
+                self.late_writes.note(path);
+            }
+            self.settled.archived.push(debt.sequence);
+        }
+        Ok(())
+    }
+
+    /// The file that could not be archived most often, and how often that was tried. One that only waits
+    /// until time has passed does not count.
+    pub fn stuck(&self) -> Option<(&OsStr, u32)> {
+        let waiting = self.archiving.waiting.values().filter(|waiting| !waiting.is_held);
+        let tries = waiting.map(|waiting| (&*waiting.debt.name, waiting.tries));
+        tries.max_by_key(|(_, tries)| *tries)
+    }
+
+    /// When the next file that could not be archived is due.
+    pub fn stuck_due(&self) -> Option<Instant> {
+        self.archiving.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+/// True when the file is not what was committed any more.
+fn differs(path: &std::path::Path, debt: &Debt) -> bool {
+    let Ok(metadata) = path.symlink_metadata() else { return false };
+    let stamp = Stamp::of_metadata(&metadata);
+    let identity = &debt.identity;
+    stamp.inode == identity.inode
+        && (stamp.size, stamp.modified_ns) != (identity.size, identity.modified_ns)
+}

@@ -1,0 +1,475 @@
+//! What becomes of an input after its commit: renamed, moved, deleted or set aside.
+//!
+//! What holds here:
+//! - No step overwrites a file, and every step may be repeated, after a crash too.
+//! - A file is first renamed to a hidden name that only its microbatch uses, then compared once more,
+//!   and only then given the name that says what became of it. So nothing is named `processed-*` but
+//!   what was committed, and a stranger that slips in between is put back.
+//! - A file that somebody still writes to waits under its hidden name until that is over.
+//! - The renames are durable after [`Touched::sync`], not before.
+
+mod names;
+mod report;
+mod touched;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::input::{self, Stamp, Writers};
+use super::rules::{FAILED, PROCESSED, Rules};
+use crate::durable::{self, Dir, fault};
+use crate::failure::{Failure, Result};
+use crate::record::Identity;
+pub use names::{HIDDEN, shown_stem};
+use names::{archived_name, hidden_name, rename_free, stand_in};
+use report::report_failure;
+pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
+pub use touched::Touched;
+
+/// A file that somebody writes to after its commit is looked at again after this time.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Where nobody can be asked whether a file is still written to, one that is to be deleted is kept
+/// under its hidden name for this long, and looked at once more.
+const HELD: Duration = Duration::from_mins(1);
+
+/// `done.action`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is renamed to `processed-*` where it is.
+    #[default]
+    Rename,
+    /// It is moved to this directory under its own name.
+    Move(PathBuf),
+    /// It is deleted.
+    Delete,
+}
+
+/// `done.keep`: how much of what was moved stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// What was committed at most so long ago.
+    Age(Duration),
+    /// The newest files of so many bytes.
+    Bytes(u64),
+}
+
+/// What an input came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It was processed.
+    Processed,
+    /// It was set aside, for the reasons in this content of `failed-*.error.json`.
+    Failed(Vec<u8>),
+}
+
+/// A committed input that is to be archived.
+#[derive(Debug, Clone)]
+pub struct Debt {
+    /// Its name relative to the folder.
+    pub name: OsString,
+    /// Which file it was.
+    pub identity: Identity,
+    /// Its microbatch's sequence number.
+    pub sequence: u64,
+    /// What it came to.
+    pub fate: Fate,
+}
+
+/// What archiving found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Archived {
+    /// The file is where it belongs, under this name.
+    As(PathBuf),
+    /// There is no file of that name any more.
+    Gone,
+    /// The name is another file now, which is a new one.
+    Replaced,
+    /// The file is what is left of the committed one, or more than it: it was set aside under this
+    /// name.
+    Altered(PathBuf),
+    /// Somebody has it open for writing: it waits under a hidden name.
+    Busy(Duration),
+    /// It is to be deleted, and nobody can be asked who writes to it: it waits under a hidden name.
+    Held(Duration),
+}
+
+/// Archives the inputs of one job.
+#[derive(Debug)]
+pub struct Archiver {
+    action: Action,
+    target: Option<Dir>,
+}
+
+impl Archiver {
+    /// Opens the directory that inputs are moved to, if they are; `target` is its absolute path.
+    pub fn open(action: Action, target: Option<&Path>) -> durable::Result<Self> {
+        Ok(Self { action, target: target.map(Dir::open).transpose()? })
+    }
+
+    /// True when nothing is left of what was processed.
+    pub fn deletes(&self) -> bool {
+        self.action == Action::Delete
+    }
+
+    /// The directory that inputs are moved to, if they are.
+    pub fn target(&self) -> Option<&Dir> {
+        self.target.as_ref()
+    }
+
+    /// The archive folder may have been replaced: what counts is what its path leads to.
+    ///
+    /// # Errors
+    /// When it is gone, or what was moved to the old one cannot be made durable.
+    pub fn follow(&mut self, touched: &mut Touched) -> Result<()> {
+        let Some(target) = &self.target else { return Ok(()) };
+        let Some(there) = target.successor()? else { return Ok(()) };
+        tracing::warn!(folder = %there.path().display(), "the archive folder was replaced");
+        touched.leave(target)?;
+        self.target = Some(there);
+        Ok(())
+    }
+
+    /// Archives the input that was read on `file`.
+    pub fn archive(
+        &self,
+        folder: &Dir,
+        rules: &Rules,
+        debt: &Debt,
+        file: &File,
+        touched: &mut Touched,
+    ) -> Result<Archived> {
+        self.archive_known(folder, rules, debt, (file, true), touched)
+    }
+
+    /// The same for a file of which it is known whether its content is what was committed.
+    fn archive_known(
+        &self,
+        folder: &Dir,
+        rules: &Rules,
+        debt: &Debt,
+        (file, is_whole): (&File, bool),
+        touched: &mut Touched,
+    ) -> Result<Archived> {
+        let place = match Place::of(folder, &debt.name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Archived::Gone);
+            }
+            place => place.map_err(|error| Failure::Transient(error.into()))?,
+        };
+        let opened = stamp(file)?;
+        let Some(there) = place.dir().stat(place.name)? else { return Ok(Archived::Gone) };
+        if !opened.is_same_file(&Stamp::of(&there)) {
+            return Ok(Archived::Replaced);
+        }
+        // The marker first: one that comes after this belongs to a new file.
+        self.archive_marker(&place, rules, debt, touched)?;
+        let archived = match hide(&place, debt)? {
+            None => Archived::Gone,
+            Some(hidden) => {
+                let there = place.dir().stat(&hidden)?.map(|stat| Stamp::of(&stat));
+                if there.is_some_and(|there| there.is_same_file(&opened)) {
+                    self.conclude(&place, &hidden, debt, (file, is_whole), touched)?
+                } else {
+                    // Another file took the name in that instant; it is nobody's archive.
+                    put_back(&place, &hidden, rules, debt)?;
+                    Archived::Replaced
+                }
+            }
+        };
+        place.touch(touched);
+        Ok(archived)
+    }
+
+    /// The file has its hidden name: where it goes from there.
+    fn conclude(
+        &self,
+        place: &Place<'_>,
+        hidden: &OsStr,
+        debt: &Debt,
+        (file, is_whole): (&File, bool),
+        touched: &mut Touched,
+    ) -> Result<Archived> {
+        // In this order: what is written before the last writer goes shows in the size and time.
+        let writers = input::writers(file);
+        if writers == Writers::Some {
+            return Ok(Archived::Busy(BUSY));
+        }
+        let now = stamp(file)?;
+        let same = (now.size, now.modified_ns) == (debt.identity.size, debt.identity.modified_ns);
+        if !same || !is_whole {
+            let name = set_aside_altered(place, hidden, debt)?;
+            return Ok(Archived::Altered(place.dir().path().join(name)));
+        }
+        let subdirectory;
+        let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
+            (Fate::Failed(_), ..) => (place.dir(), FAILED),
+            (_, Action::Move(_), Some(target)) => {
+                subdirectory = touched.below(target, &debt.name)?;
+                (subdirectory.as_ref().unwrap_or(target), "")
+            }
+            (_, Action::Delete, _) => {
+                let held = HELD.saturating_sub(now.age());
+                if writers == Writers::Unknown && !held.is_zero() {
+                    return Ok(Archived::Held(held));
+                }
+                place.dir().unlink(hidden)?;
+                return Ok(Archived::As(place.dir().path().join(place.name)));
+            }
+            _ => (place.dir(), PROCESSED),
+        };
+        let sequence = debt.sequence;
+        let Some(name) = rename_free(place.dir(), hidden, place.name, target, prefix, sequence)?
+        else {
+            return Ok(Archived::Gone);
+        };
+        if let Fate::Failed(report) = &debt.fate {
+            report_failure(target, &name, sequence, report)?;
+        }
+        Ok(Archived::As(target.path().join(name)))
+    }
+
+    fn archive_marker(
+        &self,
+        place: &Place<'_>,
+        rules: &Rules,
+        debt: &Debt,
+        touched: &mut Touched,
+    ) -> Result<()> {
+        let Some(marker) = rules.marker_of(place.name) else { return Ok(()) };
+        let subdirectory;
+        let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
+            (Fate::Failed(_), ..) => (place.dir(), FAILED),
+            (_, Action::Delete, _) => return Ok(place.dir().unlink(&marker)?),
+            (_, Action::Move(_), Some(target)) => {
+                subdirectory = touched.below(target, &debt.name)?;
+                (subdirectory.as_ref().unwrap_or(target), "")
+            }
+            _ => (place.dir(), PROCESSED),
+        };
+        rename_free(place.dir(), &marker, &marker, target, prefix, debt.sequence)?;
+        Ok(())
+    }
+
+    /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the
+    /// committed one only if size, time and content all agree, or if it is the same inode under the
+    /// hidden name.
+    pub fn recover(
+        &self,
+        folder: &Dir,
+        rules: &Rules,
+        debt: &Debt,
+        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
+        touched: &mut Touched,
+    ) -> Result<Archived> {
+        let place = match Place::of(folder, &debt.name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Archived::Gone);
+            }
+            place => place.map_err(|error| Failure::Transient(error.into()))?,
+        };
+        // Whatever was done before may not be durable yet.
+        touched.recovers(self.target.is_some());
+        let archived = self.recover_at(&place, folder, rules, debt, &hash, touched);
+        place.touch(touched);
+        archived
+    }
+
+    fn recover_at(
+        &self,
+        place: &Place<'_>,
+        folder: &Dir,
+        rules: &Rules,
+        debt: &Debt,
+        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
+        touched: &mut Touched,
+    ) -> Result<Archived> {
+        let archived = self.find_archived(folder, debt, hash);
+        if let (Some((dir, name)), Fate::Failed(report)) = (&archived, &debt.fate) {
+            report_failure(dir, name, debt.sequence, report)?;
+        }
+        let identity = &debt.identity;
+        let known = |file: &File, stamp: &Stamp| -> Result<bool> {
+            let alike = (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns);
+            let read = |file| hash(file).map_err(|error| Failure::Transient(error.into()));
+            Ok(alike && read(file)? == identity.hash)
+        };
+        for attempt in 0.. {
+            let hidden = hidden_name(debt.sequence, attempt);
+            if place.dir().stat(&hidden)?.is_none() {
+                break;
+            }
+            let input::Found::File(file, stamp) = input::open(place.dir(), &hidden) else {
+                continue;
+            };
+            if archived.as_ref().is_some_and(|(dir, name)| is_second_name(dir, name, &stamp)) {
+                // The fallback for a rename got as far as the link.
+                place.dir().unlink(&hidden)?;
+                continue;
+            }
+            let is_whole = known(&file, &stamp)?;
+            if is_whole || stamp.inode == identity.inode {
+                remove_second_name(place, &stamp)?;
+                return self.conclude(place, &hidden, debt, (&file, is_whole), touched);
+            }
+            put_back(place, &hidden, rules, debt)?;
+        }
+        let (file, stamp) = match input::open(folder, &debt.name) {
+            input::Found::File(file, stamp) => (file, stamp),
+            input::Found::Gone | input::Found::NoInput => {
+                let there = archived.map(|(dir, name)| dir.path().join(name));
+                return Ok(there.map_or(Archived::Gone, Archived::As));
+            }
+            input::Found::Unreadable(error) => return Err(Failure::Transient(error.into())),
+        };
+        match archived {
+            Some((dir, name)) if is_second_name(&dir, &name, &stamp) => {
+                place.dir().unlink(place.name)?;
+                return Ok(Archived::As(dir.path().join(name)));
+            }
+            Some(_) if stamp.inode != identity.inode => return Ok(Archived::Replaced),
+            _ => {}
+        }
+        if known(&file, &stamp)? {
+            return self.archive(folder, rules, debt, &file, touched);
+        }
+        // The inode of a file that was deleted is used again at once, so it says nothing then.
+        let same_inode = stamp.inode == identity.inode && self.action != Action::Delete;
+        if same_inode || stamp.modified_ns == identity.modified_ns {
+            return self.archive_known(folder, rules, debt, (&file, false), touched);
+        }
+        Ok(Archived::Replaced)
+    }
+
+    /// Where the archived input is: a file of its size and time that is the same one, or has its
+    /// content.
+    pub fn find_archived(
+        &self,
+        folder: &Dir,
+        debt: &Debt,
+        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
+    ) -> Option<(Dir, OsString)> {
+        let place = Place::of(folder, &debt.name).ok()?;
+        let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
+            (Fate::Failed(_), ..) => (place.dir(), FAILED),
+            (_, Action::Move(_), Some(target)) => (target, ""),
+            (_, Action::Delete, _) => return None,
+            _ => (place.dir(), PROCESSED),
+        };
+        let parent = Path::new(&debt.name).parent().filter(|_| prefix.is_empty());
+        let target = Dir::open(
+            &parent.map_or(target.path().to_owned(), |parent| target.path().join(parent)),
+        );
+        let target = target.ok()?;
+        for attempt in 0..2 {
+            let name = archived_name(prefix, place.name, debt.sequence, attempt);
+            let input::Found::File(file, stamp) = input::open(&target, &name) else { continue };
+            let identity = &debt.identity;
+            if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
+                && (stamp.inode == identity.inode
+                    || hash(&file).is_ok_and(|hash| hash == identity.hash))
+            {
+                return Some((target, name));
+            }
+        }
+        None
+    }
+}
+
+fn stamp(file: &File) -> Result<Stamp> {
+    Stamp::of_file(file).map_err(|error| Failure::Transient(error.into()))
+}
+
+/// Renames the file to its hidden name; `None` when it is gone.
+fn hide(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
+    if fault::mutant("no-hidden-name") {
+        return Ok(Some(place.name.to_owned()));
+    }
+    names::first_free(place.dir(), place.name, place.dir(), |attempt| {
+        hidden_name(debt.sequence, attempt)
+    })
+}
+
+/// What was hidden is not the committed file: it gets its name back, or where that is taken again, one
+/// under which it will be taken, or it is set aside.
+fn put_back(place: &Place<'_>, hidden: &OsStr, rules: &Rules, debt: &Debt) -> Result<()> {
+    let dir = place.dir();
+    if dir.rename_no_replace(hidden, dir, place.name)? {
+        return Ok(());
+    }
+    let free = stand_in(place.name, debt.sequence);
+    let taken_as = free.filter(|name| rules.is_candidate(name) && rules.marker_of(name).is_none());
+    if let Some(name) = taken_as
+        && dir.rename_no_replace(hidden, dir, &name)?
+    {
+        let (file, name) = (crate::telemetry::text(place.name), crate::telemetry::text(&name));
+        tracing::warn!(file, name, "the file was replaced twice; the version between is kept");
+        return Ok(());
+    }
+    let sequence = debt.sequence;
+    if let Some(name) = rename_free(dir, hidden, place.name, dir, FAILED, sequence)? {
+        let reason = "it was replaced by another file before it could be taken";
+        report_failure(dir, &name, sequence, &report::short(place.name, reason, sequence))?;
+    }
+    Ok(())
+}
+
+/// The file is not what was committed any more: it is set aside as it is.
+fn set_aside_altered(place: &Place<'_>, hidden: &OsStr, debt: &Debt) -> Result<OsString> {
+    let (dir, sequence) = (place.dir(), debt.sequence);
+    let name = rename_free(dir, hidden, place.name, dir, FAILED, sequence)?;
+    let name = name.unwrap_or_else(|| hidden.to_owned());
+    let reason = match debt.fate {
+        Fate::Processed => format!(
+            "the file was altered after it was committed as microbatch {sequence}: only what was \
+             read then, its first {} bytes, is in the output",
+            debt.identity.size
+        ),
+        Fate::Failed(_) => {
+            format!("the file was altered after it was set aside as microbatch {sequence}")
+        }
+    };
+    report_failure(dir, &name, sequence, &report::short(&debt.name, &reason, sequence))?;
+    Ok(name)
+}
+
+/// The directory that a name is in, and the name there.
+struct Place<'a> {
+    folder: &'a Dir,
+    subdirectory: Option<Dir>,
+    name: &'a OsStr,
+}
+
+impl<'a> Place<'a> {
+    fn of(folder: &'a Dir, name: &'a OsStr) -> std::io::Result<Self> {
+        let subdirectory = input::open_parent(folder, name)?;
+        Ok(Self { folder, subdirectory, name: Path::new(name).file_name().unwrap_or(name) })
+    }
+
+    fn dir(&self) -> &Dir {
+        self.subdirectory.as_ref().unwrap_or(self.folder)
+    }
+
+    fn touch(self, touched: &mut Touched) {
+        touched.renamed_in(self.subdirectory);
+    }
+}
+
+/// True when `name` leads to the very file of this stamp.
+fn is_second_name(dir: &Dir, name: &OsStr, stamp: &Stamp) -> bool {
+    let there = dir.stat(name).ok().flatten().map(|stat| Stamp::of(&stat));
+    there.is_some_and(|there| there.is_same_file(stamp))
+}
+
+/// Removes the input's own name where it leads to the file of this stamp.
+fn remove_second_name(place: &Place<'_>, stamp: &Stamp) -> Result<()> {
+    if is_second_name(place.dir(), place.name, stamp) {
+        place.dir().unlink(place.name)?;
+    }
+    Ok(())
+}

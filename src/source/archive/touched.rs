@@ -1,0 +1,80 @@
+//! The directories in which files were renamed, until that is durable.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::Archiver;
+use crate::durable::{self, Dir};
+use crate::failure::Result;
+
+/// The directories whose names have changed and are not durable yet.
+#[derive(Debug, Default)]
+pub struct Touched {
+    dirs: BTreeMap<PathBuf, Dir>,
+    /// The drop folder itself, which is held open anyway.
+    folder: bool,
+    archive: bool,
+}
+
+impl Touched {
+    /// Makes all renames durable.
+    pub fn sync(&mut self, folder: &Dir, archiver: &Archiver) -> durable::Result<()> {
+        // The target first: a name may be in both for a moment, but never in neither.
+        if let Some(target) = archiver.target().filter(|_| self.archive) {
+            target.sync("archive directory")?;
+        }
+        for dir in self.dirs.values() {
+            dir.sync("input subdirectory")?;
+        }
+        if self.folder {
+            folder.sync("input directory")?;
+        }
+        *self = Self::default();
+        Ok(())
+    }
+
+    /// A file was renamed in this subfolder of the drop folder, or in the folder itself.
+    pub fn renamed_in(&mut self, subdirectory: Option<Dir>) {
+        match subdirectory {
+            Some(dir) => {
+                self.dirs.insert(dir.path().to_owned(), dir);
+            }
+            None => self.folder = true,
+        }
+    }
+
+    /// An earlier process may have moved a file to the archive.
+    pub fn recovers(&mut self, has_archive: bool) {
+        self.archive |= has_archive;
+    }
+
+    /// The archive folder is left for another one.
+    pub fn leave(&mut self, target: &Dir) -> durable::Result<()> {
+        if std::mem::take(&mut self.archive) {
+            target.sync("archive directory")?;
+        }
+        Ok(())
+    }
+
+    /// The folder in the archive that corresponds to the one `name` is in, created when missing; `None`
+    /// for the archive folder itself.
+    pub fn below(&mut self, target: &Dir, name: &OsStr) -> Result<Option<Dir>> {
+        self.archive = true;
+        let parent = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
+        let Some(parent) = parent else { return Ok(None) };
+        let path = target.path().join(parent);
+        if !path.is_dir() {
+            durable::create_dir_all(&path)?;
+        }
+        // Their names may have been made by a process that was killed before they were durable.
+        for above in parent.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            let above = target.path().join(above);
+            if !self.dirs.contains_key(&above) {
+                self.dirs.insert(above.clone(), Dir::open(&above)?);
+            }
+        }
+        self.dirs.insert(path.clone(), Dir::open(&path)?);
+        Ok(Some(Dir::open(&path)?))
+    }
+}
