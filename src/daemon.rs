@@ -4,6 +4,7 @@
 //! between groups, and a stop also inside a long one, which is then abandoned; a failure that may
 //! pass pauses the loop and quarantines nothing.
 
+mod gathering;
 pub mod job;
 mod opening;
 mod pressure;

@@ -51,6 +51,11 @@ impl Error {
         matches!(self.kind(), FileTooLarge | QuotaExceeded | StorageFull)
     }
 
+    /// The error of a write to `path` for which less than the wanted room is left.
+    pub fn no_room(path: &Path) -> Self {
+        Self::new(Operation::Write, path, io::ErrorKind::StorageFull)
+    }
+
     /// The kind of the underlying I/O error.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
@@ -156,6 +161,31 @@ pub fn lock(path: &Path) -> Result<Option<File>> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// Takes the lock of `output` where there is one, without creating it: a job that writes to the output
+/// has made the file.
+///
+/// # Errors
+/// When a job holds it (`ResourceBusy`), or when it cannot be opened.
+pub fn lock_if_there(output: &Path) -> Result<Option<File>> {
+    let path = lock_of(output);
+    let failed = |error| Error::new(Operation::Open, &path, error);
+    let file = match File::options().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(failed(io::ErrorKind::ResourceBusy.into())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Bytes that are free for this user where `place` is; `None` where the file system does not say.
+pub fn free_bytes(place: &Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(place).ok()?;
+    (about.f_blocks > 0).then(|| about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 /// A directory held open: names in it cannot be led astray by what happens to its path.

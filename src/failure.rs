@@ -15,6 +15,8 @@ pub enum Failure {
     Incomplete(String),
     /// This one file cannot be read just now (permission, a bad sector); the others can.
     Unreadable(io::Error),
+    /// What this one file makes does not fit on the disk; others may.
+    NoRoom(String),
     /// The file as a whole is bad and says why: it goes to quarantine.
     Bad(String),
     /// The world around is in trouble (full disk, unreachable sink): pause, then try again.
@@ -59,7 +61,7 @@ impl Failure {
     pub fn into_error(self) -> anyhow::Error {
         match self {
             Self::Changed => anyhow::anyhow!("the file changed while it was read"),
-            Self::Incomplete(reason) | Self::Bad(reason) => anyhow::anyhow!(reason),
+            Self::Incomplete(reason) | Self::Bad(reason) | Self::NoRoom(reason) => anyhow::anyhow!(reason),
             Self::Unreadable(error) => error.into(),
             Self::Transient(error) | Self::Fatal(error) => error,
             Self::Stopped => anyhow::anyhow!("stopped by a signal"),

@@ -10,6 +10,7 @@ pub mod flow;
 mod formats;
 pub mod keeping;
 pub mod late_writes;
+mod piped;
 pub mod prepare;
 mod report;
 mod rotating;
@@ -247,9 +248,7 @@ impl Pipeline {
         }
         let Some(written) = group.pop() else { return };
         tracing::debug!(file = crate::telemetry::text(written.input.name()), "is written to");
-        let files: Vec<_> = written.batch.files().cloned().collect();
-        self.discard(&files);
-        source.put_off(written.input, Why::WriterOpen);
+        source.put_off(self.take_apart(written), Why::WriterOpen);
     }
 
     /// Links what is prepared to earlier files; false when it must wait for the group before it.
@@ -260,9 +259,14 @@ impl Pipeline {
 
     /// Gives an input back to the source, with what was prepared of it undone.
     pub fn give_back(&self, prepared: Prepared, source: &mut Source) {
+        source.give_back(self.take_apart(prepared));
+    }
+
+    /// The input, with what was prepared of it undone.
+    pub fn take_apart(&self, prepared: Prepared) -> Input {
         let files: Vec<_> = prepared.batch.files().cloned().collect();
         self.discard(&files);
-        source.give_back(prepared.input);
+        prepared.input
     }
 
     /// Removes staging files that no row of the ledger names.

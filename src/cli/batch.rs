@@ -51,8 +51,19 @@ impl Batch {
         signals::forward(wakes, pulse.clone())?;
         let queries = Queries::open(&config, &std::env::temp_dir())?;
         let rejects = rejects(&config)?;
-        let Some(path) = &self.output else {
-            let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        let _locks = self.output.as_deref().map(locks).transpose()?;
+        let through = self.output.as_ref().filter(|path| {
+            // A device or a pipe cannot be read back for a final.
+            path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir())
+        });
+        let Some(path) = self.output.as_ref().filter(|_| through.is_none()) else {
+            let stdout = match through {
+                Some(path) => File::options()
+                    .write(true)
+                    .open(path)
+                    .with_context(|| format!("open the output {}", path.display()))?,
+                None => File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+            };
             let copy = queries.has_finals().then(unnamed).transpose()?;
             let output = Doubled { stdout, copy };
             let done = transform(&config, &queries, &inputs, output, rejects, &pulse);
@@ -88,6 +99,21 @@ impl Batch {
         }
         Ok(all)
     }
+}
+
+/// Locks an output that a job may be writing to, under the name given and under its own.
+fn locks(output: &Path) -> anyhow::Result<Vec<File>> {
+    let mut names = vec![std::path::absolute(output)?];
+    names.extend(output.canonicalize().ok().filter(|own| !names.contains(own)));
+    let lock = |path: PathBuf| match durable::lock_if_there(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Err(anyhow::anyhow!(
+            "a running job writes to {}: stop it, or choose another output with -o",
+            path.display()
+        )),
+        lock => Ok(lock?),
+    };
+    let locks = names.into_iter().map(lock).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(locks.into_iter().flatten().collect())
 }
 
 /// Standard output, and a copy of it where something is made of the whole output.

@@ -8,8 +8,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::daemon::Wake;
 use crate::telemetry::Pulse;
 
-/// From now on SIGTERM and SIGINT stop, SIGHUP reloads, and SIGIO, which the kernel sends when a
-/// writer meets our lease, does nothing.
+/// Signals that do nothing: SIGIO, which the kernel sends when a writer meets our lease; SIGXFSZ, so
+/// that a file at its limit of size is an error of the write; and those that scripts for the rotation of
+/// logs send to whoever is there.
+const IGNORED: [libc::c_int; 5] =
+    [libc::SIGIO, libc::SIGXFSZ, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+
+/// From now on SIGTERM and SIGINT stop and SIGHUP reloads.
 pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -19,11 +24,15 @@ pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("listen to signals");
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let (mut hangup, mut lease) = (listen(SignalKind::hangup())?, listen(SignalKind::io())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    // A handler that is never asked is as good as one that does nothing.
+    let ignored = IGNORED.map(|signal| listen(SignalKind::from_raw(signal)));
+    let ignored = ignored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     drop(guard);
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            let _ignored = ignored;
             runtime.block_on(async {
                 tokio::join!(
                     each(&mut terminate, || stop(&wakes, &pulse)),
@@ -32,7 +41,6 @@ pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
                         // A full queue holds wakes enough; the signal can be sent again.
                         let _ = wakes.try_send(Wake::Reload);
                     }),
-                    each(&mut lease, || {}),
                 )
             });
         })

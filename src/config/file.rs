@@ -131,6 +131,9 @@ pub struct Input {
     pub directory: Option<PathBuf>,
     /// Glob on the file name.
     pub pattern: String,
+    /// Globs on the file names that are never taken.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
     /// Folders below as well.
     pub recursive: bool,
     /// How changes are noticed.
@@ -166,6 +169,7 @@ impl Default for Input {
         Self {
             directory: None,
             pattern: "*".to_owned(),
+            exclude: Vec::new(),
             recursive: false,
             watch: Watch::Auto,
             rescan: Span::seconds(30),

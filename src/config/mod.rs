@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_schema::Schema;
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use regex::bytes::Regex;
 
 use crate::decode::frame::{self, Framing};
 use crate::decode::quotes::BLOCK_MAX;
 use crate::source::archive::Action;
-use crate::source::rules::{Complete, Rules};
+use crate::source::globs;
+use crate::source::rules::{Complete, Rules, never_taken};
 use crate::transform::Transform;
 use paths::{normal, resolved};
 
@@ -145,6 +146,7 @@ impl Config {
         let half = cgroup::memory_limit().map_or(u64::MAX, |limit| (limit / 2).max(MEMORY_MIN));
         written.engine.memory.0 = written.engine.memory.0.min(half);
         check_kinds(&written)?;
+        check_pattern(&written.input)?;
         rotation::check(&written)?;
         check_limits(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
@@ -435,7 +437,8 @@ fn check_limits(written: &file::File) -> Result<(), Problem> {
 
 fn rules(input: &file::Input) -> Result<Rules, Problem> {
     Ok(Rules {
-        pattern: pattern(&input.pattern)?,
+        pattern: glob("input.pattern", &input.pattern)?.compile_matcher(),
+        exclude: exclude(&input.exclude)?,
         recursive: input.recursive,
         watch: input.watch,
         rescan: input.rescan.0,
@@ -448,14 +451,41 @@ fn rules(input: &file::Input) -> Result<Rules, Problem> {
     })
 }
 
-fn pattern(text: &str) -> Result<GlobMatcher, Problem> {
+fn glob(key: &'static str, text: &str) -> Result<Glob, Problem> {
     GlobBuilder::new(text)
         .literal_separator(true)
         .build()
-        .map(|glob| glob.compile_matcher())
-        .map_err(|error| {
-            Problem::new("input.pattern", format!("found \"{text}\", {}", error.kind()))
-        })
+        .map_err(|error| Problem::new(key, format!("found \"{text}\", {}", error.kind())))
+}
+
+fn exclude(all: &[String]) -> Result<GlobSet, Problem> {
+    let mut set = GlobSetBuilder::new();
+    for text in all {
+        set.add(glob("input.exclude", text)?);
+    }
+    set.build().map_err(|error| Problem::new("input.exclude", error.to_string()))
+}
+
+/// There must be a name that the job could take.
+fn check_pattern(input: &file::Input) -> Result<(), Problem> {
+    let pattern = &input.pattern;
+    if pattern.contains('/') && !pattern.starts_with("**/") {
+        let message = format!(
+            "found \"{pattern}\", expected a pattern without a slash: it is held against the name of a \
+             file, without its folder"
+        );
+        return Err(Problem::new("input.pattern", message));
+    }
+    let never: Vec<String> = never_taken().into_iter().chain(input.exclude.clone()).collect();
+    let never: Vec<&str> = never.iter().map(String::as_str).collect();
+    if globs::common(&[pattern], &never).is_some() {
+        return Ok(());
+    }
+    let message = format!(
+        "found \"{pattern}\", which matches no name that is ever taken: hidden, processed, failed and \
+         unfinished files are not, nor what `input.exclude` names"
+    );
+    Err(Problem::new("input.pattern", message))
 }
 
 fn complete(rule: &file::Complete) -> Result<Complete, Problem> {

@@ -22,19 +22,36 @@ const NETWORK_FILE_SYSTEMS: [(i64, &str); 8] = [
     (0x0bd0_0bd0, "Lustre"),
 ];
 
-/// The name of the network file system that `path` is on, if it is on one.
-fn network_file_system(path: &Path) -> Option<&'static str> {
+/// Magic numbers of further file systems on which other machines may write: events do not tell of that,
+/// and the times are another clock's (statfs(2)). Their locks do work, as a rule.
+const SHARED_FILE_SYSTEMS: [(i64, &str); 7] = [
+    (0x6573_5546, "FUSE"),
+    (0x786f_4256, "VirtualBox"),
+    (0x7461_636f, "OCFS2"),
+    (0x0116_1970, "GFS2"),
+    (0x1983_0326, "BeeGFS"),
+    (0x4750_4653, "GPFS"),
+    (0x7375_7245, "Coda"),
+];
+
+/// The name of the file system that `path` is on, if it is one of these.
+fn file_system(path: &Path, among: &[(i64, &'static str)]) -> Option<&'static str> {
     let magic = rustix::fs::statfs(path).ok()?.f_type;
     #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
     let magic = i64::from(magic) & 0xffff_ffff;
-    NETWORK_FILE_SYSTEMS.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
+    among.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name)
+}
+
+fn network_file_system(path: &Path) -> Option<&'static str> {
+    file_system(path, &NETWORK_FILE_SYSTEMS)
 }
 
 impl Config {
     /// The network file system that the drop folder is on, if it is on one: then there are no
     /// events for what other machines do, and its times come from another clock.
     pub fn network_file_system(&self) -> Option<&'static str> {
-        self.directory.as_deref().and_then(network_file_system)
+        let directory = self.directory.as_deref()?;
+        network_file_system(directory).or_else(|| file_system(directory, &SHARED_FILE_SYSTEMS))
     }
 
     /// Checks everything that `run` needs, and creates the folders that are missing.

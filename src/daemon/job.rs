@@ -4,43 +4,30 @@
 //! committed in the order in which it was taken.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::opening::{claim, keeping, locks, open_queries, sweep};
-use super::pressure::check_disk;
+use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
-use crate::decode::compression::{self, Compression};
+use crate::decode::compression;
 use crate::durable;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Target};
 use crate::pipeline::Pipeline;
 use crate::pipeline::earlier::Earlier;
 use crate::pipeline::flow::Flow;
-use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared, Tolerance};
+use crate::pipeline::prepare::Tolerance;
 use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
 use crate::source::archive::Archiver;
+use crate::source::claim::Claimant;
 use crate::source::input::Input;
-use crate::source::queue::{Key, Why};
 use crate::source::requeued::Requeued;
 use crate::telemetry::Pulse;
-use crate::transform::Transform;
 use crate::transform::command::Bounds;
-
-/// A group is committed when it has taken this long: the first of it should not wait for more.
-const GROUP_TIME: Duration = Duration::from_millis(20);
-
-/// A group is committed when it holds this many staged bytes.
-const GROUP_BYTES: u64 = 8 << 20;
-
-/// An input larger than this is a group by itself, so that what came before it does not wait.
-const LARGE_BYTES: u64 = 4 << 20;
-
-/// Files prepared on one thread before the next look at the clock.
-const SHARE: usize = 32;
 
 /// What a round came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,17 +42,20 @@ pub enum Round {
 
 /// A job that is open.
 pub struct Job {
-    config: Config,
+    pub(super) config: Config,
     /// Commit, publish, archive.
     pub pipeline: Pipeline,
     /// The drop folder.
     pub source: Source,
-    queries: Queries,
-    staging: StagingArea,
-    parts: Option<StagingArea>,
-    targets: [Target; 2],
-    late: Option<Target>,
-    carried: Option<Input>,
+    pub(super) queries: Queries,
+    pub(super) staging: StagingArea,
+    pub(super) parts: Option<StagingArea>,
+    pub(super) targets: [Target; 2],
+    pub(super) late: Option<Target>,
+    /// Taken, and not part of a group yet.
+    pub(super) carried: Option<Input>,
+    /// Inputs that may be open at once.
+    pub(super) files_at_once: usize,
     had_ended: bool,
     _locks: Vec<File>,
 }
@@ -108,8 +98,10 @@ impl Job {
             Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
         let rules = config.rules.clone();
         let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
-        let staging = sweep(&ledger, &staging_path, "")?;
-        let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING));
+        source.claim(claimant(&config))?;
+        let least = config.written.engine.min_free.0;
+        let staging = sweep(&ledger, &staging_path, "", least)?;
+        let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING, least));
         let parts = parts.transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
@@ -128,6 +120,7 @@ impl Job {
             let problem = Problem::new("output.path", reason);
             return Err(Failure::Fatal(config.problem(&problem).into()));
         }
+        let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
             config,
             pipeline,
@@ -138,6 +131,7 @@ impl Job {
             targets,
             late,
             carried: None,
+            files_at_once,
             had_ended,
             _locks: locks,
         })
@@ -191,208 +185,14 @@ impl Job {
 
     /// There must be some room where the ledger and the outputs are.
     fn check_disk(&self) -> Result<()> {
-        let outputs = [&self.config.output, &self.config.rejects];
-        let folders = outputs.into_iter().flatten().filter_map(|output| output.parent());
-        let places = folders.chain([self.config.state.as_path()]);
+        let places = self.output_folders().chain([self.config.state.as_path()]);
         check_disk(places, self.config.written.engine.min_free.0)
     }
 
-    /// Prepares files until the group is full or nothing is complete. What failed is dealt with;
-    /// a failure that concerns more than its file ends the group.
-    fn gather(&mut self, pulse: &Pulse) -> (Vec<Prepared>, Option<Failure>) {
-        let started = Instant::now();
-        let (mut group, mut bytes) = (Vec::new(), 0);
-        while group.len() < self.config.written.engine.files_per_commit
-            && bytes < GROUP_BYTES
-            && (group.is_empty() || started.elapsed() < GROUP_TIME)
-        {
-            let (inputs, mut trouble) = self.take(group.len());
-            if inputs.is_empty() {
-                return (group, trouble);
-            }
-            let large = inputs.iter().any(is_large);
-            let mut waits = false;
-            for prepared in self.prepare(inputs, &group, pulse) {
-                match prepared {
-                    // What comes behind a failure must not overtake it.
-                    Ok(prepared) if waits || trouble.is_some() => self.give_back(prepared),
-                    Ok(mut prepared) => {
-                        if self.pipeline.link(&mut prepared, &group) {
-                            bytes += staged_bytes(&prepared);
-                            group.push(prepared);
-                        } else {
-                            waits = true;
-                            self.give_back(prepared);
-                        }
-                    }
-                    Err(failed) => {
-                        let (input, failure) = *failed;
-                        trouble = self.not_prepared(input, failure).or(trouble);
-                    }
-                }
-            }
-            if waits || trouble.is_some() {
-                return (group, trouble);
-            }
-            if large {
-                break;
-            }
-        }
-        (group, None)
-    }
-
-    /// The next inputs in order: as many as are worth spreading over the workers, or a large one
-    /// alone. A failure ends them.
-    fn take(&mut self, already: usize) -> (Vec<Input>, Option<Failure>) {
-        let left = self.config.written.engine.files_per_commit.saturating_sub(already);
-        let share =
-            if matches!(self.config.written.transform, Transform::Command(_)) { 1 } else { SHARE };
-        let mut inputs = Vec::new();
-        while inputs.len() < left.min(share * self.config.workers) {
-            let input = match self.next_input() {
-                Ok(Some(input)) => input,
-                Ok(None) => break,
-                Err(failure) => return (inputs, Some(failure)),
-            };
-            if !is_large(&input) {
-                inputs.push(input);
-            } else if inputs.is_empty() && already == 0 {
-                inputs.push(input);
-                break;
-            } else {
-                self.carried = Some(input);
-                break;
-            }
-        }
-        (inputs, None)
-    }
-
-    /// The next complete input that is not committed yet.
-    fn next_input(&mut self) -> Result<Option<Input>> {
-        if let Some(input) = self.carried.take() {
-            return Ok(Some(input));
-        }
-        while let Some(input) = self.source.take() {
-            let input = self.pipeline.archive_if_committed(input, &mut self.source)?;
-            if input.is_some() {
-                return Ok(input);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Prepares inputs, on all workers where there are several.
-    fn prepare(
-        &self,
-        inputs: Vec<Input>,
-        group: &[Prepared],
-        pulse: &Pulse,
-    ) -> Vec<std::result::Result<Prepared, NotPrepared>> {
-        let preparation = self.preparation(pulse);
-        let share = inputs.len().div_ceil(self.config.workers);
-        let views = &self.pipeline.views;
-        if views.has_event_time() {
-            let mut watermark = views.watermark_after(self.pipeline.ledger.watermark(), group);
-            let next = |input| {
-                let prepared = preparation.prepare(input, watermark)?;
-                watermark = views.watermark_after(watermark, std::slice::from_ref(&prepared));
-                Ok(prepared)
-            };
-            return inputs.into_iter().map(next).collect();
-        }
-        // Queries over whole files share the memory: side by side, one could starve another.
-        if inputs.len() < 2 || self.config.workers < 2 || self.queries.is_greedy() {
-            return inputs.into_iter().map(|input| preparation.prepare(input, None)).collect();
-        }
-        let mut inputs = inputs.into_iter();
-        std::thread::scope(|scope| {
-            let mut threads = Vec::new();
-            loop {
-                let mine: Vec<Input> = inputs.by_ref().take(share).collect();
-                if mine.is_empty() {
-                    break;
-                }
-                threads.push(scope.spawn(move || {
-                    mine.into_iter()
-                        .map(|input| preparation.prepare(input, None))
-                        .collect::<Vec<_>>()
-                }));
-            }
-            let results = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            results.flat_map(|result| result.expect("preparing does not panic")).collect()
-        })
-    }
-
-    fn preparation<'a>(&'a self, pulse: &'a Pulse) -> Preparation<'a> {
-        let [output, rejects] = self.targets;
-        Preparation {
-            flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
-            tolerance: tolerance(&self.config),
-            staging: &self.staging,
-            parts: self.parts.as_ref(),
-            output,
-            rejects,
-            late: self.late,
-            views: &self.pipeline.views,
-        }
-    }
-
-    /// What to do with a file that did not become a microbatch; a failure that concerns more than
-    /// the file is returned.
-    fn not_prepared(&mut self, input: Input, failure: Failure) -> Option<Failure> {
-        let file = crate::telemetry::text(input.name());
-        match failure {
-            Failure::Changed => {
-                tracing::debug!(file, "changed while it was read; it settles again");
-                self.source.give_back(input);
-            }
-            Failure::Incomplete(reason) => {
-                tracing::info!(file, reason, "may still be arriving; it waits");
-                self.source.put_off(input, Why::Incomplete);
-            }
-            Failure::Unreadable(error) => {
-                tracing::warn!(file, %error, "cannot be read; it waits, others go on");
-                self.source.put_off(input, Why::Unreadable);
-            }
-            failure => {
-                self.source.give_back(input);
-                return Some(failure);
-            }
-        }
-        None
-    }
-
-    /// An input that ends the job is the last of its group; it waits until what stands before it
-    /// and only needs to be left alone has been taken.
-    fn cut_at_end(&mut self, group: &mut Vec<Prepared>) {
-        let Some(at) = group.iter().position(|prepared| prepared.ended) else {
-            for prepared in group.iter() {
-                self.source.did_not_end(&prepared.input.key);
-            }
-            return;
-        };
-        let mut behind = group.split_off(at);
-        let end = behind.first().map(|prepared| prepared.input.key.clone());
-        self.give_back_carried();
-        self.source.close(end.clone());
-        let ends = end.is_some_and(|end: Key| self.source.is_drained_before(&end));
-        if ends {
-            group.extend(behind.drain(..1));
-        }
-        for prepared in behind {
-            self.give_back(prepared);
-        }
-    }
-
-    /// What was prepared is prepared again when its turn comes.
-    fn give_back(&mut self, prepared: Prepared) {
-        self.pipeline.give_back(prepared, &mut self.source);
-    }
-
-    fn give_back_carried(&mut self) {
-        if let Some(input) = self.carried.take() {
-            self.source.give_back(input);
-        }
+    /// Where the records go, good or bad.
+    pub(super) fn output_folders(&self) -> impl Iterator<Item = &std::path::Path> {
+        let outputs = [&self.config.output, &self.config.rejects];
+        outputs.into_iter().flatten().filter_map(|output| output.parent())
     }
 
     /// Publishes, archives and makes durable all that is committed.
@@ -461,6 +261,18 @@ impl Job {
     }
 }
 
+/// What the job is to others that take files from the same folder.
+fn claimant(config: &Config) -> Claimant {
+    let input = &config.written.input;
+    Claimant {
+        job: config.job_file(),
+        state: config.state.clone(),
+        pattern: input.pattern.clone(),
+        exclude: input.exclude.clone(),
+        recursive: input.recursive,
+    }
+}
+
 /// The flow of a job.
 pub fn flow<'a>(
     config: &'a Config,
@@ -496,13 +308,4 @@ pub fn tolerance(config: &Config) -> Tolerance {
         ratio: written.rejects.max_bad_ratio,
         refuse_empty: written.input.empty == crate::source::rules::Empty::Quarantine,
     }
-}
-
-fn is_large(input: &Input) -> bool {
-    input.stamp.size > LARGE_BYTES
-        || Compression::of(input.name().as_encoded_bytes()) != Compression::None
-}
-
-fn staged_bytes(prepared: &Prepared) -> u64 {
-    prepared.batch.additions.iter().map(|addition| addition.length).sum()
 }

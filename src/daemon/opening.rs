@@ -56,7 +56,12 @@ pub fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) ->
 
 /// Removes what an earlier run staged and never committed. The prefix tells the names of one
 /// staging directory from those of another.
-pub fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<StagingArea> {
+pub fn sweep(
+    ledger: &Ledger,
+    path: &Path,
+    prefix: &'static str,
+    min_free: u64,
+) -> Result<StagingArea> {
     let owed = ledger.owed()?;
     let kept: Vec<_> = owed
         .iter()
@@ -68,7 +73,7 @@ pub fn sweep(ledger: &Ledger, path: &Path, prefix: &'static str) -> Result<Stagi
         .collect();
     // Sequence numbers grow, and a staging file is older than the commit that names it: with room
     // for those that were never committed, no name is used twice.
-    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20);
+    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20, min_free);
     let swept = staging
         .sweep(|name| kept.iter().any(|kept| kept == name))
         .context("sweep the staging directory")

@@ -23,11 +23,27 @@ pub fn check_disk<'a>(places: impl IntoIterator<Item = &'a Path>, least: u64) ->
     Ok(())
 }
 
-/// Bytes that are free for this user; `None` where the file system does not say.
-fn free(place: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(place).ok()?;
-    (about.f_blocks > 0).then(|| about.f_bavail.saturating_mul(about.f_frsize))
+/// Descriptors that the job itself needs at most: ledger, locks, folders, outputs, HTTP.
+const OWN_DESCRIPTORS: u64 = 32;
+
+/// Descriptors for each thread that works: staging files, and their copies that are synced.
+const WORKER_DESCRIPTORS: u64 = 8;
+
+/// How many inputs may be open at once: what the limit of this process leaves, after it was raised as far
+/// as it goes; one at least.
+pub fn descriptors(workers: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused, the limit stays what it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
+    let own = OWN_DESCRIPTORS / 2 + WORKER_DESCRIPTORS * workers as u64;
+    let left = most.saturating_sub(open.max(OWN_DESCRIPTORS / 2)).saturating_sub(own);
+    usize::try_from(left).unwrap_or(usize::MAX).max(1)
 }
+
+use crate::durable::free_bytes as free;
 
 #[cfg(test)]
 mod tests {

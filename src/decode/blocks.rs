@@ -35,6 +35,15 @@ impl Blocks<'_> {
         }
     }
 
+    /// The next bytes as they stand in the input, and whether it has nothing more for now.
+    pub fn next_bytes(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
+        match self {
+            Self::Framed(framer) => framer.next_bytes(),
+            #[cfg(feature = "sql")]
+            Self::Decoded(_) => Ok(None),
+        }
+    }
+
     /// The columns that the input itself says it has.
     pub fn schema(&self) -> Option<&SchemaRef> {
         match self {

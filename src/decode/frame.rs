@@ -198,6 +198,20 @@ impl<'a> Framer<'a> {
         }
     }
 
+    /// The next bytes as they stand in the input, whatever its records are, and whether the input has
+    /// nothing more for now; `None` at the end.
+    pub fn next_bytes(&mut self) -> Result<Option<(Vec<u8>, bool)>> {
+        if self.pending.is_empty() {
+            self.at_end = self.read_some(self.block_bytes)? == 0;
+        }
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        let rest = std::mem::take(&mut self.spare);
+        let bytes = std::mem::replace(&mut self.pending, rest);
+        Ok(Some((bytes, self.ready.as_ref().is_some_and(|ready| !ready()))))
+    }
+
     fn last_record_end(&self) -> usize {
         match self.framing.dialect.filter(|_| !self.has_ended()) {
             Some(dialect) => dialect.last_end(&self.pending, self.framing.max_record),

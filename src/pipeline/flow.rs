@@ -4,30 +4,26 @@
 //! input is cut into blocks and however many threads work on them; blocks leave in the order in
 //! which they came. Memory is bounded by the blocks in flight.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use super::formats::{decode_of, is_alike, sink_of};
+use super::formats::{is_alike, sink_of};
 use super::work::{self, Task, Work, Worked};
 use crate::aggregate::Judge;
 use crate::decode::Decoder;
 use crate::decode::blocks::Blocks;
-use crate::decode::frame::{Block, Framer, Framing, Kind};
+use crate::decode::frame::{Block, Framing, Kind};
 use crate::engine::{Query, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::{Late, Reject};
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
-use crate::transform::command::{self, Bounds, Command, Ends};
+use crate::transform::command::Bounds;
 use crate::{decode, sink};
-
-/// The reason of a reject for a line that a command wrote to its standard error.
-const COMPLAINT: &str = "standard error of the command";
 
 /// What a job does to records.
 #[derive(Clone, Copy)]
@@ -140,8 +136,12 @@ impl Flow<'_> {
         }
         self.announce(query.as_ref(), &input, delivery)?;
         let mut counts = Counts::default();
-        let (first, decoder) = self.begin(&mut input, &mut counts)?;
         let passes = matches!(self.transform, Transform::Command(_));
+        let (first, decoder) = if passes && self.passes_bytes() {
+            (None, Decoder::Lines)
+        } else {
+            self.begin(&mut input, &mut counts)?
+        };
         let transform = if passes { &Transform::None {} } else { self.transform };
         let encode = if passes { sink_of(self.decode) } else { self.encode };
         // A query may stand where the transform says nothing: it makes what is owed at the end.
@@ -287,20 +287,24 @@ impl Flow<'_> {
         counts: &mut Counts,
     ) -> Result<()> {
         std::thread::scope(|scope| {
-            let lanes: Vec<_> = (0..self.workers)
-                .map(|_| {
-                    let (give, take) = sync_channel::<Task>(1);
-                    let (done, collect) = sync_channel(1);
-                    scope.spawn(move || {
-                        for Task { block, output } in take {
-                            if done.send(work.on(block, output)).is_err() {
-                                break;
-                            }
+            let lanes = (0..self.workers).map_while(|_| {
+                let (give, take) = sync_channel::<Task>(1);
+                let (done, collect) = sync_channel(1);
+                let labour = move || {
+                    for Task { block, output } in take {
+                        if done.send(work.on(block, output)).is_err() {
+                            break;
                         }
-                    });
-                    (give, collect)
-                })
-                .collect();
+                    }
+                };
+                // With fewer threads than wanted it is slower, and no less right.
+                let started = std::thread::Builder::new().spawn_scoped(scope, labour);
+                started.is_ok().then_some((give, collect))
+            });
+            let lanes: Vec<_> = lanes.collect();
+            if lanes.is_empty() {
+                return Err(Failure::Transient(anyhow::anyhow!("no thread can be started")));
+            }
             self.pump(&lanes, first, input, delivery, counts)
         })
     }
@@ -337,93 +341,6 @@ impl Flow<'_> {
                 given += 1;
                 next = input.next_block().map_err(unreadable)?;
             }
-        }
-        Ok(())
-    }
-
-    /// A command sees the good records of the whole input; what it writes are the records.
-    fn run_command(
-        &self,
-        command: &Command,
-        work: Work<'_>,
-        first: Option<Block>,
-        input: Blocks<'_>,
-        delivery: &mut dyn Delivery,
-    ) -> Result<Counts> {
-        let back = decode_of(self.encode);
-        let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
-        let (encode, taps) = (self.encode, self.taps);
-        let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
-        let framing = Framing { end_marker: None, ..self.framing.clone() };
-        let shared = Mutex::new(delivery);
-        let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
-        let ends = Ends {
-            feed: |pipe: &mut dyn Write| self.feed(work, first, input, pipe, &shared, &mut fed),
-            collect: |pipe: Box<dyn Read + Send + '_>| {
-                self.collect(collect_work, pipe, &framing, &shared, &mut collected)
-            },
-            complain: |line: &[u8]| {
-                complaints += 1;
-                let reason = COMPLAINT.into();
-                let raw = line.to_vec();
-                let reject = Reject { line: None, reason, raw, truncated: false };
-                locked(&shared).reject(&reject)
-            },
-        };
-        command::run(command, self.directory, self.bounds, self.pulse, ends)?;
-        let rejected = fed.rejected + collected.rejected + complaints;
-        Ok(Counts { written: collected.written, rejected, ..fed })
-    }
-
-    /// Decodes the input and writes the good records to the command.
-    fn feed(
-        &self,
-        work: Work<'_>,
-        mut first: Option<Block>,
-        mut input: Blocks<'_>,
-        pipe: &mut dyn Write,
-        delivery: &Mutex<&mut dyn Delivery>,
-        counts: &mut Counts,
-    ) -> Result<()> {
-        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
-        loop {
-            let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
-            let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
-            self.check_stop()?;
-            let mut worked = work.on(block, Vec::new())?;
-            let records = std::mem::take(&mut worked.output);
-            pipe.write_all(&records).map_err(broken)?;
-            if worked.paused {
-                pipe.flush().map_err(broken)?;
-            }
-            deliver(&mut worked, &mut **locked(delivery), counts)?;
-            if counts.ended && input.is_live() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Reads what the command writes.
-    fn collect(
-        &self,
-        work: Work<'_>,
-        pipe: Box<dyn Read + Send + '_>,
-        framing: &Framing,
-        delivery: &Mutex<&mut dyn Delivery>,
-        counts: &mut Counts,
-    ) -> Result<()> {
-        let mut framer = match self.bounds {
-            Bounds::Microbatch => Framer::bounded(pipe, framing, u64::MAX),
-            // Whatever a read gives should leave at once.
-            Bounds::Stream => Framer::live(pipe, Box::new(|| false), framing),
-        };
-        while let Some(block) = framer.next_block().map_err(unreadable)? {
-            let mut worked = work.on(block, Vec::new())?;
-            for reject in &mut worked.rejects {
-                reject.reason = format!("output of the command: {}", reject.reason).into();
-                reject.line = None;
-            }
-            deliver(&mut worked, &mut **locked(delivery), counts)?;
         }
         Ok(())
     }
@@ -466,12 +383,6 @@ pub(super) fn deliver(
 fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {
     let lane = lanes.get(number % lanes.len().max(1));
     lane.ok_or_else(|| Failure::fatal("there are no worker threads"))
-}
-
-fn locked<'a, 'b>(
-    delivery: &'a Mutex<&'b mut dyn Delivery>,
-) -> std::sync::MutexGuard<'a, &'b mut dyn Delivery> {
-    delivery.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.

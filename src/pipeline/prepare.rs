@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use bytesize::ByteSize;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use super::views::{Tap, Tapped, Views};
@@ -325,8 +326,21 @@ struct Staged<'a> {
 impl Staged<'_> {
     fn end(&mut self) -> Result<()> {
         let end = self.envelope.end().map_err(Failure::Bad)?;
-        Ok(self.output.write(&end)?)
+        staged(&mut self.output, &end)
     }
+}
+
+/// Stages bytes. A file that alone fills the disk is no reason to take no other.
+fn staged(stage: &mut Stage<'_>, bytes: &[u8]) -> Result<()> {
+    let before = stage.written();
+    stage.write(bytes).map_err(|error| {
+        if error.is_no_room() && before > 0 {
+            let made = ByteSize(before);
+            Failure::NoRoom(format!("its records have more than {made}, and the disk is full: {error}"))
+        } else {
+            error.into()
+        }
+    })
 }
 
 impl Delivery for Staged<'_> {
@@ -338,12 +352,12 @@ impl Delivery for Staged<'_> {
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
         let bytes = self.envelope.encode(&records).map_err(Failure::Bad)?;
-        self.output.write(&bytes)?;
+        staged(&mut self.output, &bytes)?;
         self.tap.take(records)
     }
 
     fn records(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.output.write(bytes)?)
+        staged(&mut self.output, bytes)
     }
 
     fn reject(&mut self, reject: &Reject) -> Result<()> {
@@ -351,7 +365,7 @@ impl Delivery for Staged<'_> {
         self.tolerance.admit(self.rejected, reject)?;
         self.line.clear();
         rejects::encode(self.name, reject, &mut self.line);
-        Ok(self.rejects.write(&self.line)?)
+        staged(&mut self.rejects, &self.line)
     }
 
     #[cfg(feature = "sql")]
@@ -359,6 +373,6 @@ impl Delivery for Staged<'_> {
         self.missed += 1;
         self.line.clear();
         crate::sink::late::encode(self.name, late, &mut self.line);
-        Ok(self.late.write(&self.line)?)
+        staged(&mut self.late, &self.line)
     }
 }

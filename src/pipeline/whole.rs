@@ -43,7 +43,7 @@ pub fn run(
     let (fed, collected) = std::thread::scope(|scope| {
         let counts = &mut counts;
         let shared = &shared;
-        let feeding = scope.spawn(move || {
+        let feeding = std::thread::Builder::new().spawn_scoped(scope, move || {
             let mut feeding = Feeding { give: Some(give), delivery: shared };
             let work = Work { keeps: true, ..work };
             flow.run_blocks(work, first.take(), input, &mut feeding, counts)?;
@@ -53,6 +53,13 @@ pub fn run(
             }
             Ok(())
         });
+        let feeding = match feeding {
+            Ok(feeding) => feeding,
+            Err(error) => {
+                let error = anyhow::Error::from(error).context("start a thread");
+                return (Err(Failure::Transient(error)), Ok((0, 0)));
+            }
+        };
         let collected = collect(flow, query, feed, shared);
         let fed = feeding.join();
         (fed.unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died"))), collected)

@@ -140,7 +140,10 @@ impl Rotation {
                 let name = rotated.name.clone();
                 let stop = self.stop.clone();
                 let work = move || compress(&folder, &name, how, &stop);
-                self.compressing = Some((rotated, std::thread::spawn(work)));
+                match std::thread::Builder::new().spawn(work) {
+                    Ok(thread) => self.compressing = Some((rotated, thread)),
+                    Err(_) => self.again = Some(Instant::now() + AGAIN),
+                }
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use crate::durable::{Dir, Result, sync_data, write_at};
+use crate::durable::{Dir, Error, Result, free_bytes, sync_data, write_at};
 
 /// Bytes up to which staged output is kept in its ledger row. A row is written once to the log and
 /// once to the database, so larger ones would cost more than a file of their own.
@@ -28,6 +28,8 @@ pub struct StagingArea {
     dir: Dir,
     prefix: &'static str,
     next: AtomicU64,
+    /// Bytes that stay free where the directory is.
+    min_free: u64,
 }
 
 /// Staged bytes, complete and, as far as they are in a file, durable.
@@ -55,9 +57,9 @@ pub enum Payload {
 }
 
 impl StagingArea {
-    /// Uses `dir`, and no name with this prefix below `first`.
-    pub fn new(dir: Dir, prefix: &'static str, first: u64) -> Self {
-        Self { dir, prefix, next: AtomicU64::new(first) }
+    /// Uses `dir`, and no name with this prefix below `first`; it leaves so many bytes free.
+    pub fn new(dir: Dir, prefix: &'static str, first: u64, min_free: u64) -> Self {
+        Self { dir, prefix, next: AtomicU64::new(first), min_free }
     }
 
     /// The directory may have been replaced: what counts is what its path leads to. Nothing may be
@@ -169,7 +171,14 @@ impl<'a> Stage<'a> {
             self.file = Some(self.area.create()?);
         }
         if let Some((name, file)) = &self.file {
-            write_at(file, &self.area.dir.path().join(name), bytes, self.written)?;
+            let path = self.area.dir.path().join(name);
+            let wanted = self.area.min_free.saturating_add(bytes.len() as u64);
+            // The first piece is small: whether there is room for it was asked before.
+            if self.written > 0 && free_bytes(self.area.dir.path()).is_some_and(|free| free < wanted)
+            {
+                return Err(Error::no_room(&path));
+            }
+            write_at(file, &path, bytes, self.written)?;
         }
         self.written += bytes.len() as u64;
         if self.written - self.flushed >= FLUSH_BYTES { self.flush_ahead() } else { Ok(()) }
@@ -186,7 +195,7 @@ impl<'a> Stage<'a> {
         // Without a second descriptor the last fsync does all the work.
         if let Ok(file) = file.try_clone() {
             let sync = move || sync_data(&file, &path, "staging file");
-            self.flushing = Some(std::thread::spawn(sync));
+            self.flushing = std::thread::Builder::new().spawn(sync).ok();
         }
         self.flushed = self.written;
         Ok(())
@@ -196,6 +205,11 @@ impl<'a> Stage<'a> {
     fn join_flush(&mut self) -> Result<()> {
         let joined = self.flushing.take().map(JoinHandle::join);
         joined.map_or(Ok(()), |result| result.expect("an fsync does not panic"))
+    }
+
+    /// Bytes that are in a file by now.
+    pub fn written(&self) -> u64 {
+        self.written
     }
 
     /// Completes the staged bytes and makes them durable; `None` when there are none.

@@ -79,7 +79,8 @@ fn is_marker(line: &[u8], marker: Option<&[u8]>) -> bool {
     marker.is_some_and(|marker| line.strip_prefix(b"\n") == Some(marker))
 }
 
-/// True when the last line of a file of `size` bytes matches, with or without a line end.
+/// True when the last line of a file of `size` bytes matches, and has its line end: without that it may
+/// be the beginning of a longer one.
 fn has_trailer(file: &File, size: u64, pattern: &Regex) -> Result<bool> {
     let from = size.saturating_sub(TRAILER_BYTES);
     let mut tail = vec![0; usize::try_from(size - from).unwrap_or_default()];
@@ -88,7 +89,7 @@ fn has_trailer(file: &File, size: u64, pattern: &Regex) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
         result => result?,
     }
-    Ok(size > 0 && pattern.is_match(last_line(&tail)))
+    Ok(ends_in(&tail, pattern))
 }
 
 /// The same for a file that only a reader can look into.
@@ -101,12 +102,16 @@ fn has_trailer_behind(mut reader: impl Read, pattern: &Regex) -> Result<bool> {
             got => got?,
         };
         if got == 0 {
-            return Ok(!tail.is_empty() && pattern.is_match(last_line(&tail)));
+            return Ok(ends_in(&tail, pattern));
         }
         tail.extend_from_slice(buffer.get(..got).unwrap_or_default());
         let kept = usize::try_from(TRAILER_BYTES).unwrap_or_default();
         tail.drain(..tail.len().saturating_sub(kept));
     }
+}
+
+fn ends_in(tail: &[u8], pattern: &Regex) -> bool {
+    tail.ends_with(b"\n") && pattern.is_match(last_line(tail))
 }
 
 fn last_line(tail: &[u8]) -> &[u8] {
@@ -179,7 +184,7 @@ mod tests {
         };
         assert!(trailer(b"a\nEND,3\n"));
         assert!(trailer(b"a\nEND,3\r\n"));
-        assert!(trailer(b"END,3"));
+        assert!(!trailer(b"a\nEND,3"));
         assert!(!trailer(b"END,3\nb\n"));
         assert!(!trailer(b"END,3\n\n"));
         assert!(!trailer(b""));

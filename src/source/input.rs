@@ -61,6 +61,13 @@ impl Stamp {
         }
     }
 
+    /// True for a marker with this stamp that came with the file `other`, or after it. A modification time
+    /// that lies after the status time was set by hand, and says nothing.
+    pub fn is_as_new_as(&self, other: &Self) -> bool {
+        let is_set = other.modified_ns > other.changed_ns;
+        self.changed_ns >= other.changed_ns && (is_set || self.modified_ns >= other.modified_ns)
+    }
+
     /// True for two states of one file.
     pub fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
@@ -131,6 +138,13 @@ pub fn open(folder: &Dir, name: &OsStr) -> Found {
         Ok(_) => Found::NoInput,
         Err(errno) => Found::Unreadable(errno.into()),
     }
+}
+
+/// True for an error that says nothing about the file: descriptors or memory have run out, or the call
+/// was interrupted.
+pub fn is_of_process(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN))
 }
 
 /// Opens the folder that `name` is in.

@@ -9,8 +9,11 @@
 //! What does not belong here: what is in a file, but for the rules of completeness.
 
 pub mod archive;
+pub mod claim;
 pub mod complete;
+pub mod globs;
 pub mod input;
+mod look;
 pub mod queue;
 pub mod requeued;
 pub mod rules;
@@ -18,20 +21,21 @@ mod standing;
 mod survey;
 pub mod watch;
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Stat;
 use walkdir::WalkDir;
 
 use crate::durable::{self, Dir};
+use crate::failure::Result;
+use claim::{Claim, Claimant};
 use complete::Plain;
-use input::{Found, Input, Stamp, Writers};
-use queue::{Key, Queue, Waiting, Why};
-use rules::{Complete, HardLinks, Rules};
+use input::{Input, Stamp};
+use queue::{Key, Queue, Why};
+use rules::Rules;
 pub use standing::Standing;
 pub use survey::Survey;
 use watch::Hint;
@@ -45,6 +49,12 @@ const SCAN_SHARE: u32 = 100;
 /// How long a file that could not be read, or that somebody writes to, is left alone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a file is put off that cannot be taken for now; doubled each time, up to [`PUT_OFF_MAX`].
+const PUT_OFF: Duration = Duration::from_secs(1);
+
+/// The longest such time.
+const PUT_OFF_MAX: Duration = Duration::from_mins(5);
+
 /// The state of one drop folder.
 pub struct Source {
     rules: Rules,
@@ -56,6 +66,13 @@ pub struct Source {
     shares_clock: bool,
     scan_due: Instant,
     last_scan: Option<(Instant, Duration, Stamp)>,
+    /// How often each file was put off.
+    put_off: HashMap<Box<OsStr>, u32>,
+    /// Names whose marker is there without them.
+    orphans: HashSet<Box<OsStr>>,
+    /// What the job is listed as among those of the folder, and its place there.
+    claimant: Option<Claimant>,
+    claim: Option<Claim>,
     closing: Closing,
 }
 
@@ -91,8 +108,19 @@ impl Source {
             shares_clock,
             scan_due: Instant::now(),
             last_scan: None,
+            put_off: HashMap::new(),
+            orphans: HashSet::new(),
+            claimant: None,
+            claim: None,
             closing: Closing::No,
         })
+    }
+
+    /// Makes sure that no other job takes the same files, for as long as this is open.
+    pub fn claim(&mut self, own: Claimant) -> Result<()> {
+        self.claim = Some(Claim::take(self.folder.path(), &own)?);
+        self.claimant = Some(own);
+        Ok(())
     }
 
     /// The candidates in a folder by name, in order, whether complete or not: for a batch.
@@ -173,10 +201,14 @@ impl Source {
     }
 
     /// The folder may have been unmounted or made anew: what counts is what its path leads to.
-    fn reopen_if_replaced(&mut self) -> durable::Result<()> {
+    fn reopen_if_replaced(&mut self) -> anyhow::Result<()> {
         let there = Dir::open(self.folder.path())?;
         let stamp = stamp_of(&there)?;
         if (stamp.device, stamp.inode) != (self.folder_stamp.device, self.folder_stamp.inode) {
+            // Whether or not the new one can be had, the old one is of no use.
+            self.claim = None;
+            let claim = self.claimant.as_ref().map(|own| Claim::take(there.path(), own));
+            self.claim = claim.transpose().map_err(crate::failure::Failure::into_error)?;
             tracing::warn!(folder = %self.folder.path().display(), "the drop folder was replaced");
             self.folder = there;
             self.folder_stamp = stamp;
@@ -219,7 +251,10 @@ impl Source {
     }
 
     /// The next complete file in order, if there is one now.
-    pub fn take(&mut self) -> Option<Input> {
+    ///
+    /// # Errors
+    /// When nothing can be opened at all just now; the file keeps its place.
+    pub fn take(&mut self) -> Result<Option<Input>> {
         loop {
             let end = match &self.closing {
                 Closing::Before(end) => end.clone(),
@@ -231,166 +266,17 @@ impl Source {
                 Some(end) => Bound::Excluded(end),
                 None => Bound::Unbounded,
             };
-            let (key, waiting) = self.queue.pop(up_to)?;
+            let Some((key, waiting)) = self.queue.pop(up_to) else { return Ok(None) };
             let is_end = end.as_ref() == Some(&key);
-            if let Some(input) = self.look(key, waiting.as_ref()) {
+            if let Some(input) = self.look(key, waiting.as_ref())? {
                 self.queue.take(input.name());
-                return Some(input);
+                return Ok(Some(input));
             }
             if is_end && end.is_some_and(|end| !self.queue.is_waiting(&end.name)) {
                 // What was to end the job went away.
                 self.closing = Closing::No;
             }
         }
-    }
-
-    /// Looks at a name; unless the file is complete, notes what it waits for.
-    fn look(&mut self, key: Key, before: Option<&Waiting>) -> Option<Input> {
-        let renamed = self.queue.take_renamed(&key.name);
-        let stat = self.folder_stat(&key.name)?;
-        let stamp = Stamp::of(&stat);
-        if let Some((why, pause)) = self.not_yet(&key.name, &stat, before, renamed) {
-            self.wait(key, before, stamp, why, pause);
-            return None;
-        }
-        let (file, opened) = match input::open(&self.folder, &key.name) {
-            Found::File(file, opened) => (file, opened),
-            Found::Gone | Found::NoInput => return None,
-            Found::Unreadable(error) => {
-                if before.is_none_or(|before| before.why != Why::Unreadable) {
-                    let file = crate::telemetry::text(&key.name);
-                    tracing::warn!(file, %error, "cannot be read; it waits, others go on");
-                }
-                self.wait(key, before, stamp, Why::Unreadable, Some(LOOK_AGAIN));
-                return None;
-            }
-        };
-        let grace_over = self.unchanged_for(&opened, before) >= self.rules.incomplete_grace;
-        let unmet = if opened == stamp {
-            self.unmet(&key.name, &file, &opened, before)
-        } else {
-            Some((Why::Settling, Some(Duration::ZERO)))
-        };
-        if let Some((Why::Unmovable, _)) = unmet
-            && before.is_none_or(|before| before.why != Why::Unmovable)
-        {
-            let file = crate::telemetry::text(&key.name);
-            tracing::warn!(file, "its folder cannot be written to, so it waits; others go on");
-        }
-        if let Some((why, pause)) = unmet {
-            self.wait(key, before, opened, why, pause);
-            return None;
-        }
-        Some(Input { key, file, stamp: opened, grace_over })
-    }
-
-    fn folder_stat(&self, name: &OsStr) -> Option<Stat> {
-        match self.folder.stat(name) {
-            Ok(Some(stat)) if input::is_regular(&stat) => Some(stat),
-            Ok(_) => None,
-            Err(error) => {
-                let file = crate::telemetry::text(name);
-                tracing::warn!(file, error = %chain(&error), "cannot be examined");
-                None
-            }
-        }
-    }
-
-    /// What a stat alone can say against taking the file.
-    fn not_yet(
-        &self,
-        name: &OsStr,
-        stat: &Stat,
-        before: Option<&Waiting>,
-        renamed: bool,
-    ) -> Option<(Why, Option<Duration>)> {
-        if stat.st_nlink > 1 && self.rules.hard_links == HardLinks::Wait {
-            return Some((Why::HardLinked, Some(LOOK_AGAIN)));
-        }
-        let stamp = Stamp::of(stat);
-        let unchanged = self.unchanged_for(&stamp, before);
-        if let Some(before) = before.filter(|before| before.stamp == stamp)
-            && before.why == Why::Incomplete
-            && unchanged < self.rules.incomplete_grace
-        {
-            return Some((
-                Why::Incomplete,
-                Some(self.rules.incomplete_grace.saturating_sub(unchanged)),
-            ));
-        }
-        match &self.rules.complete {
-            Some(Complete::Marker(_)) => {
-                let marker = self.rules.marker_of(name)?;
-                let there = matches!(self.folder.stat(&marker), Ok(Some(_)));
-                (!there).then_some((Why::RuleUnmet, None))
-            }
-            Some(_) => None,
-            None if renamed || unchanged >= self.rules.settle => None,
-            None => Some((Why::Settling, Some(self.rules.settle.saturating_sub(unchanged)))),
-        }
-    }
-
-    /// What the open file says against taking it.
-    fn unmet(
-        &self,
-        name: &OsStr,
-        file: &File,
-        stamp: &Stamp,
-        before: Option<&Waiting>,
-    ) -> Option<(Why, Option<Duration>)> {
-        if input::writers(file) == Writers::Some {
-            return Some((Why::WriterOpen, Some(LOOK_AGAIN)));
-        }
-        if !input::can_be_renamed(&self.folder, name) {
-            return Some((Why::Unmovable, Some(self.rules.rescan)));
-        }
-        let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);
-        match (met, &self.rules.complete) {
-            (Ok(true), _) => None,
-            (Ok(false), Some(Complete::Lines(_))) => self.too_few_lines(stamp, before),
-            // What cannot be decompressed yet may still be arriving; the pipeline decides when
-            // that is over.
-            (Err(_), Some(Complete::Lines(_))) if self.settled(stamp, before) => None,
-            _ => Some((Why::RuleUnmet, Some(LOOK_AGAIN))),
-        }
-    }
-
-    /// A file that is too short is taken all the same when the job ends and nothing has touched it
-    /// for a while.
-    fn too_few_lines(
-        &self,
-        stamp: &Stamp,
-        before: Option<&Waiting>,
-    ) -> Option<(Why, Option<Duration>)> {
-        if self.closing == Closing::No {
-            return Some((Why::TooFewLines, None));
-        }
-        let left = self.rules.settle.checked_sub(self.unchanged_for(stamp, before))?;
-        (!left.is_zero()).then_some((Why::TooFewLines, Some(left)))
-    }
-
-    fn settled(&self, stamp: &Stamp, before: Option<&Waiting>) -> bool {
-        self.unchanged_for(stamp, before) >= self.rules.settle
-    }
-
-    /// How long the file has been what it is: as watched, or by the status time, which no program
-    /// can set back.
-    fn unchanged_for(&self, stamp: &Stamp, before: Option<&Waiting>) -> Duration {
-        let watched = before.filter(|before| before.stamp == *stamp);
-        let watched = watched.map_or(Duration::ZERO, |before| before.since.elapsed());
-        if self.shares_clock { watched.max(stamp.age()) } else { watched }
-    }
-
-    fn wait(
-        &mut self,
-        key: Key,
-        before: Option<&Waiting>,
-        stamp: Stamp,
-        why: Why,
-        pause: Option<Duration>,
-    ) {
-        let due = pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1)));
-        self.queue.wait(key, before, stamp, why, due);
     }
 
     /// The input changed, or was not needed after all: it is looked at again.
@@ -405,7 +291,12 @@ impl Source {
                 let unchanged = self.unchanged_for(&input.stamp, None);
                 self.rules.incomplete_grace.saturating_sub(unchanged)
             }
-            _ => LOOK_AGAIN,
+            Why::WriterOpen => LOOK_AGAIN,
+            _ => {
+                let tries = self.put_off.entry(input.key.name.clone()).or_default();
+                *tries = tries.saturating_add(1);
+                PUT_OFF.saturating_mul(1 << (*tries - 1).min(16)).min(PUT_OFF_MAX)
+            }
         };
         self.queue.release(input.key.clone(), false);
         self.wait(input.key, None, input.stamp, why, Some(pause));
@@ -413,6 +304,7 @@ impl Source {
 
     /// The input is archived, or gone: a file under its name is a new one.
     pub fn release(&mut self, key: Key) {
+        self.put_off.remove(&key.name);
         self.queue.release(key, false);
     }
 
@@ -423,6 +315,7 @@ impl Source {
 
     /// The name that was held is free: whatever is there now is a new file.
     pub fn free(&mut self, name: &OsStr) {
+        self.put_off.remove(name);
         if let Some(key) = Key::of(&self.folder, name, self.rules.order) {
             self.queue.release(key, true);
         }
@@ -482,9 +375,4 @@ impl Source {
 
 fn stamp_of(folder: &Dir) -> durable::Result<Stamp> {
     folder.stat_self().map(|stat| Stamp::of(&stat))
-}
-
-fn chain(error: &durable::Error) -> String {
-    let cause = std::error::Error::source(error);
-    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -47,6 +47,8 @@ pub enum Why {
     TooFewLines,
     /// Its marker or its trailer is missing.
     RuleUnmet,
+    /// Its marker is older than the file: it belongs to an earlier one.
+    OldMarker,
     /// Somebody has it open for writing.
     WriterOpen,
     /// It has more than one name.
@@ -190,6 +192,11 @@ impl Queue {
             }
         }
         Some((key, waiting))
+    }
+
+    /// What was popped is due again.
+    pub fn put_back(&mut self, key: Key) {
+        self.due_now.insert(key);
     }
 
     /// The name waits, until `due` where time alone can help.

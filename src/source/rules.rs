@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use globset::GlobMatcher;
+use globset::{GlobMatcher, GlobSet};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +16,28 @@ pub const PROCESSED: &str = "processed-";
 /// Put before the name of an input that went to quarantine.
 pub const FAILED: &str = "failed-";
 
-/// Suffixes of names that uploaders give to what they have not finished.
-const TEMPORARY: [&str; 9] =
-    [".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".swp", ".writing", "~"];
+/// Suffixes of names that uploaders give to what they have not finished, in any case.
+const TEMPORARY: [&str; 16] = [
+    ".tmp",
+    ".temp",
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".swp",
+    ".writing",
+    ".inprogress",
+    ".incomplete",
+    ".download",
+    ".upload",
+    ".aria2",
+    "._copying_",
+    ".!qb",
+    "~",
+];
+
+/// Names that never are an input: the lock files of office programs, and the index of a Synology share.
+const FOREIGN: [&str; 2] = ["~$", "@eaDir"];
 
 /// `input.watch`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -95,6 +114,8 @@ pub enum Complete {
 pub struct Rules {
     /// Which names are candidates.
     pub pattern: GlobMatcher,
+    /// Which of these are none all the same.
+    pub exclude: GlobSet,
     /// Folders below as well.
     pub recursive: bool,
     /// How changes are noticed.
@@ -127,13 +148,16 @@ impl Rules {
         let file_name = path.file_name().unwrap_or(name);
         let hidden_folder = || {
             let parents = path.parent().into_iter().flat_map(Path::components);
-            parents.into_iter().any(|part| part.as_os_str().as_bytes().starts_with(b"."))
+            let foreign = |part: &[u8]| part.starts_with(b".") || part == b"@eaDir";
+            parents.into_iter().any(|part| foreign(part.as_os_str().as_bytes()))
         };
         reserved(file_name).or_else(|| {
             if self.marked(file_name).is_some() {
                 Some("it is the marker of another file")
             } else if !self.pattern.is_match(Path::new(file_name)) {
                 Some("its name does not match `input.pattern`")
+            } else if self.exclude.is_match(Path::new(file_name)) {
+                Some("its name matches `input.exclude`")
             } else if hidden_folder() {
                 Some("it is in a hidden folder")
             } else {
@@ -167,11 +191,32 @@ fn reserved(name: &OsStr) -> Option<&'static str> {
         Some("its name says that it is done")
     } else if name.starts_with(FAILED.as_bytes()) {
         Some("its name says that it was set aside")
-    } else if TEMPORARY.iter().any(|suffix| name.ends_with(suffix.as_bytes())) {
+    } else if FOREIGN.iter().any(|prefix| name.starts_with(prefix.as_bytes())) {
+        Some("its name is that of another program's own files")
+    } else if TEMPORARY.iter().any(|suffix| ends_with_ignoring_case(name, suffix.as_bytes())) {
         Some("its name ends in the suffix of an unfinished upload")
     } else {
         None
     }
+}
+
+fn ends_with_ignoring_case(name: &[u8], suffix: &[u8]) -> bool {
+    let end = name.len().checked_sub(suffix.len()).and_then(|at| name.get(at..));
+    end.is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+}
+
+/// Patterns of the names that are never inputs, whatever the job says.
+pub fn never_taken() -> Vec<String> {
+    let any_case = |character: char| match character {
+        'a'..='z' => format!("[{}{character}]", character.to_ascii_uppercase()),
+        other => other.to_string(),
+    };
+    let suffixes = TEMPORARY.iter().map(|suffix| {
+        let suffix: String = suffix.chars().map(any_case).collect();
+        format!("*{suffix}")
+    });
+    let prefixes = [".", PROCESSED, FAILED].into_iter().chain(FOREIGN);
+    prefixes.map(|prefix| format!("{prefix}*")).chain(suffixes).collect()
 }
 
 /// The bytes by which `name` sorts under `natural`: each run of digits by its value.
@@ -215,6 +260,7 @@ mod tests {
     fn rules(pattern: &str, complete: Option<Complete>) -> Rules {
         Rules {
             pattern: Glob::new(pattern).unwrap().compile_matcher(),
+            exclude: GlobSet::empty(),
             recursive: true,
             watch: Watch::Poll,
             rescan: Duration::ZERO,
@@ -230,7 +276,7 @@ mod tests {
     #[test]
     fn reserved_and_temporary_names_are_no_candidates() {
         let rules = rules("*", None);
-        for name in ["a", "a.csv", "sub/a", "a.tmp.gz", "~a", "process", "b~a"] {
+        for name in ["a", "a.csv", "sub/a", "a.tmp.gz", "~a", "process", "b~a", "a~$b"] {
             assert!(rules.is_candidate(OsStr::new(name)), "{name}");
         }
         for name in [
@@ -246,6 +292,13 @@ mod tests {
             "sub/processed-a",
             "a.crdownload",
             "a.writing",
+            "a.WRITING",
+            "a.Part",
+            "~$a.xlsx",
+            "@eaDir",
+            "@eaDir/a",
+            "a.inprogress",
+            "a.csv._COPYING_",
             "a.swp",
             "a.temp",
             "a.partial",

@@ -196,6 +196,11 @@ fn waits(
             }
             None => "waits: its last line does not complete it (`input.complete`)".to_owned(),
         },
+        Why::OldMarker => {
+            let marker = rules.marker_of(name).unwrap_or_default();
+            let marker = escaped(marker.as_bytes());
+            format!("waits: its marker {marker} is older than the file, and belongs to an earlier one")
+        }
         Why::WriterOpen => {
             let who = stamp.map(|stamp| writers(&stamp)).filter(|who| !who.is_empty());
             let who = who.map_or_else(|| "somebody".to_owned(), |who| who.join(", "));

@@ -147,15 +147,22 @@ where
     let flow = Flow::default();
     let watch = Watch::new(command, bounds, group, &flow);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (collected, feeding, complained) = std::thread::scope(|scope| {
-        scope.spawn(|| watch.until_done(pulse));
-        let feed = scope.spawn(|| {
+    let pumped = std::thread::scope(|scope| -> Result<_> {
+        let no_thread = |error: io::Error| {
+            watch.signal(Signal::KILL);
+            watch.done();
+            Failure::Transient(anyhow::Error::from(error).context("start a thread"))
+        };
+        let thread = std::thread::Builder::new;
+        thread().spawn_scoped(scope, || watch.until_done(pulse)).map_err(no_thread)?;
+        let feeding = || {
             let mut pipe = Moving { pipe: stdin, flow: &flow };
             pipe.never_wait_in_a_write();
             (ends.feed)(&mut pipe)
-        });
-        let complain =
-            scope.spawn(|| complaints(Moving { pipe: stderr, flow: &flow }, ends.complain));
+        };
+        let feed = thread().spawn_scoped(scope, feeding).map_err(no_thread)?;
+        let complaining = || complaints(Moving { pipe: stderr, flow: &flow }, ends.complain);
+        let complain = thread().spawn_scoped(scope, complaining).map_err(no_thread)?;
         let collected = (ends.collect)(Box::new(Moving { pipe: stdout, flow: &flow }));
         if collected.is_err() {
             watch.kill_now();
@@ -167,9 +174,10 @@ where
             feed.join().unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died")));
         let complained = complain.join();
         watch.done();
-        (collected, feeding, complained)
+        Ok((collected, feeding, complained))
     });
     let status = child.wait().context("wait for the command").map_err(Failure::Transient)?;
+    let (collected, feeding, complained) = pumped?;
     let tail = complained.unwrap_or_else(|_| Err(Failure::fatal("the stderr thread died")))?;
     watch.verdict(pulse)?;
     feeding?;

@@ -169,6 +169,10 @@ fn names_below(folder: &Path, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
+        // It is there while a job is open.
+        if entry.file_name() == ".spoolmill-lock" {
+            continue;
+        }
         let name = format!("{prefix}{}", entry.file_name().as_bytes().escape_ascii());
         if entry.file_type().unwrap().is_dir() {
             names.extend(names_below(&entry.path(), &format!("{name}/")));

@@ -1,0 +1,148 @@
+//! An input that goes through a command.
+//!
+//! What holds here: both ends of the command are worked at once; what it writes are the records, and what
+//! it says on its standard error are rejects.
+
+use std::io::{self, Read, Write};
+use std::sync::{Mutex, PoisonError};
+
+use super::flow::{Counts, Delivery, Flow, deliver, unreadable};
+use super::formats::decode_of;
+use super::work::Work;
+use crate::decode;
+use crate::decode::blocks::Blocks;
+use crate::decode::frame::{Block, Framer, Framing};
+use crate::failure::{Failure, Result};
+use crate::record::Reject;
+use crate::transform::command::{self, Bounds, Command, Ends};
+
+/// The reason of a reject for a line that a command wrote to its standard error.
+const COMPLAINT: &str = "standard error of the command";
+
+impl Flow<'_> {
+    /// A command sees the good records of the whole input; what it writes are the records.
+    pub(super) fn run_command(
+        &self,
+        command: &Command,
+        work: Work<'_>,
+        first: Option<Block>,
+        input: Blocks<'_>,
+        delivery: &mut dyn Delivery,
+    ) -> Result<Counts> {
+        let back = decode_of(self.encode);
+        let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
+        let (encode, taps) = (self.encode, self.taps);
+        let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
+        let framing = Framing { end_marker: None, ..self.framing.clone() };
+        let shared = Mutex::new(delivery);
+        let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
+        let ends = Ends {
+            feed: |pipe: &mut dyn Write| match self.passes_bytes() {
+                true => self.feed_bytes(input, pipe, &mut fed),
+                false => self.feed(work, first, input, pipe, &shared, &mut fed),
+            },
+            collect: |pipe: Box<dyn Read + Send + '_>| {
+                self.collect(collect_work, pipe, &framing, &shared, &mut collected)
+            },
+            complain: |line: &[u8]| {
+                complaints += 1;
+                let reason = COMPLAINT.into();
+                let raw = line.to_vec();
+                let reject = Reject { line: None, reason, raw, truncated: false };
+                locked(&shared).reject(&reject)
+            },
+        };
+        command::run(command, self.directory, self.bounds, self.pulse, ends)?;
+        let rejected = fed.rejected + collected.rejected + complaints;
+        Ok(Counts { written: collected.written, rejected, ..fed })
+    }
+
+    /// A command gets lines as they stand in the input, to the last byte; it may make something of what
+    /// are no lines at all.
+    pub(super) fn passes_bytes(&self) -> bool {
+        matches!(self.decode, decode::Format::Lines {}) && self.framing.end_marker.is_none()
+    }
+
+    /// Writes the input to the command as it is.
+    fn feed_bytes(
+        &self,
+        mut input: Blocks<'_>,
+        pipe: &mut dyn Write,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
+        let mut is_open = false;
+        while let Some((bytes, paused)) = input.next_bytes().map_err(unreadable)? {
+            self.check_stop()?;
+            pipe.write_all(&bytes).map_err(broken)?;
+            if paused {
+                pipe.flush().map_err(broken)?;
+            }
+            counts.lines += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+            is_open = bytes.last().is_some_and(|last| *last != b'\n');
+            input.recycle(bytes);
+        }
+        counts.lines += u64::from(is_open);
+        counts.read = counts.lines;
+        Ok(())
+    }
+
+    /// Decodes the input and writes the good records to the command.
+    fn feed(
+        &self,
+        work: Work<'_>,
+        mut first: Option<Block>,
+        mut input: Blocks<'_>,
+        pipe: &mut dyn Write,
+        delivery: &Mutex<&mut dyn Delivery>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
+        loop {
+            let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
+            let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
+            self.check_stop()?;
+            let mut worked = work.on(block, Vec::new())?;
+            let records = std::mem::take(&mut worked.output);
+            pipe.write_all(&records).map_err(broken)?;
+            if worked.paused {
+                pipe.flush().map_err(broken)?;
+            }
+            deliver(&mut worked, &mut **locked(delivery), counts)?;
+            if counts.ended && input.is_live() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what the command writes.
+    fn collect(
+        &self,
+        work: Work<'_>,
+        pipe: Box<dyn Read + Send + '_>,
+        framing: &Framing,
+        delivery: &Mutex<&mut dyn Delivery>,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let mut framer = match self.bounds {
+            Bounds::Microbatch => Framer::bounded(pipe, framing, u64::MAX),
+            // Whatever a read gives should leave at once.
+            Bounds::Stream => Framer::live(pipe, Box::new(|| false), framing),
+        };
+        while let Some(block) = framer.next_block().map_err(unreadable)? {
+            let mut worked = work.on(block, Vec::new())?;
+            for reject in &mut worked.rejects {
+                reject.reason = format!("output of the command: {}", reject.reason).into();
+                reject.line = None;
+            }
+            deliver(&mut worked, &mut **locked(delivery), counts)?;
+        }
+        Ok(())
+    }
+}
+
+fn locked<'a, 'b>(
+    delivery: &'a Mutex<&'b mut dyn Delivery>,
+) -> std::sync::MutexGuard<'a, &'b mut dyn Delivery> {
+    delivery.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,209 @@
+//! The look at one file: is it complete, and if not, what does it wait for?
+//!
+//! What holds here: the daemon, `status` and `explain` look in the same way.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Stat;
+
+use super::input::{self, Found, Input, Stamp, Writers};
+use super::queue::{Key, Waiting, Why};
+use super::rules::{Complete, HardLinks};
+use super::{Closing, LOOK_AGAIN, POLL, Source, complete};
+use crate::durable;
+use crate::failure::{Failure, Result};
+
+/// Markers without a file that are told, each once.
+const ORPHANS_MAX: usize = 1000;
+
+impl Source {
+    /// Looks at a name; unless the file is complete, notes what it waits for.
+    pub(super) fn look(&mut self, key: Key, before: Option<&Waiting>) -> Result<Option<Input>> {
+        let renamed = self.queue.take_renamed(&key.name);
+        let Some(stat) = self.folder_stat(&key.name) else {
+            self.note_orphan(&key.name);
+            return Ok(None);
+        };
+        let stamp = Stamp::of(&stat);
+        if let Some((why, pause)) = self.not_yet(&key.name, &stat, before, renamed) {
+            self.wait(key, before, stamp, why, pause);
+            return Ok(None);
+        }
+        let (file, opened) = match input::open(&self.folder, &key.name) {
+            Found::File(file, opened) => (file, opened),
+            Found::Gone | Found::NoInput => return Ok(None),
+            Found::Unreadable(error) if input::is_of_process(&error) => {
+                if renamed {
+                    self.queue.renamed(&key.name);
+                }
+                self.queue.put_back(key);
+                return Err(Failure::Transient(anyhow::Error::from(error).context("open a file")));
+            }
+            Found::Unreadable(error) => {
+                if before.is_none_or(|before| before.why != Why::Unreadable) {
+                    let file = crate::telemetry::text(&key.name);
+                    tracing::warn!(file, %error, "cannot be read; it waits, others go on");
+                }
+                self.wait(key, before, stamp, Why::Unreadable, Some(LOOK_AGAIN));
+                return Ok(None);
+            }
+        };
+        let grace_over = self.unchanged_for(&opened, before) >= self.rules.incomplete_grace;
+        let unmet = if opened == stamp {
+            self.unmet(&key.name, &file, &opened, before)
+        } else {
+            Some((Why::Settling, Some(Duration::ZERO)))
+        };
+        if let Some((Why::Unmovable, _)) = unmet
+            && before.is_none_or(|before| before.why != Why::Unmovable)
+        {
+            let file = crate::telemetry::text(&key.name);
+            tracing::warn!(file, "its folder cannot be written to, so it waits; others go on");
+        }
+        if let Some((why, pause)) = unmet {
+            self.wait(key, before, opened, why, pause);
+            return Ok(None);
+        }
+        Ok(Some(Input { key, file, stamp: opened, grace_over }))
+    }
+
+    fn folder_stat(&self, name: &OsStr) -> Option<Stat> {
+        match self.folder.stat(name) {
+            Ok(Some(stat)) if input::is_regular(&stat) => Some(stat),
+            Ok(_) => None,
+            Err(error) => {
+                let file = crate::telemetry::text(name);
+                tracing::warn!(file, error = %chain(&error), "cannot be examined");
+                None
+            }
+        }
+    }
+
+    /// A marker without its file completes nothing: it is told once.
+    fn note_orphan(&mut self, name: &OsStr) {
+        let Some(marker) = self.rules.marker_of(name) else { return };
+        if !matches!(self.folder.stat(&marker), Ok(Some(_))) {
+            self.orphans.remove(name);
+        } else if self.orphans.len() < ORPHANS_MAX && self.orphans.insert(name.into()) {
+            let marker = crate::telemetry::text(&marker);
+            tracing::warn!(marker, "the marker has no file; it completes none that comes later");
+        }
+    }
+
+    /// What a stat alone can say against taking the file.
+    pub(super) fn not_yet(
+        &self,
+        name: &OsStr,
+        stat: &Stat,
+        before: Option<&Waiting>,
+        renamed: bool,
+    ) -> Option<(Why, Option<Duration>)> {
+        if stat.st_nlink > 1 && self.rules.hard_links == HardLinks::Wait {
+            return Some((Why::HardLinked, Some(LOOK_AGAIN)));
+        }
+        let stamp = Stamp::of(stat);
+        let unchanged = self.unchanged_for(&stamp, before);
+        if let Some(before) = before.filter(|before| before.stamp == stamp)
+            && before.why == Why::Incomplete
+            && unchanged < self.rules.incomplete_grace
+        {
+            return Some((
+                Why::Incomplete,
+                Some(self.rules.incomplete_grace.saturating_sub(unchanged)),
+            ));
+        }
+        match &self.rules.complete {
+            Some(Complete::Marker(_)) => {
+                let marker = self.rules.marker_of(name)?;
+                let marker = self.folder.stat(&marker).ok().flatten();
+                match marker.map(|marker| Stamp::of(&marker)) {
+                    None => Some((Why::RuleUnmet, None)),
+                    Some(marker) if !marker.is_as_new_as(&stamp) => Some((Why::OldMarker, None)),
+                    Some(_) => None,
+                }
+            }
+            Some(_) => None,
+            None if renamed || unchanged >= self.rules.settle => None,
+            None => Some((Why::Settling, Some(self.rules.settle.saturating_sub(unchanged)))),
+        }
+    }
+
+    /// What the open file says against taking it.
+    pub(super) fn unmet(
+        &self,
+        name: &OsStr,
+        file: &File,
+        stamp: &Stamp,
+        before: Option<&Waiting>,
+    ) -> Option<(Why, Option<Duration>)> {
+        if input::writers(file) == Writers::Some {
+            return Some((Why::WriterOpen, Some(LOOK_AGAIN)));
+        }
+        if !input::can_be_renamed(&self.folder, name) {
+            return Some((Why::Unmovable, Some(self.rules.rescan)));
+        }
+        let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);
+        match (met, &self.rules.complete) {
+            (Ok(true), _) => None,
+            (Ok(false), Some(Complete::Lines(_))) => self.too_few_lines(stamp, before),
+            // What cannot be decompressed yet may still be arriving; the pipeline decides when
+            // that is over.
+            (Err(_), Some(Complete::Lines(_))) if self.settled(stamp, before) => None,
+            _ => Some((Why::RuleUnmet, Some(LOOK_AGAIN))),
+        }
+    }
+
+    /// A file that is too short is taken all the same when the job ends and nothing has touched it
+    /// for a while.
+    fn too_few_lines(
+        &self,
+        stamp: &Stamp,
+        before: Option<&Waiting>,
+    ) -> Option<(Why, Option<Duration>)> {
+        if self.closing == Closing::No {
+            return Some((Why::TooFewLines, None));
+        }
+        let left = self.rules.settle.checked_sub(self.unchanged_for(stamp, before))?;
+        (!left.is_zero()).then_some((Why::TooFewLines, Some(left)))
+    }
+
+    fn settled(&self, stamp: &Stamp, before: Option<&Waiting>) -> bool {
+        self.unchanged_for(stamp, before) >= self.rules.settle
+    }
+
+    /// How long the file has been what it is: as watched, or by the status time, which no program
+    /// can set back.
+    pub(super) fn unchanged_for(&self, stamp: &Stamp, before: Option<&Waiting>) -> Duration {
+        let watched = before.filter(|before| before.stamp == *stamp);
+        let watched = watched.map_or(Duration::ZERO, |before| before.since.elapsed());
+        if self.shares_clock { watched.max(stamp.age()) } else { watched }
+    }
+
+    pub(super) fn wait(
+        &mut self,
+        key: Key,
+        before: Option<&Waiting>,
+        stamp: Stamp,
+        why: Why,
+        pause: Option<Duration>,
+    ) {
+        let same = before.filter(|before| before.stamp == stamp && before.why == why);
+        let pause = match (pause, same) {
+            // What has waited for long may wait a little longer: a change makes an event of its own.
+            (Some(LOOK_AGAIN), Some(same)) => {
+                let most = if self.polls { POLL * 10 } else { self.rules.rescan };
+                Some(same.since.elapsed().min(most).max(LOOK_AGAIN))
+            }
+            (pause, _) => pause,
+        };
+        let due = pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1)));
+        self.queue.wait(key, before, stamp, why, due);
+    }
+}
+
+fn chain(error: &durable::Error) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
