@@ -61,7 +61,9 @@ impl Failure {
     pub fn into_error(self) -> anyhow::Error {
         match self {
             Self::Changed => anyhow::anyhow!("the file changed while it was read"),
-            Self::Incomplete(reason) | Self::Bad(reason) | Self::NoRoom(reason) => anyhow::anyhow!(reason),
+            Self::Incomplete(reason) | Self::Bad(reason) | Self::NoRoom(reason) => {
+                anyhow::anyhow!(crate::record::reason(reason))
+            }
             Self::Unreadable(error) => error.into(),
             Self::Transient(error) | Self::Fatal(error) => error,
             Self::Stopped => anyhow::anyhow!("stopped by a signal"),

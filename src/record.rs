@@ -13,6 +13,31 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 /// Bytes of a rejected record that are kept when it is longer than `input.max_record`.
 pub const REJECT_RAW_BYTES: usize = 64 * 1024;
 
+/// Bytes of a reason that are kept: it is told in the log, in the ledger and on the page, and may quote
+/// what a file holds.
+pub const REASON_BYTES: usize = 1024;
+
+/// Bytes of a text from a file that a reason quotes.
+const QUOTED_BYTES: usize = 200;
+
+/// A reason, cut where it is longer than [`REASON_BYTES`].
+pub fn reason(mut text: String) -> String {
+    if text.len() > REASON_BYTES {
+        text.truncate(text.floor_char_boundary(REASON_BYTES));
+        text.push_str("...");
+        text.shrink_to_fit();
+    }
+    text
+}
+
+/// A text from a file, as it stands in a reason.
+pub fn quoted(text: &str) -> Cow<'_, str> {
+    match text.get(..text.floor_char_boundary(QUOTED_BYTES)) {
+        Some(short) if short.len() < text.len() => Cow::Owned(format!("{short}...")),
+        _ => Cow::Borrowed(text),
+    }
+}
+
 /// A record that could not be taken, with where it stood and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {

@@ -44,11 +44,19 @@ pub fn start(format: LogFormat, level: Level) {
     match format {
         LogFormat::Json => subscriber.with(lines.json().flatten_event(true)).init(),
         // The journal stamps the time itself, and reads the level from the line's prefix.
-        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
+        LogFormat::Text if is_journal() => {
             subscriber.with(lines.event_format(Journal)).init();
         }
         LogFormat::Text => subscriber.with(lines).init(),
     }
+}
+
+/// True when standard error leads to the journal: the variable, which may be inherited, names the device
+/// and inode that it must be (systemd.exec(5)).
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let there = rustix::fs::fstat(std::io::stderr());
+    there.is_ok_and(|there| named == format!("{}:{}", there.st_dev, there.st_ino))
 }
 
 /// `<6>message field=value`: the level in the syslog form of sd-daemon(3).

@@ -3,9 +3,11 @@
 //! What holds here: an output file is replaced as a whole when everything has been read, or not at
 //! all. Inputs stay as they are.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +19,6 @@ use super::progress::Progress;
 use super::{JobFile, signals};
 use crate::config::Config;
 use crate::daemon::job::{flow, tolerance};
-use crate::decode::compression::Compression;
 use crate::decode::frame::Framer;
 use crate::durable;
 use crate::failure::Failure;
@@ -28,7 +29,7 @@ use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::source::Source;
 use crate::telemetry::{Pulse, escaped};
-use crate::transform::command::Bounds;
+use crate::transform::command::{About, Bounds};
 
 #[derive(Debug, Args)]
 pub struct Batch {
@@ -211,6 +212,7 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
         } else {
             File::open(path).with_context(|| format!("open {}", path.display()))?
         };
+        let file = (file, path.as_path());
         let ended = transform_one(config, queries, file, name, &mut delivery, &progress, pulse)
             .with_context(|| format!("process {}", escaped(path.as_os_str().as_encoded_bytes())))?;
         if ended {
@@ -227,7 +229,7 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
 fn transform_one<Output: Write + Send, Rejects: Write + Send>(
     config: &Config,
     queries: &Queries,
-    file: File,
+    (file, path): (File, &Path),
     name: &[u8],
     delivery: &mut Plain<Output, Rejects>,
     progress: &Arc<Progress>,
@@ -238,11 +240,15 @@ fn transform_one<Output: Write + Send, Rejects: Write + Send>(
         let file = seekable(file)?;
         format.open(&file, file.metadata()?.len())?.context("a format lost its file")?
     } else {
-        let reader = Compression::of(name).decompress(progress.reading(file))?;
+        let compression = config.written.input.compression;
+        let any = flow(config, queries, Bounds::Microbatch, pulse).passes_bytes();
+        let name = OsStr::from_bytes(name);
+        let reader = compression.read(name, progress.reading(file), any)?;
         Framer::bounded(reader, &config.framing, u64::MAX).into()
     };
     let file = String::from_utf8_lossy(name);
-    let origin = Origin { file: &file, now_ms: now_ms() };
+    let about = About { file: OsStr::from_bytes(name), path, microbatch: None };
+    let origin = Origin { file: &file, now_ms: now_ms(), about };
     let judge = queries.judge();
     let flow = flow(config, queries, Bounds::Microbatch, pulse);
     let flow = Flow { judge: judge.as_deref(), ..flow };

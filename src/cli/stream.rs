@@ -22,7 +22,7 @@ use crate::queries::Queries;
 use crate::sink::envelope::Envelope;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
-use crate::transform::command::Bounds;
+use crate::transform::command::{About, Bounds};
 
 /// No waiting.
 const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -82,7 +82,7 @@ impl Stream {
             rejected: 0,
             progress: None,
         };
-        let origin = Origin { file: "-", now_ms: now_ms() };
+        let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
         let flow = flow(&config, &queries, Bounds::Stream, &pulse);
         let flow = Flow { judge: judge.as_deref(), ..flow };
         let result = flow.run(framer.into(), origin, &mut delivery);
@@ -111,7 +111,7 @@ fn show(
     let judge = shown.judge();
     let flow = flow(config, queries, Bounds::Stream, pulse);
     let flow = Flow { judge: judge.as_deref(), ..flow };
-    let origin = Origin { file: "-", now_ms: now_ms() };
+    let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
     let result = flow.run(framer.into(), origin, &mut shown);
     let result = result.and_then(|counts| shown.finish(&counts));
     quiet_if_reader_left(result.map_err(Failure::into_error))

@@ -146,6 +146,8 @@ pub struct Input {
     pub settle: Span,
     /// How long a truncated compressed file may still be arriving.
     pub incomplete_grace: Span,
+    /// Whether compressed files are recognised.
+    pub compression: decode::compression::Compression,
     /// What an empty file is.
     pub empty: Empty,
     /// What a file with more than one name is.
@@ -176,6 +178,7 @@ impl Default for Input {
             order: Order::Name,
             settle: Span::seconds(1),
             incomplete_grace: Span::seconds(600),
+            compression: decode::compression::Compression::Auto,
             empty: Empty::Accept,
             hard_links: HardLinks::Wait,
             duplicates: Duplicates::Process,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::job::{Job, flow, tolerance};
 use super::pressure::check_disk;
-use crate::decode::compression::Compression;
+use crate::decode::compression::Kind;
 use crate::failure::{Failure, Result};
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared};
 use crate::source::input::Input;
@@ -45,10 +45,16 @@ impl Job {
             }
             let large = inputs.iter().any(is_large);
             let mut waits = false;
+            let is_command = matches!(self.config.written.transform, Transform::Command(_));
             for prepared in self.prepare(inputs, &group, pulse) {
+                let next = self.pipeline.ledger.last_sequence() + 1 + group.len() as u64;
+                let told_wrong =
+                    |prepared: &Prepared| is_command && prepared.input.expected != next;
                 match prepared {
-                    // What comes behind a failure must not overtake it.
-                    Ok(prepared) if waits || trouble.is_some() => self.give_back(prepared),
+                    // What comes after a failure must not overtake it, and a command was told its number.
+                    Ok(prepared) if waits || trouble.is_some() || told_wrong(&prepared) => {
+                        self.give_back(prepared);
+                    }
                     Ok(prepared) if !self.has_room_for(&prepared) => {
                         let (input, failure) = self.no_room(prepared);
                         trouble = self.not_prepared(input, failure).or(trouble);
@@ -85,14 +91,16 @@ impl Job {
         let share =
             if matches!(self.config.written.transform, Transform::Command(_)) { 1 } else { SHARE };
         let mut inputs = Vec::new();
+        let next = self.pipeline.ledger.last_sequence() + 1 + already as u64;
         while inputs.len() < left.min(share * self.config.workers) {
-            let input = match self.next_input() {
+            let mut input = match self.next_input() {
                 Ok(Some(input)) => input,
                 Ok(None) => break,
                 // With what is committed, descriptors are free again.
                 Err(Failure::Transient(_)) if already > 0 || !inputs.is_empty() => break,
                 Err(failure) => return (inputs, Some(failure)),
             };
+            input.expected = next + inputs.len() as u64;
             if !is_large(&input) {
                 inputs.push(input);
             } else if inputs.is_empty() && already == 0 {
@@ -167,6 +175,8 @@ impl Job {
         let [output, rejects] = self.targets;
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
+            compression: self.config.written.input.compression,
+            folder: self.source.folder().path(),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
             parts: self.parts.as_ref(),
@@ -262,7 +272,7 @@ fn taken(inputs: &Mutex<Vec<Input>>) -> Vec<Input> {
 
 fn is_large(input: &Input) -> bool {
     input.stamp.size > LARGE_BYTES
-        || Compression::of(input.name().as_encoded_bytes()) != Compression::None
+        || Kind::of_name(input.name()) != Kind::Plain
 }
 
 fn staged_bytes(prepared: &Prepared) -> u64 {

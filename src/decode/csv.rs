@@ -17,7 +17,7 @@ use super::quotes::{Dialect, End, Field, LINE_BREAKS_MAX};
 use super::separators::Separators;
 use super::{Header, Unknown, frame};
 use crate::record::columns::{Columns, Type};
-use crate::record::{Decoded, Reject};
+use crate::record::{Decoded, Reject, quoted};
 
 /// The reason of a reject for a quoted field that is not closed.
 const BAD_QUOTES: &str = "a quoted field is not closed";
@@ -115,6 +115,9 @@ fn is_blank(record: &[u8]) -> bool {
     matches!(record, [] | [b'\n' | b'\r'] | [b'\r', b'\n'])
 }
 
+/// Names of a header that a reason tells.
+const NAMES_TOLD: usize = 20;
+
 /// Decodes the blocks of one file.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -134,6 +137,16 @@ struct Row {
     line: u64,
 }
 
+/// What is said of a header without a column that the job names: the first of what it has.
+fn no_column(wanted: &str, names: &[String]) -> String {
+    let found: Vec<_> = names.iter().take(NAMES_TOLD).map(|name| quoted(name)).collect();
+    let more = match names.len().saturating_sub(NAMES_TOLD) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the header has no column `{wanted}`: it has {}{more}", found.join(", "))
+}
+
 impl Decoder {
     /// Finds the columns by the names in the header.
     fn match_names(&mut self, names: &[String], csv: &Csv) -> Result<(), String> {
@@ -141,8 +154,7 @@ impl Decoder {
         for (wanted, kind) in &csv.columns.0 {
             let mut found = names.iter().enumerate().filter(|(_, name)| *name == wanted);
             let Some((place, _)) = found.next() else {
-                let found = names.join(", ");
-                return Err(format!("the header has no column `{wanted}`: it has {found}"));
+                return Err(no_column(wanted, names));
             };
             if found.next().is_some() {
                 return Err(format!("the header has the column `{wanted}` twice"));
@@ -153,7 +165,8 @@ impl Decoder {
             let known = |name: &&String| csv.columns.0.iter().any(|(known, _)| known == *name);
             if let Some(name) = names.iter().find(|name| !known(name)) {
                 return Err(format!(
-                    "the header has a column `{name}`, which the job does not name"
+                    "the header has a column `{}`, which the job does not name",
+                    quoted(name)
                 ));
             }
         }

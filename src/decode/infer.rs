@@ -7,7 +7,7 @@ use std::path::Path;
 use arrow_schema::{DataType, Schema};
 
 use super::Format;
-use super::compression::Compression;
+use super::compression::{Compression, Kind};
 use super::csv::Csv;
 use super::json::Json;
 use super::parquet::{self, Parquet};
@@ -68,15 +68,14 @@ impl Inferred {
 /// Looks into a file whose name says its format: `.csv`, `.tsv`, `.json`, `.jsonl` or `.ndjson`,
 /// compressed or not, and `.parquet`.
 pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
-    let name = path.as_os_str().as_encoded_bytes();
-    let compression = Compression::of(name);
-    let stem = match compression {
-        Compression::None => path.to_owned(),
-        _ => path.with_extension(""),
-    };
+    let packed = Kind::of_name(path.as_os_str()) != Kind::Plain;
+    let stem = if packed { path.with_extension("") } else { path.to_owned() };
     let suffix = stem.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    let suffix = &*suffix.to_ascii_lowercase();
     let delimiter = if suffix == "tsv" { '\t' } else { ',' };
-    let open = || -> io::Result<Box<dyn Read + Send>> { compression.decompress(File::open(path)?) };
+    let open = || -> io::Result<Box<dyn Read + Send>> {
+        Compression::Auto.read(path.as_os_str(), File::open(path)?, false)
+    };
     let (format, schema) = match suffix {
         "csv" | "tsv" => {
             let format = arrow_csv::reader::Format::default()
@@ -89,7 +88,7 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
                 arrow_json::reader::infer_json_schema(BufReader::new(open()?), Some(RECORDS));
             ("json", schema?.0)
         }
-        "parquet" if compression == Compression::None => {
+        "parquet" if !packed => {
             ("parquet", parquet::columns(path)?.as_ref().clone())
         }
         _ => anyhow::bail!(

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::build::{self, Builder};
 use super::{Unknown, frame};
-use crate::record::Decoded;
+use crate::record::{self, Decoded, quoted};
 use crate::record::columns::{Columns, Type};
 
 /// `[input.format.json]`.
@@ -101,7 +101,7 @@ impl Decoder {
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let at = text.rfind(" at line ").unwrap_or(text.len());
-    text.get(..at).unwrap_or(&text).to_owned()
+    record::reason(text.get(..at).unwrap_or(&text).to_owned())
 }
 
 fn append(builder: &mut Builder, cell: Cell<'_>) {
@@ -154,7 +154,7 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
         let columns = &self.decoder.columns;
         // Keys mostly come in the order of the columns.
         let mut expected = 0;
-        let mut unknown = HashSet::new();
+        let (mut unknown, mut known) = (HashSet::new(), false);
         while let Some(Key(key)) = map.next_key::<Key<'a>>()? {
             let is = |at: &usize| columns.get(*at).is_some_and(|(name, _)| *name == key);
             let found = Some(expected)
@@ -162,11 +162,11 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
                 .or_else(|| columns.iter().position(|(name, _)| *name == key));
             let Some(at) = found else {
                 if self.decoder.unknown == Unknown::Reject {
-                    return Err(M::Error::custom(format!("unknown key `{key}`")));
+                    return Err(M::Error::custom(format!("unknown key `{}`", quoted(&key))));
                 }
                 map.next_value::<IgnoredAny>()?;
                 if let Some(key) = unknown.replace(key) {
-                    return Err(M::Error::custom(format!("the key `{key}` stands twice")));
+                    return Err(twice(&key));
                 }
                 continue;
             };
@@ -176,12 +176,23 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
             };
             let cell = map.next_value_seed(Value { name, kind: *kind })?;
             if slot.replace(cell).is_some() {
-                return Err(M::Error::custom(format!("the key `{key}` stands twice")));
+                return Err(twice(&key));
             }
+            known = true;
+        }
+        if !known && !columns.is_empty() {
+            return Err(M::Error::custom(NO_KEY));
         }
         Ok(())
     }
 }
+
+fn twice<E: serde::de::Error>(key: &str) -> E {
+    E::custom(format!("the key `{}` stands twice", quoted(key)))
+}
+
+/// The reason of a reject for an object that has nothing of what the job names.
+const NO_KEY: &str = "the object has none of the keys that the job names";
 
 /// A key, borrowed where it has no escapes.
 struct Key<'a>(Cow<'a, str>);

@@ -20,6 +20,7 @@ pub mod numbers;
 #[cfg(feature = "sql")]
 pub mod parquet;
 pub mod quotes;
+pub mod recognition;
 #[cfg(feature = "sql")]
 mod separators;
 #[cfg(feature = "sql")]
@@ -116,12 +117,6 @@ impl Format {
             Self::Csv(csv) => csv.check(),
             _ => None,
         }
-    }
-
-    /// True when a UTF-8 byte order mark at the beginning is no data. `lines` passes bytes as they
-    /// are.
-    pub fn skips_byte_order_mark(&self) -> bool {
-        !matches!(self, Self::Lines {})
     }
 
     /// How quoted fields are told, where line ends in them end no record.

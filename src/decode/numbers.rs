@@ -3,8 +3,8 @@
 //! The fast path is a parser of plain ASCII; whatever it refuses goes through the whole grammar,
 //! so that a verdict never depends on which path was taken.
 //!
-//! Python reads text with universal newlines, so a lone carriage return ends a line here too, and
-//! a blank line is a bad record.
+//! On Linux, Python's standard input ends lines at the line feed alone: a carriage return is white space,
+//! and a blank line is a bad record.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let line = rest.get(..end).unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        lines += slow_line(lines, line, max_record, &mut numbers, &mut rejects);
+        slow_line(lines, line, max_record, &mut numbers, &mut rejects);
         rest = rest.get(end + 1..).unwrap_or_default();
     }
     Decoded { records: batch(numbers), rejects, lines, positions: None, is_as_written: false }
@@ -49,28 +49,21 @@ fn fast_line(rest: &[u8], max_record: usize) -> Option<(f64, &[u8])> {
     }
 }
 
-/// Decodes what the fast path refused; returns how many more lines it was than one.
+/// Decodes what the fast path refused.
 fn slow_line(
-    first: u64,
+    number_of_line: u64,
     line: &[u8],
     max_record: usize,
     numbers: &mut Vec<f64>,
     rejects: &mut Vec<Reject>,
-) -> u64 {
+) {
     if line.len() > max_record {
-        rejects.push(frame::reject_too_long(first, line, max_record));
-        return 0;
+        rejects.push(frame::reject_too_long(number_of_line, line, max_record));
+    } else if let Some(number) = parse(line) {
+        numbers.push(number);
+    } else {
+        rejects.push(frame::reject(number_of_line, NOT_A_NUMBER, line));
     }
-    let mut number_of_line = first;
-    for part in line.split(|byte| *byte == b'\r') {
-        if let Some(number) = parse(part) {
-            numbers.push(number);
-        } else {
-            rejects.push(frame::reject(number_of_line, NOT_A_NUMBER, part));
-        }
-        number_of_line += 1;
-    }
-    number_of_line - first - 1
 }
 
 fn batch(numbers: Vec<f64>) -> RecordBatch {

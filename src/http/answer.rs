@@ -11,6 +11,7 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{Server, data, metrics};
@@ -122,16 +123,24 @@ fn headed(kind: &'static str, body: Either<Full<Bytes>, Events>) -> Answer {
     answer
 }
 
+/// A listener stays for as long as it likes, so there is an end to how many there are.
 fn events(server: Arc<Server>) -> Answer {
+    let Ok(place) = server.listeners.clone().try_acquire_owned() else {
+        let message = "too many listen already: close a page\n";
+        let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, message);
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
+    };
     let mut interval = tokio::time::interval(EVENTS_EVERY);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    headed("text/event-stream", Either::Right(Events { server, interval }))
+    headed("text/event-stream", Either::Right(Events { server, interval, _place: place }))
 }
 
 /// How the job stands, again and again (server-sent events, HTML standard 9.2).
 pub struct Events {
     server: Arc<Server>,
     interval: Interval,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Body for Events {

@@ -29,6 +29,9 @@ use listen::Listener;
 /// Connections at once; more wait.
 const CONNECTIONS_MAX: usize = 64;
 
+/// Of these, who listens for events, which may be for ever; the others are for health and metrics.
+const LISTENERS_MAX: usize = 16;
+
 /// A request's head must be there in this time.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,7 @@ struct Server {
     started_ms: i64,
     /// Only names of this machine are answered.
     local: bool,
+    listeners: Arc<Semaphore>,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -81,6 +85,7 @@ pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> any
         pulse: pulse.clone(),
         started_ms,
         local: listener.is_loopback(),
+        listeners: Arc::new(Semaphore::new(LISTENERS_MAX)),
         seen: Mutex::default(),
     };
     let serve = move || runtime.block_on(accept(&listener, &Arc::new(server)));

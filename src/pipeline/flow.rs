@@ -22,7 +22,7 @@ use crate::failure::{Failure, Result};
 use crate::record::{Late, Reject};
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
-use crate::transform::command::Bounds;
+use crate::transform::command::{About, Bounds};
 use crate::{decode, sink};
 
 /// What a job does to records.
@@ -59,6 +59,8 @@ pub struct Origin<'a> {
     pub file: &'a str,
     /// What `now()` is, in milliseconds since 1970.
     pub now_ms: i64,
+    /// What a command is told of it.
+    pub about: About<'a>,
 }
 
 /// Where the results of a flow go, in order.
@@ -137,7 +139,7 @@ impl Flow<'_> {
         self.announce(query.as_ref(), &input, delivery)?;
         let mut counts = Counts::default();
         let passes = matches!(self.transform, Transform::Command(_));
-        let (first, decoder) = if passes && self.passes_bytes() {
+        let (first, decoder) = if self.passes_bytes() {
             (None, Decoder::Lines)
         } else {
             self.begin(&mut input, &mut counts)?
@@ -160,7 +162,7 @@ impl Flow<'_> {
         };
         match (self.transform, &query) {
             (Transform::Command(command), _) => {
-                self.run_command(command, work, first, input, delivery)
+                self.run_command((command, origin), work, first, input, delivery)
             }
             #[cfg(feature = "sql")]
             (_, Some(query)) if super::whole::runs_once(query, &input) => {

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
 
-use super::flow::{Counts, Delivery, Flow, deliver, unreadable};
+use super::flow::{Counts, Delivery, Flow, Origin, deliver, unreadable};
 use super::formats::decode_of;
 use super::work::Work;
 use crate::decode;
@@ -14,6 +14,7 @@ use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framer, Framing};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
+use crate::transform::Transform;
 use crate::transform::command::{self, Bounds, Command, Ends};
 
 /// The reason of a reject for a line that a command wrote to its standard error.
@@ -23,7 +24,7 @@ impl Flow<'_> {
     /// A command sees the good records of the whole input; what it writes are the records.
     pub(super) fn run_command(
         &self,
-        command: &Command,
+        (command, origin): (&Command, Origin<'_>),
         work: Work<'_>,
         first: Option<Block>,
         input: Blocks<'_>,
@@ -52,15 +53,18 @@ impl Flow<'_> {
                 locked(&shared).reject(&reject)
             },
         };
-        command::run(command, self.directory, self.bounds, self.pulse, ends)?;
+        let surroundings = (self.directory, origin.about);
+        command::run(command, surroundings, self.bounds, self.pulse, ends)?;
         let rejected = fed.rejected + collected.rejected + complaints;
         Ok(Counts { written: collected.written, rejected, ..fed })
     }
 
     /// A command gets lines as they stand in the input, to the last byte; it may make something of what
     /// are no lines at all.
-    pub(super) fn passes_bytes(&self) -> bool {
-        matches!(self.decode, decode::Format::Lines {}) && self.framing.end_marker.is_none()
+    pub fn passes_bytes(&self) -> bool {
+        matches!(self.transform, Transform::Command(_))
+            && matches!(self.decode, decode::Format::Lines {})
+            && self.framing.end_marker.is_none()
     }
 
     /// Writes the input to the command as it is.

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -14,16 +15,17 @@ use bytesize::ByteSize;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use super::views::{Tap, Tapped, Views};
-use crate::decode::compression::Compression;
-use crate::decode::frame::Framer;
+use crate::decode::compression::{Compression, Kind};
+use crate::decode::frame::{Framer, Reader};
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Microbatch, Payload, Target};
-use crate::record::{Identity, Reject};
+use crate::record::{self, Identity, Reject};
 use crate::sink::envelope::Envelope;
 use crate::sink::rejects;
 use crate::sink::stage::{self, Stage, StagingArea};
 use crate::source::input::Input;
 use crate::transform::Transform;
+use crate::transform::command::About;
 
 /// How many bad records a file may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,6 +43,10 @@ pub struct Tolerance {
 pub struct Preparation<'a> {
     /// What happens to the records.
     pub flow: Flow<'a>,
+    /// Whether compressed files are recognised.
+    pub compression: Compression,
+    /// The drop folder.
+    pub folder: &'a Path,
     /// How many of them may be bad.
     pub tolerance: Tolerance,
     /// Where output waits.
@@ -78,7 +84,7 @@ impl Prepared {
     /// It goes to quarantine after all.
     pub fn condemn(&mut self, reason: String) {
         self.empty();
-        self.batch.quarantined = Some(reason);
+        self.batch.quarantined = Some(record::reason(reason));
         (self.batch.ends, self.ended) = (false, false);
     }
 
@@ -115,7 +121,7 @@ impl Preparation<'_> {
         };
         let made = match made {
             Err(Failure::Bad(reason)) => {
-                quarantined(&input, reason).map(|batch| (batch, false, Tapped::default()))
+                quarantined(&input, record::reason(reason)).map(|batch| (batch, false, Tapped::default()))
             }
             made => made,
         };
@@ -139,6 +145,7 @@ impl Preparation<'_> {
             match self.make(input, watermark) {
                 Err(Failure::Bad(reason)) => {
                     let file = crate::telemetry::text(input.name());
+                    let reason = record::reason(reason);
                     tracing::warn!(file, reason, "failed; trying again");
                 }
                 made => return made,
@@ -177,7 +184,10 @@ impl Preparation<'_> {
             line: Vec::new(),
         };
         let file = String::from_utf8_lossy(name);
-        let origin = Origin { file: &file, now_ms };
+        let path = self.folder.join(input.name());
+        let microbatch = Some(input.expected);
+        let about = About { file: input.name(), path: &path, microbatch };
+        let origin = Origin { file: &file, now_ms, about };
         let counts = if self.flow.decode.needs_file() {
             let mut whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
             io::copy(&mut whole, &mut io::sink()).map_err(Failure::Unreadable)?;
@@ -186,9 +196,15 @@ impl Preparation<'_> {
             flow.run(blocks, origin, &mut staged)?
         } else {
             let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
-            let compression = if size == 0 { Compression::None } else { Compression::of(name) };
-            let reader = compression.decompress(whole).map_err(Failure::Unreadable)?;
-            let about = if compression == Compression::None { size } else { u64::MAX };
+            let (kind, any) = (Kind::of_file(&input.file), self.flow.passes_bytes());
+            let kind = kind.map_err(Failure::Unreadable)?;
+            let plain = kind == Kind::Plain && Kind::of_name(input.name()) == Kind::Plain;
+            let (reader, about): (Reader<'_>, u64) = if plain {
+                (Box::new(whole), size)
+            } else {
+                let reader = self.compression.read(input.name(), whole, any);
+                (reader.map_err(unreadable)?, u64::MAX)
+            };
             let framer = Framer::bounded(reader, self.flow.framing, about);
             flow.run(framer.into(), origin, &mut staged)?
         };

@@ -17,6 +17,7 @@ use crate::decode;
 use crate::durable;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
+use crate::transform::command::About;
 use crate::pipeline::flow::{Delivery, Flow, Origin};
 use crate::record::{Reject, numbers_schema, text_schema};
 use crate::sink;
@@ -78,7 +79,7 @@ impl Final {
         let mut made =
             Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };
         let name = output.to_string_lossy();
-        let origin = Origin { file: &name, now_ms: crate::ledger::now_ms() };
+        let origin = Origin { file: &name, now_ms: crate::ledger::now_ms(), about: About::nothing() };
         let output = output::written(&self.decode, output, &framing)?;
         let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(

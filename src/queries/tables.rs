@@ -230,7 +230,7 @@ fn read(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<Reco
     let blocks = if let Some(blocks) = format.open(&file, file.metadata()?.len())? {
         blocks
     } else {
-        let reader = Compression::of(path.as_os_str().as_encoded_bytes()).decompress(file)?;
+        let reader = Compression::Auto.read(path.as_os_str(), file, false)?;
         Framer::bounded(reader, &framing, u64::MAX).into()
     };
     let schema = blocks.schema().cloned().or_else(|| format.schema()).context("has no columns")?;

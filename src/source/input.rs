@@ -97,6 +97,8 @@ pub struct Input {
     pub stamp: Stamp,
     /// True when it may no longer be taken for still arriving.
     pub grace_over: bool,
+    /// The microbatch that it becomes if everything before it does.
+    pub expected: u64,
 }
 
 impl Input {

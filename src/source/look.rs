@@ -66,7 +66,7 @@ impl Source {
             self.wait(key, before, opened, why, pause);
             return Ok(None);
         }
-        Ok(Some(Input { key, file, stamp: opened, grace_over }))
+        Ok(Some(Input { key, file, stamp: opened, grace_over, expected: 0 }))
     }
 
     fn folder_stat(&self, name: &OsStr) -> Option<Stat> {

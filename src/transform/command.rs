@@ -9,6 +9,8 @@
 //!
 //! What does not belong here: what the bytes in its pipes mean.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -55,6 +57,44 @@ pub struct Command {
     /// Runs before a file that makes the command fail goes to quarantine.
     #[serde(default = "three")]
     pub attempts: u32,
+    /// Variables of its environment, besides those that every command has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Variable>,
+}
+
+/// A variable of a command's environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Variable {
+    /// Its value.
+    Value(String),
+    /// The one of this name in the environment of spoolmill itself.
+    Inherited {
+        /// The name there.
+        env: String,
+    },
+}
+
+impl About<'static> {
+    /// Standard input, or what a query reads back.
+    pub fn nothing() -> Self {
+        Self { file: OsStr::new("-"), path: Path::new("-"), microbatch: None }
+    }
+}
+
+/// Variables that every command inherits: where programs are, whose they run as, and how they speak.
+const INHERITED: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "TERM"];
+
+/// Which input a command works on, for its environment.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The name of the file, relative to the drop folder.
+    pub file: &'a OsStr,
+    /// Its path.
+    pub path: &'a Path,
+    /// The microbatch that it is going to be; none outside a daemon.
+    pub microbatch: Option<u64>,
 }
 
 fn ten_minutes() -> Span {
@@ -84,7 +124,7 @@ impl Command {
         std::env::split_paths(&path).map(|folder| folder.join(name)).find(executable)
     }
 
-    fn spawn(&self, directory: &Path) -> anyhow::Result<Child> {
+    fn spawn(&self, directory: &Path, about: About<'_>) -> anyhow::Result<Child> {
         let program = self.argv.first().context("argv is empty")?;
         let arguments = self.argv.get(1..).unwrap_or_default();
         let path =
@@ -93,12 +133,37 @@ impl Command {
             .arg0(program)
             .args(arguments)
             .current_dir(directory)
+            .env_clear()
+            .envs(self.environment(about))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {program}"))
+    }
+
+    /// What a command knows of the world: nothing of systemd's sockets, nor of anybody's secrets.
+    fn environment(&self, about: About<'_>) -> Vec<(OsString, OsString)> {
+        let is_passed = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            INHERITED.iter().any(|known| known.as_bytes() == name) || name.starts_with(b"LC_")
+        };
+        let mut all: Vec<_> = std::env::vars_os().filter(|(name, _)| is_passed(name)).collect();
+        all.push(("SPOOLMILL_FILE".into(), about.file.to_owned()));
+        all.push(("SPOOLMILL_PATH".into(), about.path.into()));
+        if let Some(microbatch) = about.microbatch {
+            all.push(("SPOOLMILL_MICROBATCH".into(), microbatch.to_string().into()));
+        }
+        let named = self.env.iter().filter_map(|(name, variable)| {
+            let value = match variable {
+                Variable::Value(value) => value.into(),
+                Variable::Inherited { env } => std::env::var_os(env)?,
+            };
+            Some((name.into(), value))
+        });
+        all.extend(named);
+        all
     }
 
     fn name(&self) -> &str {
@@ -132,7 +197,7 @@ pub enum Bounds {
 /// started, `Stopped`, or what the ends report.
 pub fn run<Feed, Collect, Complain>(
     command: &Command,
-    directory: &Path,
+    (directory, about): (&Path, About<'_>),
     bounds: Bounds,
     pulse: &Pulse,
     ends: Ends<Feed, Collect, Complain>,
@@ -142,7 +207,7 @@ where
     Collect: FnOnce(Box<dyn Read + Send + '_>) -> Result<()>,
     Complain: FnMut(&[u8]) -> Result<()> + Send,
 {
-    let mut child = command.spawn(directory).map_err(Failure::Transient)?;
+    let mut child = command.spawn(directory, about).map_err(Failure::Transient)?;
     let group = Pid::from_child(&child);
     let flow = Flow::default();
     let watch = Watch::new(command, bounds, group, &flow);
