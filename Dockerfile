@@ -12,7 +12,7 @@ FROM debian:bookworm-slim
 RUN useradd --system --no-create-home --uid 971 spoolmill \
     && install -d -o spoolmill -g spoolmill -m 0750 /var/lib/spoolmill
 COPY --from=build /source/target/release/spoolmill /usr/bin/spoolmill
-ENV STATE_DIRECTORY=/var/lib/spoolmill
+# A job in /etc/spoolmill keeps its state in /var/lib/spoolmill/NAME, each in its own folder.
 USER spoolmill
 ENTRYPOINT ["/usr/bin/spoolmill"]
 CMD ["--help"]

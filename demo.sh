@@ -13,7 +13,9 @@ if [ "${1:-}" = views ]; then
 else
     cargo build --release --locked
 fi
-spoolmill=${SPOOLMILL:-target/release/spoolmill}
+# Cargo may be configured to build elsewhere.
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+spoolmill=${SPOOLMILL:-$target/release/spoolmill}
 rm -rf demo
 mkdir -p demo/in
 

@@ -4,15 +4,16 @@
 //! between groups, and a stop also inside a long one, which is then abandoned; a failure that may
 //! pass pauses the loop and quarantines nothing.
 
+pub mod ahead;
 mod gathering;
 pub mod job;
 mod opening;
 mod pressure;
 mod starting;
+mod watching;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,11 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::queries::Queries;
-use crate::source::rules;
 use crate::source::watch::{self, Hint, Watch};
 use crate::status::live::{Live, Told};
 use crate::telemetry::{self, Pulse};
 use job::{Job, Round};
+use watching::{open_watch, send_hints, start_watch};
 
 /// Wakes that may wait. When more come, one scan takes their place.
 pub const WAKES_MAX: usize = 16 * 1024;
@@ -84,9 +85,9 @@ pub struct Setting {
     pub shown: Arc<Mutex<Config>>,
 }
 
-/// Runs the job until it is stopped, drained, or ended by a record.
-pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
-    let Some(mut daemon) = starting::open(config, setting)? else { return Ok(()) };
+/// Runs the job until it is stopped, drained, or ended by a record. Returns how many files were set aside.
+pub fn run(config: Config, setting: &Setting) -> anyhow::Result<u64> {
+    let Some(mut daemon) = starting::open(config, setting)? else { return Ok(0) };
     loop {
         telemetry::notify(&[NotifyState::Ready]);
         if daemon.job.has_ended() {
@@ -126,7 +127,7 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<()> {
             }
             Err(failure) => {
                 not_reloaded(&failure.into_error());
-                let Some(daemon) = starting::open(old, setting)? else { return Ok(()) };
+                let Some(daemon) = starting::open(old, setting)? else { return Ok(0) };
                 daemon
             }
         };
@@ -167,6 +168,7 @@ struct Daemon<'a> {
     postponed: bool,
     status_due: Instant,
     committed_at_start: u64,
+    failed_at_start: u64,
     live: Live,
     told: Told,
 }
@@ -196,6 +198,7 @@ impl<'a> Daemon<'a> {
             _archive_watch: archive.and_then(watch_archive),
             watched: job.source.folder_identity(),
             committed_at_start: job.pipeline.ledger.last_sequence(),
+            failed_at_start: job.pipeline.ledger.quarantined(),
             job,
             watch,
             hints_lost,
@@ -259,6 +262,9 @@ impl<'a> Daemon<'a> {
         let (pending, waiting) = self.job.source.pending();
         self.live.pending = pending as u64;
         self.live.waiting = waiting as u64;
+        self.live.failed = self.job.source.failed();
+        let no_room = self.job.source.without_room();
+        self.live.no_room = no_room.map(|name| telemetry::escaped(name.as_encoded_bytes()));
         let next = self.job.source.next_name();
         self.live.next = next.map(|next| telemetry::escaped(next.as_encoded_bytes()));
         self.told.tell(&self.live)
@@ -289,6 +295,10 @@ impl<'a> Daemon<'a> {
         if !self.job.source.is_drained() {
             return Ok(false);
         }
+        if let Some((name, why)) = self.job.source.put_off_for_now() {
+            let name = telemetry::text(name);
+            anyhow::bail!("{name} could not be taken: {why}; {GAVE_UP}")
+        }
         match self.job.pipeline.stuck() {
             Some((name, tries)) if tries >= ONCE_TRIES => {
                 let name = telemetry::text(name);
@@ -300,7 +310,7 @@ impl<'a> Daemon<'a> {
 
     /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop
     /// does not: the ledger keeps it for the next start.
-    fn finish(mut self, why: &'static str) -> anyhow::Result<()> {
+    fn finish(mut self, why: &'static str) -> anyhow::Result<u64> {
         telemetry::notify(&[NotifyState::Stopping]);
         let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
@@ -333,7 +343,8 @@ impl<'a> Daemon<'a> {
         telemetry::tell_left_out(true);
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         tracing::info!(microbatches, "{why}");
-        Ok(())
+        let failed = self.job.pipeline.ledger.quarantined() - self.failed_at_start;
+        Ok(failed)
     }
 
     /// Waits for a wake, at most until `due`.
@@ -445,52 +456,5 @@ impl<'a> Daemon<'a> {
         let committed = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         let status = format!("{committed} committed, {pending} pending{oldest}");
         telemetry::notify(&[NotifyState::Status(&status)]);
-    }
-}
-
-/// The watch on the drop folder; `None` where it is to be polled.
-fn open_watch(
-    config: &Config,
-    setting: &Setting,
-    lost: &Arc<AtomicBool>,
-    network: Option<&'static str>,
-) -> anyhow::Result<Option<Watch>> {
-    let wanted = config.rules.watch;
-    // What is only to be drained is only scanned.
-    if setting.until == Until::Drained || wanted == rules::Watch::Poll {
-        return Ok(None);
-    }
-    if let Some(file_system) = network.filter(|_| wanted == rules::Watch::Auto) {
-        tracing::info!(file_system, "no events there; polling the drop folder");
-        return Ok(None);
-    }
-    let directory = config.directory.clone().unwrap_or_default();
-    match start_watch(&directory, config.rules.recursive, &setting.wakes.0, lost) {
-        Ok(watch) => Ok(Some(watch)),
-        Err(error) if wanted == rules::Watch::Auto => {
-            tracing::warn!(%error, "the drop folder cannot be watched; polling it");
-            Ok(None)
-        }
-        Err(error) => anyhow::bail!("watch the drop folder {}: {error}", directory.display()),
-    }
-}
-
-/// Starts a watch that wakes the daemon. A hint that does not fit in the queue is made good by a
-/// scan.
-fn start_watch(
-    directory: &Path,
-    recursive: bool,
-    sender: &SyncSender<Wake>,
-    lost: &Arc<AtomicBool>,
-) -> watch::Result<Watch> {
-    Watch::start(directory, recursive, send_hints(sender, lost))
-}
-
-fn send_hints(sender: &SyncSender<Wake>, lost: &Arc<AtomicBool>) -> impl Fn(Hint) + Send + 'static {
-    let (sender, lost) = (sender.clone(), lost.clone());
-    move |hint| {
-        if let Err(TrySendError::Full(_)) = sender.try_send(Wake::Hint(hint)) {
-            lost.store(true, Ordering::Relaxed);
-        }
     }
 }

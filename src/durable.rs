@@ -245,6 +245,31 @@ impl Dir {
         rustix::fs::fstat(&self.fd).map_err(|errno| Error::new(Operation::Open, &self.path, errno))
     }
 
+    /// The directory `name` in this one, made for `owner` alone where it is missing. A symbolic link is
+    /// an error.
+    pub fn private_subdirectory(&self, name: &OsStr, owner: (u32, u32)) -> Result<Self> {
+        let path = self.path.join(name);
+        let failed = |errno: Errno| Error::new(Operation::Create, &path, errno);
+        let act = || fault::Act::MakeDir(&path);
+        let is_new = self.stat(name)?.is_none();
+        if is_new {
+            fault::before(Operation::Create, "directory", act)
+                .map_err(|error| Error::new(Operation::Create, &path, error))?;
+            match rustix::fs::mkdirat(&self.fd, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map_err(failed)?;
+        if is_new {
+            // Only root may give a directory away; anyone else is the owner.
+            let _ = std::os::unix::fs::fchown(&fd, Some(owner.0), Some(owner.1));
+            self.sync("parent directory")?;
+        }
+        Ok(Self { fd, path })
+    }
+
     /// Creates the new file `name` for reading and writing; an existing one is an error.
     pub fn create_new(&self, name: &OsStr) -> Result<File> {
         let path = self.path.join(name);

@@ -153,6 +153,14 @@ impl Queries {
         self.views.iter().find(|definition| definition.name == name)
     }
 
+    /// The names of the views, and what their states mean.
+    pub fn signatures(&self) -> Vec<(String, String)> {
+        let one = |definition: &Definition| {
+            (definition.name.clone(), definition.view.signature().to_owned())
+        };
+        self.views.iter().map(one).collect()
+    }
+
     /// The views over their ledger.
     pub fn open_views(&self, ledger: &mut Ledger) -> Result<Views, Failure> {
         Views::open(self.views.clone(), self.clock.clone(), ledger)

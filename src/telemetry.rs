@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
@@ -119,6 +119,8 @@ pub struct Pulse {
 struct Inner {
     stop: AtomicBool,
     enough: AtomicBool,
+    /// The number of the signal that asked to stop; 0 without one.
+    signal: AtomicI32,
     started: Instant,
     beaten_ms: AtomicU64,
     pinged_ms: AtomicU64,
@@ -129,7 +131,8 @@ impl Default for Inner {
     fn default() -> Self {
         let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
         let (beaten_ms, pinged_ms) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { stop, enough, started: Instant::now(), beaten_ms, pinged_ms, every: None }
+        let signal = AtomicI32::new(0);
+        Self { stop, enough, signal, started: Instant::now(), beaten_ms, pinged_ms, every: None }
     }
 }
 
@@ -171,6 +174,17 @@ impl Pulse {
     /// Asks all work to come to an end.
     pub fn stop(&self) {
         self.inner.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks all work to come to an end, since this signal came.
+    pub fn stop_by(&self, signal: i32) {
+        self.inner.signal.store(signal, Ordering::Relaxed);
+        self.stop();
+    }
+
+    /// The signal that asked to stop, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.inner.signal.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
     }
 
     /// Says that nothing needs more input: a command that reads a live stream has ended.

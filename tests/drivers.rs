@@ -269,14 +269,15 @@ fn split_keeps_what_it_has_read_when_it_is_stopped() {
     command.args(["split", "-l", "1000"]).arg(spool.path("in")).stdin(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\n2\n").unwrap();
+    // The last record is not over.
+    stdin.write_all(b"1\n2\n123").unwrap();
     wait_for("the hidden file", || spool.names().len() == 1);
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&child),
         rustix::process::Signal::TERM,
     )
     .unwrap();
-    assert!(child.wait().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     let name = spool.names().into_iter().next().unwrap();
     assert_eq!(spool.read(&format!("in/{name}")), "1\n2\n");
 }

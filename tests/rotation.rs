@@ -159,8 +159,8 @@ fn what_cannot_be_meant_is_refused() {
     for (rotate, says) in [
         ("compress = \"gzip\"", "neither `size` nor `every`"),
         ("size = \"0B\"", "found 0"),
-        ("size = \"1B\", compress = \"rar\"", "unknown variant `rar`"),
-        ("sice = \"1B\"", "unknown field `sice`"),
+        ("size = \"1B\", compress = \"rar\"", "unknown value `rar`"),
+        ("sice = \"1B\"", "unknown key `sice`; did you mean `size`?"),
     ] {
         let refused = job(rotate).run("check", &[]);
         let said = String::from_utf8_lossy(&refused.stderr);

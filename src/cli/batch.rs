@@ -16,7 +16,7 @@ use clap::Args;
 
 use super::delivery::{Plain, quiet_if_reader_left};
 use super::progress::Progress;
-use super::{JobFile, signals};
+use super::{JobFile, signalled, signals};
 use crate::config::Config;
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
@@ -46,12 +46,16 @@ impl Batch {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         config.check_program()?;
-        let inputs = self.inputs(&config)?;
         let pulse = Pulse::default();
-        let (wakes, _kept) = std::sync::mpsc::sync_channel(1);
-        signals::forward(wakes, pulse.clone())?;
-        let queries = Queries::open(&config, &std::env::temp_dir())?;
-        let rejects = rejects(&config)?;
+        signals::stop_on_any(&pulse)?;
+        let done = self.work(&config, &pulse);
+        signalled(&pulse, done)
+    }
+
+    fn work(&self, config: &Config, pulse: &Pulse) -> anyhow::Result<()> {
+        let inputs = self.inputs(config)?;
+        let queries = Queries::open(config, &std::env::temp_dir())?;
+        let rejects = rejects(config)?;
         let _locks = self.output.as_deref().map(locks).transpose()?;
         let through = self.output.as_ref().filter(|path| {
             // A device or a pipe cannot be read back for a final.
@@ -67,19 +71,19 @@ impl Batch {
             };
             let copy = queries.has_finals().then(unnamed).transpose()?;
             let output = Doubled { stdout, copy };
-            let done = transform(&config, &queries, &inputs, output, rejects, &pulse);
+            let done = transform(config, &queries, &inputs, output, rejects, pulse);
             let done = done.and_then(|(output, rejects)| {
                 rejects.finish()?;
-                output.finish(&config, &queries, &pulse)
+                output.finish(config, &queries, pulse)
             });
             return quiet_if_reader_left(done);
         };
         let output = Replaced::new(path)?;
-        let (output, rejects) = transform(&config, &queries, &inputs, output, rejects, &pulse)?;
+        let (output, rejects) = transform(config, &queries, &inputs, output, rejects, pulse)?;
         // The output last: when it is there, everything is.
         rejects.finish()?;
         output.finish()?;
-        queries.finish(&config, path, &pulse)
+        queries.finish(config, path, pulse)
     }
 
     /// The inputs in order; those of a folder are the ones that the daemon would take.

@@ -25,7 +25,8 @@ impl Check {
         }
         let config = Config::read(&self.config.unwrap_or_default())?;
         config.check_surroundings().map_err(config::Error::found_now)?;
-        Queries::open(&config, &std::env::temp_dir())?;
+        let queries = Queries::open(&config, &std::env::temp_dir())?;
+        crate::daemon::ahead::check(&config, &queries)?;
         std::io::stdout().write_all(config.as_understood().as_bytes())?;
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The command line: one file per verb.
 //!
 //! Exit codes: 0 done; 1 the job failed, and may succeed when it is started again; 2 wrong usage or
-//! configuration; 4 stopped until a person acts.
+//! configuration; 3 done, with files that were set aside, where `--strict` asks for that; 4 stopped until
+//! a person acts; 128 and the number of a signal that ended `batch`, `stream` or `split`.
 
 mod batch;
 mod check;
@@ -33,6 +34,9 @@ const FAILED: u8 = 1;
 
 /// The exit code of a wrong command line or configuration.
 const MISUSED: u8 = 2;
+
+/// The exit code of what is done, but for files that were set aside (`--strict`).
+const STRICT: u8 = 3;
 
 /// The exit code of a job that only a person can help.
 const HALTED: u8 = 4;
@@ -117,8 +121,32 @@ impl Cli {
 #[error("{0}")]
 struct Misuse(&'static str);
 
+/// A signal ended the verb, as a shell tells it.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by signal {0}")]
+struct Signalled(i32);
+
+/// Done, with files that were set aside, where that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Strict(String);
+
+/// What a verb that a signal has stopped says of it.
+fn signalled(pulse: &telemetry::Pulse, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match pulse.signal() {
+        Some(signal) => Err(Signalled(signal).into()),
+        None => result,
+    }
+}
+
 /// The exit code for an error.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(Signalled(signal)) = error.downcast_ref() {
+        return 128 + u8::try_from(*signal).unwrap_or_default();
+    }
+    if error.is::<Strict>() {
+        return STRICT;
+    }
     let in_config = error.downcast_ref::<config::Error>();
     if in_config.is_some_and(|error| !error.passes()) || error.is::<Misuse>() {
         MISUSED

@@ -26,7 +26,7 @@ impl Progress {
         } else {
             ProgressBar::hidden()
         };
-        let template = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}, {eta} left";
+        let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {msg}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

@@ -16,18 +16,25 @@ use crate::config::Config;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome};
 use crate::source::archive::REPORT_SUFFIX;
-use crate::source::input::{Stamp, is_regular};
+use crate::source::input::{self, Found, Stamp, is_regular};
 use crate::source::requeued::Requeued;
+use crate::source::rules::FAILED;
 use crate::status::explain::archived_as;
 use crate::telemetry::escaped;
+
+/// Bytes of a report that are read: it is one that spoolmill wrote.
+const REPORT_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub struct Requeue {
     #[command(flatten)]
     job: JobFile,
-    /// A failed-* file, or with --again a processed one
-    #[arg(required = true, value_name = "FILE")]
+    /// failed-* files, or with --again processed ones; their reports may be named as well
+    #[arg(required_unless_present = "all", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Every failed-* file in the drop folder
+    #[arg(long, conflicts_with = "files")]
+    all: bool,
     /// Take a file again that was processed: its records come into the output a second time
     #[arg(long)]
     again: bool,
@@ -37,20 +44,63 @@ impl Requeue {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         let look = Look::open(&config.state)?;
-        for file in &self.files {
-            let shown = || format!("requeue {}", escaped(file.as_os_str().as_bytes()));
-            let entry = requeue(&config, &look, file, self.again).with_context(shown)?;
-            let name = escaped(entry.name.as_bytes());
-            let sequence = entry.sequence;
-            tracing::info!(file = name, microbatch = sequence, "is back in the drop folder");
+        let files = if self.all { failed(&config)? } else { named(self.files) };
+        let (mut missed, all) = (0, files.len());
+        for file in &files {
+            match requeue(&config, &look, file, self.again) {
+                Ok(entry) => {
+                    let (name, sequence) = (escaped(entry.name.as_bytes()), entry.sequence);
+                    tracing::info!(
+                        file = name,
+                        microbatch = sequence,
+                        "is back in the drop folder"
+                    );
+                }
+                Err(error) if all == 1 => {
+                    let file = escaped(file.as_os_str().as_bytes());
+                    return Err(error.context(format!("requeue {file}")));
+                }
+                Err(error) => {
+                    missed += 1;
+                    let (file, error) =
+                        (escaped(file.as_os_str().as_bytes()), format!("{error:#}"));
+                    tracing::error!(file, error, "the file stays where it is");
+                }
+            }
         }
+        anyhow::ensure!(missed == 0, "{missed} of {all} files were not put back");
         Ok(())
     }
 }
 
+/// The files that are meant: a pattern such as `failed-*` names their reports, too.
+fn named(files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::with_capacity(files.len());
+    for file in files {
+        let name = file.file_name().unwrap_or_default().as_bytes();
+        let reported = name.strip_suffix(REPORT_SUFFIX.as_bytes());
+        let reported = reported.filter(|name| name.starts_with(FAILED.as_bytes()));
+        let file =
+            reported.map(|name| file.with_file_name(OsStr::from_bytes(name))).unwrap_or(file);
+        if !all.contains(&file) {
+            all.push(file);
+        }
+    }
+    all
+}
+
+/// Every file in the drop folder that was set aside.
+fn failed(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    let folder = config.directory.as_deref().context("the job has no `input.directory`")?;
+    let names = crate::source::failed(folder, config.rules.recursive)?;
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
 /// Puts one file back; returns the microbatch that is to be repeated.
 fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Result<Entry> {
-    let dir = Dir::open(file.parent().unwrap_or(Path::new(".")))?;
+    let drop_folder = config.directory.as_deref().context("the job has no `input.directory`")?;
+    let drop_folder = Dir::open(drop_folder)?;
+    let dir = home_of(config, &drop_folder, file)?;
     let archived = file.file_name().unwrap_or_default();
     let stat = dir.stat(archived)?.filter(is_regular);
     let stamp = Stamp::of(&stat.context("there is no such file")?);
@@ -58,30 +108,62 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
     let entry =
         entry.context("the ledger knows no microbatch that has archived it under this name")?;
     let sequence = entry.sequence;
+    let altered = look.altered_input(sequence)?;
+    // What came after the commit is in no output yet.
+    let is_rest = altered.is_some_and(|altered| {
+        stamp.inode != entry.identity.inode && stamp.size + entry.identity.size == altered.size
+    });
     anyhow::ensure!(
-        again || entry.outcome() == Outcome::Quarantined,
+        again || is_rest || entry.outcome() == Outcome::Quarantined,
         "it was processed as microbatch {sequence}: its records are in the output; with --again they \
          come into it a second time"
     );
-    let drop_folder = config.directory.as_deref().context("the job has no `input.directory`")?;
-    let home = drop_folder.join(&entry.name);
-    let folder = Dir::open(home.parent().unwrap_or(drop_folder))?;
-    let name = home.file_name().unwrap_or_default();
+    // Through no symbolic link: whoever may write to the drop folder is not whoever runs this.
+    let folder = input::open_parent(&drop_folder, &entry.name)?;
+    let folder = folder.as_ref().unwrap_or(&drop_folder);
+    let name = Path::new(&entry.name).file_name().unwrap_or_default();
     anyhow::ensure!(
         folder.stat(name)?.is_none(),
         "another file has come as {}: wait until it is taken, or move it away",
         escaped(entry.name.as_bytes())
     );
     Requeued::of_state(&config.state).note(&stamp, sequence)?;
-    if entry.outcome() == Outcome::Quarantined {
+    anyhow::ensure!(dir.rename_no_replace(archived, folder, name)?, "another file has just come");
+    if archived.as_bytes().starts_with(FAILED.as_bytes()) {
         // The next report of this name tells of another microbatch.
-        dir.unlink(&with_suffix(archived, REPORT_SUFFIX))?;
+        remove_report(&dir, archived, sequence)?;
     }
-    anyhow::ensure!(dir.rename_no_replace(archived, &folder, name)?, "another file has just come");
-    put_marker_back(config, &dir, archived, &folder, name)?;
+    put_marker_back(config, &dir, archived, folder, name)?;
     folder.sync("input directory")?;
     dir.sync("archive directory")?;
     Ok(entry)
+}
+
+/// The folder that a file is in: below the drop folder or the archive through no symbolic link.
+fn home_of(config: &Config, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
+    let absolute = std::path::absolute(file)?;
+    let archive = config.archive().and_then(|archive| Dir::open(&archive).ok());
+    for folder in [Some(drop_folder), archive.as_ref()].into_iter().flatten() {
+        if let Ok(below) = absolute.strip_prefix(folder.path()) {
+            let dir = input::open_parent(folder, below.as_os_str())?;
+            return Ok(dir.map_or_else(|| Dir::open(folder.path()), Ok)?);
+        }
+    }
+    Ok(Dir::open(file.parent().unwrap_or(Path::new(".")))?)
+}
+
+/// Removes the report that was written about this microbatch, and no other file of its name.
+fn remove_report(dir: &Dir, archived: &OsStr, sequence: u64) -> anyhow::Result<()> {
+    use std::io::Read as _;
+    let name = with_suffix(archived, REPORT_SUFFIX);
+    let Found::File(report, _) = input::open(dir, &name) else { return Ok(()) };
+    let mut text = Vec::new();
+    report.take(REPORT_BYTES).read_to_end(&mut text)?;
+    let report: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    if report["microbatch"].as_u64() == Some(sequence) {
+        dir.unlink(&name)?;
+    }
+    Ok(())
 }
 
 /// Last of all: with its marker the file is complete.
@@ -102,6 +184,9 @@ fn put_marker_back(
         if folder.stat(&marker)?.is_none() {
             folder.create_new(&marker)?;
         }
+    } else if let Found::File(file, _) = input::open(folder, &marker) {
+        // A file that was mended is newer than the marker that came with it.
+        file.set_modified(std::time::SystemTime::now())?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use clap::Args;
 
-use super::{JobFile, signals};
+use super::{JobFile, Strict, signals};
 use crate::daemon::{self, Setting, Until, WAKES_MAX};
 use crate::http;
 use crate::ledger::now_ms;
@@ -18,6 +18,9 @@ pub struct Run {
     /// Take everything that is complete, then exit
     #[arg(long)]
     once: bool,
+    /// With --once: exit with 3 when a file was set aside
+    #[arg(long, requires = "once")]
+    strict: bool,
     /// Make this view anew from the whole output, before anything else; may be given several times
     #[arg(long, value_name = "NAME")]
     reset_view: Vec<String>,
@@ -37,6 +40,10 @@ impl Run {
         let shown = Arc::new(Mutex::new(config.clone()));
         http::start(&shown, &pulse, started_ms)?;
         let until = if self.once { Until::Drained } else { Until::Stopped };
-        daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })
+        let failed = daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })?;
+        if self.strict && failed > 0 {
+            return Err(Strict(format!("{failed} files were set aside as failed-*")).into());
+        }
+        Ok(())
     }
 }

@@ -16,17 +16,38 @@ const IGNORED: [libc::c_int; 5] =
 
 /// From now on SIGTERM and SIGINT stop and SIGHUP reloads.
 pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
+    let hangup = wakes.clone();
+    // A full queue holds wakes enough; the signal can be sent again.
+    let reload = move || drop(hangup.try_send(Wake::Reload));
+    let stop = move |signal| {
+        // The pulse first: work under way looks at it, and so does the loop before it sleeps.
+        pulse.stop_by(signal);
+        let _ = wakes.try_send(Wake::Stop);
+    };
+    listen(stop, Some(reload))
+}
+
+/// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse.
+pub fn stop_on_any(pulse: &Pulse) -> anyhow::Result<()> {
+    let pulse = pulse.clone();
+    listen(move |signal| pulse.stop_by(signal), None::<fn()>)
+}
+
+fn listen(
+    stop: impl Fn(i32) + Send + Sync + 'static,
+    reload: Option<impl Fn() + Send + 'static>,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
         .context("start the signal runtime")?;
     let guard = runtime.enter();
-    let listen = |kind| signal(kind).context("listen to signals");
+    let listen_to = |kind| signal(kind).context("listen to signals");
     let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
+        (listen_to(SignalKind::terminate())?, listen_to(SignalKind::interrupt())?);
+    let mut hangup = listen_to(SignalKind::hangup())?;
     // A handler that is never asked is as good as one that does nothing.
-    let ignored = IGNORED.map(|signal| listen(SignalKind::from_raw(signal)));
+    let ignored = IGNORED.map(|signal| listen_to(SignalKind::from_raw(signal)));
     let ignored = ignored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     drop(guard);
     std::thread::Builder::new()
@@ -35,23 +56,17 @@ pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
             let _ignored = ignored;
             runtime.block_on(async {
                 tokio::join!(
-                    each(&mut terminate, || stop(&wakes, &pulse)),
-                    each(&mut interrupt, || stop(&wakes, &pulse)),
-                    each(&mut hangup, || {
-                        // A full queue holds wakes enough; the signal can be sent again.
-                        let _ = wakes.try_send(Wake::Reload);
+                    each(&mut terminate, || stop(libc::SIGTERM)),
+                    each(&mut interrupt, || stop(libc::SIGINT)),
+                    each(&mut hangup, || match &reload {
+                        Some(reload) => reload(),
+                        None => stop(libc::SIGHUP),
                     }),
                 )
             });
         })
         .context("start the signal thread")?;
     Ok(())
-}
-
-fn stop(wakes: &SyncSender<Wake>, pulse: &Pulse) {
-    // The pulse first: work under way looks at it, and so does the loop before it sleeps.
-    pulse.stop();
-    let _ = wakes.try_send(Wake::Stop);
 }
 
 async fn each(signal: &mut Signal, mut act: impl FnMut()) {

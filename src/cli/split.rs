@@ -15,7 +15,7 @@ use clap::Args;
 use memchr::memchr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Misuse, signals};
+use super::{Misuse, signalled, signals};
 use crate::durable::{self, Dir};
 use crate::source::rules::{FAILED, PROCESSED};
 use crate::telemetry::Pulse;
@@ -56,10 +56,10 @@ impl Split {
         self.check()?;
         let dir = Dir::open(&self.directory)?;
         let pulse = Pulse::default();
-        let (wakes, _kept) = std::sync::mpsc::sync_channel(1);
-        signals::forward(wakes, pulse.clone())?;
+        signals::stop_on_any(&pulse)?;
         let mut splitter = Splitter { options: &self, dir, current: None, last: 0 };
-        splitter.run(&pulse)
+        let done = splitter.run(&pulse);
+        done.and_then(|()| signalled(&pulse, Ok(())))
     }
 }
 
@@ -114,7 +114,7 @@ impl Current {
 }
 
 impl Splitter<'_> {
-    /// Until the input ends, or a signal asks to stop; then what was read is made a file too.
+    /// Until the input ends, or a signal asks to stop; then the whole records that were read are made a file.
     fn run(&mut self, pulse: &Pulse) -> anyhow::Result<()> {
         let mut stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
         let mut pending = Vec::new();
@@ -133,7 +133,14 @@ impl Splitter<'_> {
             }
             self.take_records(&mut pending)?;
         }
-        if !pending.is_empty() {
+        let in_record = self.current.as_ref().is_some_and(|current| current.in_record);
+        if pulse.must_stop() && (in_record || !pending.is_empty()) {
+            let bytes = pending.len();
+            tracing::warn!(bytes, "stopped within a record: what there is of it is in no file");
+            if in_record {
+                self.give_up()?;
+            }
+        } else if !pending.is_empty() {
             self.append(&pending, true)?;
         }
         self.close()
@@ -190,6 +197,12 @@ impl Splitter<'_> {
         let begun = Instant::now();
         let buffer = Vec::new();
         Ok(Current { file, temporary, buffer, lines: 0, bytes: 0, begun, in_record: false })
+    }
+
+    /// Drops the current file, which ends within a record that has it to itself.
+    fn give_up(&mut self) -> anyhow::Result<()> {
+        let Some(current) = self.current.take() else { return Ok(()) };
+        Ok(self.dir.unlink(&current.temporary)?)
     }
 
     /// Makes the current file durable and lets it appear.

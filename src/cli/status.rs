@@ -63,6 +63,13 @@ fn text(status: &Status) -> String {
             format!("{} files are committed and not renamed yet", status.unarchived),
         );
     }
+    if status.altered > 0 {
+        let (altered, what) = (status.altered, "what came later is not in the output");
+        line("altered", format!("{altered} files were written to after their commit; {what}"));
+    }
+    if let Some(file) = &status.no_room {
+        line("no room", format!("the records of {file} do not fit on the disk; it waits"));
+    }
     line("last commit", status.last_commit_ms.map_or_else(|| "never".to_owned(), when));
     if let Some(watermark) = status.watermark_us {
         line("watermark", time(watermark / 1000));

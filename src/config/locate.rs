@@ -35,6 +35,35 @@ fn descend(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) {
     }
 }
 
+/// Where the value of a dotted key stands.
+pub fn value_at(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
+    let table = DeTable::parse(text).ok()?;
+    let mut table = table.get_ref();
+    let mut names = key.split('.').peekable();
+    while let Some(name) = names.next() {
+        let value = table.get(name)?;
+        match value.get_ref() {
+            _ if names.peek().is_none() => return Some(value.span()),
+            DeValue::Table(inner) => table = inner,
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// The keys of the table at a dotted key, in their order.
+pub fn keys_of(text: &str, key: &str) -> Vec<String> {
+    let Ok(parsed) = DeTable::parse(text) else { return Vec::new() };
+    let mut table = parsed.get_ref();
+    for name in key.split('.') {
+        match table.get(name).map(toml::Spanned::get_ref) {
+            Some(DeValue::Table(inner)) => table = inner,
+            _ => return Vec::new(),
+        }
+    }
+    table.keys().map(|key| key.get_ref().to_string()).collect()
+}
+
 /// The line of a dotted key; of the nearest table above it where the key itself is not written. Of
 /// tables that stand several times, the key is in this one, from 0.
 pub fn line_of(text: &str, key: &str, place: usize) -> Option<usize> {

@@ -10,6 +10,7 @@ mod locate;
 mod paths;
 mod rotation;
 mod surroundings;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::source::archive::Action;
 use crate::source::rules::Rules;
 use crate::transform::Transform;
 use input::{check_pattern, framing, rules};
-use paths::{normal, resolved};
+use paths::{check_paths, normal, resolved};
 
 /// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
 const MEMORY_MIN: u64 = 32 << 20;
@@ -121,11 +122,12 @@ impl Config {
     /// Checks the text of a job file whose relative paths start from `base`.
     pub fn parse(text: &str, path: &Path, base: PathBuf) -> Result<Self, Error> {
         let written: file::File = toml::from_str(text).map_err(|error| {
-            let offset = error.span().map(|span| span.start);
+            let span = error.span();
+            let offset = span.as_ref().map(|span| span.start);
             let key = offset.and_then(|offset| locate::key_at(text, offset));
+            let hint = if needs_sql(error.message()) { NEEDS_SQL } else { "" };
+            let message = words::explain(text, key.as_deref(), span.as_ref(), error.message());
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
-            let message = error.message().replace('\n', ", ");
-            let hint = if needs_sql(&message) { NEEDS_SQL } else { "" };
             Error {
                 file: path.to_owned(),
                 line: offset.map(|offset| locate::line_at(text, offset)),
@@ -148,6 +150,7 @@ impl Config {
         check_pattern(&written.input)?;
         rotation::check(&written)?;
         check_limits(&written)?;
+        check_paths(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);
         let output = written.output.path.as_ref().map(absolute);
@@ -184,19 +187,10 @@ impl Config {
         }
         self.check_own_files()?;
         let Some(directory) = &self.directory else { return Ok(()) };
-        let (archive, late) = (self.archive(), self.late());
-        #[cfg(feature = "sql")]
-        let results: Vec<_> = {
-            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
-            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
-            finals.chain(views).map(|(key, path)| (key, self.absolute(path))).collect()
-        };
-        #[cfg(not(feature = "sql"))]
-        let results: [(&str, PathBuf); 0] = [];
+        let (archive, results) = (self.archive(), self.results());
         let places = [
             ("output.path", self.output.as_deref()),
             ("rejects.path", self.rejects.as_deref()),
-            ("event_time.late", late.as_deref()),
             ("state.directory", Some(self.state.as_path())),
             ("done.action", archive.as_deref()),
         ];
@@ -267,6 +261,20 @@ impl Config {
         all.extend(self.late());
         #[cfg(feature = "sql")]
         all.extend(self.written.view.iter().map(|view| self.absolute(&view.path)));
+        all
+    }
+
+    /// What is made beside the output, each with its key: late records, views, finals.
+    fn results(&self) -> Vec<(&'static str, PathBuf)> {
+        let late = self.late().map(|late| ("event_time.late", late));
+        #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
+        let mut all: Vec<_> = late.into_iter().collect();
+        #[cfg(feature = "sql")]
+        {
+            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
+            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
+            all.extend(finals.chain(views).map(|(key, path)| (key, self.absolute(path))));
+        }
         all
     }
 

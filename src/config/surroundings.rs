@@ -72,6 +72,9 @@ impl Config {
         let folder = if is_folder { output } else { output.parent().unwrap_or(Path::new("/")) };
         make_folder("output.path", folder)?;
         make_folder("rejects.path", rejects.parent().unwrap_or(Path::new("/")))?;
+        for (key, place) in self.results() {
+            make_folder(key, place.parent().unwrap_or(Path::new("/")))?;
+        }
         let files = [("output.path", output), ("rejects.path", rejects)];
         for (key, path) in files.into_iter().skip(usize::from(is_folder)) {
             let no_file = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file());

@@ -43,7 +43,7 @@ fn errors_name_line_key_and_what_is_allowed() {
     for (text, parts) in [
         ("[input]\nsettel = '1s'", vec!["job.toml:2: input.settel", "`settel`", "`settle`"]),
         ("[inptu]\n", vec!["job.toml:1: inptu", "`inptu`", "`input`"]),
-        ("[input]\nsettle = 3", vec![":2: input.settle", "`3`", "string"]),
+        ("[input]\nsettle = 3", vec![":2: input.settle", "found 3", "duration"]),
         ("[input]\nsettle = 'soon'", vec![":2: input.settle", "soon", "a duration such as"]),
         ("[input]\nmax_record = 'big'", vec![":2: input.max_record", "big", "a size such as"]),
         ("[input]\nmax_record = '0B'", vec![":2: input.max_record", "found 0", "1 or more"]),
@@ -64,7 +64,7 @@ fn errors_name_line_key_and_what_is_allowed() {
         ("[engine]\nworkers = 0", vec![":2: engine.workers", "found 0", "1 or more"]),
         ("[engine]\nmemory = '1MiB'", vec![":2: engine.memory", "32MiB"]),
         ("[output]\npath = 'a'\n[rejects]\npath = 'a'", vec![":4: rejects.path", "same file"]),
-        ("[input]\nsettle = '1s'\nsettle = '2s'", vec![":3:", "duplicate key"]),
+        ("[input]\nsettle = '1s'\nsettle = '2s'", vec![":3:", "`settle` is given twice"]),
         ("[input\n", vec![":1:"]),
     ] {
         let message = message(text);

@@ -271,8 +271,7 @@ fn taken(inputs: &Mutex<Vec<Input>>) -> Vec<Input> {
 }
 
 fn is_large(input: &Input) -> bool {
-    input.stamp.size > LARGE_BYTES
-        || Kind::of_name(input.name()) != Kind::Plain
+    input.stamp.size > LARGE_BYTES || Kind::of_name(input.name()) != Kind::Plain
 }
 
 fn staged_bytes(prepared: &Prepared) -> u64 {

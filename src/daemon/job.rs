@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::time::Instant;
 
+use super::ahead::check_format;
 use super::opening::{claim, keeping, locks, open_queries, sweep};
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
@@ -115,11 +116,7 @@ impl Job {
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
         pipeline.recover(&mut source)?;
-        // What a crash has left half written is whole by now.
-        if let Some(reason) = publish::begins_otherwise(output, &header) {
-            let problem = Problem::new("output.path", reason);
-            return Err(Failure::Fatal(config.problem(&problem).into()));
-        }
+        continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
             config,
@@ -261,8 +258,22 @@ impl Job {
     }
 }
 
+/// Makes sure that the output goes on as it began. What a crash has left half written is whole by now.
+fn continues(config: &Config, ledger: &mut Ledger, target: Target, header: &[u8]) -> Result<()> {
+    check_format(config, ledger.format(target)?).map_err(Failure::Fatal)?;
+    ledger.writes(target, config.written.output.format.signature())?;
+    let output = config.output.as_deref().unwrap_or(std::path::Path::new(""));
+    match publish::begins_otherwise(output, header) {
+        Some(reason) => {
+            let problem = Problem::new("output.path", reason);
+            Err(Failure::Fatal(config.problem(&problem).into()))
+        }
+        None => Ok(()),
+    }
+}
+
 /// What the job is to others that take files from the same folder.
-fn claimant(config: &Config) -> Claimant {
+pub(super) fn claimant(config: &Config) -> Claimant {
     let input = &config.written.input;
     Claimant {
         job: config.job_file(),

@@ -24,15 +24,30 @@ pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {
             true => Failure::Transient(anyhow::Error::from(error).context("take the lock")),
             false => Failure::Fatal(anyhow::Error::from(error).context("take the lock")),
         })?;
-        locked.ok_or_else(|| {
-            Failure::fatal(format!(
-                "another spoolmill holds the lock {}; two must not share a state directory or an \
-                 output",
-                path.display()
-            ))
-        })
+        locked.ok_or_else(|| held(&path))
     };
     paths.into_iter().map(lock).collect()
+}
+
+/// Whether those locks could be had; creates none.
+pub fn check_locks(outputs: &[PathBuf]) -> Result<()> {
+    for output in outputs {
+        match durable::lock_if_there(output) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                return Err(held(&durable::lock_of(output)));
+            }
+            // Whether a start could make what is missing was looked at before.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn held(lock: &Path) -> Failure {
+    Failure::fatal(format!(
+        "another spoolmill holds the lock {}; two must not share a state directory or an output",
+        lock.display()
+    ))
 }
 
 /// Plans the queries of a job. What an earlier run has spilled is of no use to anyone.
@@ -73,7 +88,8 @@ pub fn sweep(
         .collect();
     // Sequence numbers grow, and a staging file is older than the commit that names it: with room
     // for those that were never committed, no name is used twice.
-    let staging = StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20, min_free);
+    let staging =
+        StagingArea::new(Dir::open(path)?, prefix, ledger.last_sequence() << 20, min_free);
     let swept = staging
         .sweep(|name| kept.iter().any(|kept| kept == name))
         .context("sweep the staging directory")

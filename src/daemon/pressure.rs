@@ -7,6 +7,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use crate::durable::free_bytes as free;
 use crate::failure::{Failure, Result};
 
 /// Refuses to go on while one of these places has less than `least` bytes free.
@@ -26,28 +27,43 @@ pub fn check_disk<'a>(places: impl IntoIterator<Item = &'a Path>, least: u64) ->
 /// Descriptors that the job itself needs at most: ledger, locks, folders, outputs, HTTP.
 const OWN_DESCRIPTORS: u64 = 32;
 
+/// The limit where it cannot be read: the usual one.
+const DESCRIPTORS_UNKNOWN: u64 = 1024;
+
 /// Descriptors for each thread that works: staging files, and their copies that are synced.
 const WORKER_DESCRIPTORS: u64 = 8;
 
-/// How many inputs may be open at once: what the limit of this process leaves, after it was raised as far
-/// as it goes; one at least.
+/// How many inputs may be open at once: what the limit of this process leaves, one at least. The limit is
+/// read from proc(5), since a service may be forbidden to ask the kernel for it.
 pub fn descriptors(workers: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Where that is refused, the limit stays what it is.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let most = open_files(&limits).unwrap_or(DESCRIPTORS_UNKNOWN);
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
     let own = OWN_DESCRIPTORS / 2 + WORKER_DESCRIPTORS * workers as u64;
     let left = most.saturating_sub(open.max(OWN_DESCRIPTORS / 2)).saturating_sub(own);
     usize::try_from(left).unwrap_or(usize::MAX).max(1)
 }
 
-use crate::durable::free_bytes as free;
+/// The limit that is in force, of the text of proc(5).
+fn open_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    soft.parse().ok().or_else(|| (soft == "unlimited").then_some(u64::MAX))
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_read() {
+        let line =
+            "Max open files            256                  4096                 files     \n";
+        assert_eq!(open_files(&format!("Limit Soft\n{line}")), Some(256));
+        assert_eq!(open_files("Max open files unlimited unlimited files"), Some(u64::MAX));
+        assert_eq!(open_files(""), None);
+        assert!(descriptors(2) >= 1);
+    }
 
     #[test]
     fn a_place_without_room_is_refused() {

@@ -316,10 +316,9 @@ mod tests {
 
     #[test]
     fn zeros_pad_and_garbage_does_not() {
-        for (kind, whole) in [
-            (Kind::Gzip, gzip(b"1\n")),
-            (Kind::Zstd, zstd::encode_all(&b"1\n"[..], 1).unwrap()),
-        ] {
+        for (kind, whole) in
+            [(Kind::Gzip, gzip(b"1\n")), (Kind::Zstd, zstd::encode_all(&b"1\n"[..], 1).unwrap())]
+        {
             for padding in [1, 3, 512, 200_000] {
                 let padded = [whole.clone(), vec![0; padding]].concat();
                 assert_eq!(read(kind, &padded).unwrap(), b"1\n", "{kind:?} {padding}");
@@ -351,9 +350,7 @@ mod tests {
     #[test]
     fn every_truncation_is_told_from_damage() {
         let zst = zstd::encode_all(&b"12345\n"[..], 1).unwrap();
-        for (kind, whole) in
-            [(Kind::Gzip, gzip(b"12345\n")), (Kind::Zstd, zst)]
-        {
+        for (kind, whole) in [(Kind::Gzip, gzip(b"12345\n")), (Kind::Zstd, zst)] {
             for length in 1..whole.len() {
                 let error = read(kind, &whole[..length]).unwrap_err();
                 assert!(is_truncation(&error), "{kind:?} {length}: {error}");

@@ -88,9 +88,7 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
                 arrow_json::reader::infer_json_schema(BufReader::new(open()?), Some(RECORDS));
             ("json", schema?.0)
         }
-        "parquet" if !packed => {
-            ("parquet", parquet::columns(path)?.as_ref().clone())
-        }
+        "parquet" if !packed => ("parquet", parquet::columns(path)?.as_ref().clone()),
         _ => anyhow::bail!(
             "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl, .ndjson or \
              .parquet",

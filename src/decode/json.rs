@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 
 use super::build::{self, Builder};
 use super::{Unknown, frame};
-use crate::record::{self, Decoded, quoted};
 use crate::record::columns::{Columns, Type};
+use crate::record::{self, Decoded, quoted};
 
 /// `[input.format.json]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]

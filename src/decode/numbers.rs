@@ -187,11 +187,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_carriage_return_ends_a_line() {
-        let decoded = decode(b"1\rx\r\n\r\n2\r", 100);
-        assert_eq!((decoded.lines, decoded.records.num_rows()), (4, 2));
+    fn a_lone_carriage_return_is_white_space() {
+        let decoded = decode(b"1\rx\r\n\r\n\r2\r", 100);
+        assert_eq!((decoded.lines, decoded.records.num_rows()), (3, 1));
         let lines: Vec<_> = decoded.rejects.iter().map(|reject| reject.line).collect();
-        assert_eq!(lines, [Some(2), Some(3)]);
+        assert_eq!(lines, [Some(1), Some(2)]);
     }
 
     #[test]

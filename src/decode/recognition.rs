@@ -82,7 +82,9 @@ impl Kind {
 }
 
 /// The first bytes of a reader, and a reader of all of it.
-pub fn peek<'a>(mut reader: impl Read + Send + 'a) -> io::Result<(Vec<u8>, super::frame::Reader<'a>)> {
+pub fn peek<'a>(
+    mut reader: impl Read + Send + 'a,
+) -> io::Result<(Vec<u8>, super::frame::Reader<'a>)> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     reader.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok((head.clone(), Box::new(io::Cursor::new(head).chain(reader))))

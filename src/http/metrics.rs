@@ -59,6 +59,7 @@ fn counters(text: &mut Families, status: &Status) {
     for (name, unit, help, count) in [
         ("microbatches", "", "Microbatches committed.", total.microbatches),
         ("duplicate_files", "", "Files with the content of an earlier one.", total.duplicates),
+        ("altered_files", "", "Files that were written to after their commit.", status.altered),
         ("input_bytes", "bytes", "Bytes of the files that were processed.", total.bytes),
     ] {
         text.family(name, "counter", unit, help);

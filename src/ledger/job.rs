@@ -3,7 +3,7 @@
 //! What holds here: a ledger takes the first job that commits to it. Of a job that is known by its file or by
 //! its folder, the other one may change; a job of which both are others is refused.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -15,31 +15,41 @@ impl Ledger {
     /// Makes sure that the ledger in `state` belongs to the job in `file`, whose drop folder is
     /// `folder`. All paths are absolute.
     pub fn claim(&mut self, state: &Path, file: &Path, folder: &Path) -> Result<()> {
-        let (file, folder) = (known_as(state, file), known_as(state, folder));
-        let select = "SELECT file, folder FROM job";
-        let known = self
-            .connection
-            .query_row(select, (), |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))
-            .optional()
-            .map_err(failure)?;
-        let (file, folder) = (file.as_os_str().as_bytes(), folder.as_os_str().as_bytes());
-        if let Some((known_file, known_folder)) = &known {
-            let (same_file, same_folder) = (known_file == file, known_folder == folder);
-            if same_file && same_folder {
-                return Ok(());
-            }
-            if !same_file && !same_folder {
-                return Err(Failure::halt(format!(
-                    "the state directory {} belongs to another job, {}: give this one a \
-                     `state.directory` of its own",
-                    state.display(),
-                    String::from_utf8_lossy(known_file)
-                )));
-            }
+        let claim = claim_of(state, file, folder);
+        let known = known(&self.connection).map_err(failure)?;
+        if known.as_ref() == Some(&claim) {
+            return Ok(());
         }
-        self.claim = Some((file.to_vec(), folder.to_vec()));
+        if let Some(message) = known.and_then(|known| refuses(state, &known, &claim)) {
+            return Err(Failure::halt(message));
+        }
+        self.claim = Some(claim);
         Ok(())
     }
+}
+
+/// Whose ledger it is, as far as that is written down.
+pub(super) fn known(connection: &Connection) -> rusqlite::Result<Option<Claim>> {
+    let select = "SELECT file, folder FROM job";
+    connection.query_row(select, (), |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// Why a ledger does not take this job, if so.
+pub(super) fn refuses(state: &Path, known: &Claim, own: &Claim) -> Option<String> {
+    (known.0 != own.0 && known.1 != own.1).then(|| {
+        format!(
+            "the state directory {} belongs to another job, {}: give this one a `state.directory` of its \
+             own",
+            state.display(),
+            String::from_utf8_lossy(&known.0)
+        )
+    })
+}
+
+/// The job in `file`, whose drop folder is `folder`, as a ledger knows it.
+pub(super) fn claim_of(state: &Path, file: &Path, folder: &Path) -> Claim {
+    let bytes = |path: &Path| known_as(state, path).into_os_string().into_vec();
+    (bytes(file), bytes(folder))
 }
 
 /// Writes down whose ledger it is, with the next commit.

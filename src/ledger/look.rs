@@ -91,13 +91,25 @@ impl Look {
             path.display()
         );
         let open = || -> anyhow::Result<Self> {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX
-                | OpenFlags::SQLITE_OPEN_URI;
-            let connection = Connection::open_with_flags(uri(&path), flags)?;
-            connection.busy_timeout(BUSY)?;
+            let connection = connect(&path)?;
             schema::check(&connection)?;
             Ok(Self { connection })
+        };
+        open().with_context(|| format!("look into the ledger {}", path.display()))
+    }
+
+    /// The same; `None` when there is none, or when an older program has written it.
+    ///
+    /// # Errors
+    /// When a newer program has written it, or when it cannot be read.
+    pub fn open_if_current(state: &Path) -> anyhow::Result<Option<Self>> {
+        let path = state.join(FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let open = || -> anyhow::Result<Option<Self>> {
+            let connection = connect(&path)?;
+            Ok(schema::is_current(&connection)?.then_some(Self { connection }))
         };
         open().with_context(|| format!("look into the ledger {}", path.display()))
     }
@@ -130,9 +142,41 @@ impl Look {
         self.entries("ORDER BY sequence DESC LIMIT ?", [most])
     }
 
-    /// The newest whose file was set aside, at most so many.
+    /// The newest whose file was set aside, at most so many; not those that were mended and taken again.
     pub fn newest_quarantined(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
-        self.entries("INDEXED BY microbatch_quarantined WHERE quarantined IS NOT NULL ORDER BY sequence DESC LIMIT ?", [most])
+        let which = "INDEXED BY microbatch_quarantined WHERE quarantined IS NOT NULL AND NOT EXISTS
+            (SELECT 1 FROM microbatch again WHERE again.again_of = microbatch.sequence
+                AND again.again_of IS NOT NULL AND again.quarantined IS NULL)
+            ORDER BY sequence DESC LIMIT ?";
+        self.entries(which, [most])
+    }
+
+    /// What was committed at `since_ms` or later, where that was at most so many microbatches.
+    pub fn recent(&self, since_ms: i64, most: u64) -> anyhow::Result<Option<Tally>> {
+        let select = "SELECT count(*),
+                coalesce(sum(quarantined IS NULL AND name <> x''), 0),
+                coalesce(sum(quarantined IS NOT NULL), 0),
+                coalesce(sum(duplicate_of IS NOT NULL), 0),
+                coalesce(sum(iif(quarantined IS NULL, size, 0)), 0),
+                coalesce(sum(read), 0), coalesce(sum(written), 0),
+                coalesce(sum(rejected), 0), coalesce(sum(late), 0)
+            FROM (SELECT * FROM microbatch ORDER BY sequence DESC LIMIT ?2) WHERE committed_ms >= ?1";
+        let tally = self.connection.query_row(select, params![since_ms, most], |row| {
+            Ok(Tally {
+                minute: 0,
+                microbatches: row.get(0)?,
+                files: row.get(1)?,
+                quarantined: row.get(2)?,
+                duplicates: row.get(3)?,
+                bytes: row.get(4)?,
+                read: row.get(5)?,
+                written: row.get(6)?,
+                rejected: row.get(7)?,
+                late: row.get(8)?,
+                lag_ms: 0,
+            })
+        })?;
+        Ok(Some(tally).filter(|tally| tally.microbatches < most))
     }
 
     /// What became of files of this name, the newest first, at most so many.
@@ -202,9 +246,18 @@ impl Look {
     }
 }
 
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri(path), flags)?;
+    connection.busy_timeout(BUSY)?;
+    Ok(connection)
+}
+
 /// What an [`Entry`] is made of.
 pub(super) const ENTRIES: &str =
-    "SELECT sequence, committed_ms, name, size, quarantined, read, written, rejected,
+    "SELECT sequence, committed_ms, name, size, substr(quarantined, 1, 1100), read, written, rejected,
     watermark, late, duplicate_of, skipped, again_of, inode, modified_ns, hash FROM microbatch";
 
 /// The microbatches as a user wants to ask for them.

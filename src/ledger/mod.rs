@@ -17,12 +17,14 @@
 //! state directory is refused on a network file system. SQLite before 3.51.3 can corrupt a WAL
 //! database (sqlite.org/wal.html, "the WAL-reset bug"). One connection writes.
 
+mod ahead;
 mod altered;
 mod audit;
 mod clock;
 mod job;
 mod look;
 mod microbatch;
+mod opening;
 mod prune;
 mod recent;
 mod rotation;
@@ -37,16 +39,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use crate::durable;
 use crate::durable::fault::{self, Act, Operation};
 use crate::failure::{Failure, Result};
+pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
+use opening::{
+    is_damage, make_durable, make_private, not_opened, passes, synchronous, write_log_back,
+};
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
@@ -113,6 +117,8 @@ pub struct Ledger {
     identity: (u64, u64),
     /// Whose it is, while that is not written down.
     claim: Option<job::Claim>,
+    /// How records are written to these targets, while that is not written down.
+    formats: Vec<(Target, String)>,
     last: u64,
     watermark: Option<i64>,
     tally: Tally,
@@ -154,12 +160,13 @@ impl Ledger {
             let recent = Recent::load(&connection)?;
             let file = path.metadata()?;
             let identity = (file.dev(), file.ino());
-            let claim = None;
+            let (claim, formats) = (None, Vec::new());
             Ok(Self {
                 connection,
                 path,
                 identity,
                 claim,
+                formats,
                 last,
                 watermark,
                 tally,
@@ -201,6 +208,24 @@ impl Ledger {
         let (id, position) = enter().map_err(failure)?;
         self.positions.insert(Target(id), position);
         Ok(Target(id))
+    }
+
+    /// How the records in a target are written, where that is known and there are any.
+    pub fn format(&self, target: Target) -> Result<Option<String>> {
+        let select = "SELECT format FROM target WHERE id = ? AND end > 0";
+        let found = self.connection.query_row(select, [target.0], |row| row.get(0));
+        Ok(found.optional().map_err(failure)?.flatten())
+    }
+
+    /// Records are written to the target in this format from the next commit on.
+    pub fn writes(&mut self, target: Target, format: String) -> Result<()> {
+        let select = "SELECT format FROM target WHERE id = ?";
+        let known: Option<String> =
+            self.connection.query_row(select, [target.0], |row| row.get(0)).map_err(failure)?;
+        if known.as_ref() != Some(&format) {
+            self.formats.push((target, format));
+        }
+        Ok(())
     }
 
     /// The path of a target.
@@ -301,10 +326,15 @@ impl Ledger {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failure)?;
         job::put(&transaction, self.claim.as_ref()).map_err(failure)?;
+        for (target, format) in &self.formats {
+            let update = "UPDATE target SET format = ? WHERE id = ?";
+            transaction.execute(update, params![format, target.0]).map_err(failure)?;
+        }
         work(&transaction).map_err(failure)?;
         // The commit point.
         transaction.commit().map_err(failure)?;
         self.claim = None;
+        self.formats.clear();
         let connection = &mut self.connection;
         fault::committed(|| image(connection, path));
         Ok(())
@@ -409,78 +439,15 @@ impl Ledger {
         load().map_err(failure)
     }
 
+    /// How many files were set aside since the beginning.
+    pub fn quarantined(&self) -> u64 {
+        self.tally.quarantined
+    }
+
     /// How many microbatches have been committed.
     pub fn last_sequence(&self) -> u64 {
         self.last
     }
-}
-
-/// Only this user may open the file or take its locks. SQLite gives its log the mode of its database.
-fn make_private(path: &Path, suffix: &str) -> anyhow::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    if suffix.is_empty() || Path::new(&name).is_file() {
-        durable::open_private(Path::new(&name))?;
-    }
-    Ok(())
-}
-
-/// Writes the log back into the database, synced. A failed fsync of an earlier process may have left
-/// pages of the log that are in memory alone, and look like any others: here they are written once
-/// more, before anything is read and before anything is appended behind them.
-fn write_log_back(connection: &Connection) -> anyhow::Result<()> {
-    if fault::mutant("no-checkpoint") {
-        return Ok(());
-    }
-    let busy: i64 =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
-    let busy = (busy != 0).then(|| std::io::Error::from(std::io::ErrorKind::ResourceBusy));
-    busy.map_or(Ok(()), |busy| Err(busy).context("its log is being read: the start waits for that"))
-}
-
-/// What it means that the ledger cannot be opened: nothing was changed by trying.
-fn not_opened(error: anyhow::Error, path: &Path) -> Failure {
-    let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error);
-    let passes = code.is_some_and(|code| passes(*code) || NO_ROOM.contains(&code.extended_code));
-    let is_busy = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy);
-    let no_room = error.downcast_ref::<durable::Error>().is_some_and(durable::Error::is_no_room);
-    let is_damaged = code.is_some_and(|code| is_damage(code.code));
-    let error = error.context(format!("open the ledger {}", path.display()));
-    if passes || is_busy || no_room {
-        Failure::Transient(error)
-    } else if is_damaged {
-        Failure::halt(format!("{error:#}; restore the state directory"))
-    } else {
-        Failure::Fatal(error)
-    }
-}
-
-/// Extended codes of SQLite for shared memory that cannot be made, on a full disk: `IOERR_SHMOPEN`,
-/// `IOERR_SHMSIZE`.
-const NO_ROOM: [i32; 2] = [4618, 4874];
-
-fn passes(error: rusqlite::ffi::Error) -> bool {
-    matches!(error.code, ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-}
-
-fn is_damage(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-}
-
-/// Sets what makes a commit survive a power cut, and reads it back.
-fn make_durable(connection: &Connection) -> anyhow::Result<()> {
-    let mode: String = connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?;
-    anyhow::ensure!(mode == "wal", "SQLite refuses its write-ahead log here: it says \"{mode}\"");
-    let mutant = fault::mutant("synchronous-normal");
-    connection.pragma_update(None, "synchronous", if mutant { "NORMAL" } else { "FULL" })?;
-    anyhow::ensure!(mutant || synchronous(connection)? == 2, "SQLite refuses synchronous=FULL");
-    Ok(())
-}
-
-fn synchronous(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA synchronous", (), |row| row.get(0))
 }
 
 /// The database with all that is committed, for the trace of a test.

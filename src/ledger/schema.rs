@@ -165,6 +165,10 @@ const MIGRATIONS: [&str; 7] = [
     );
     -- Inputs that were not there any more when they were to be archived: replaced, or taken away.
     CREATE TABLE gone (sequence INTEGER PRIMARY KEY);
+    -- Which microbatches were repeated: few among many.
+    CREATE INDEX microbatch_again ON microbatch (again_of) WHERE again_of IS NOT NULL;
+    -- How the records in a target are written; NULL where that is not known.
+    ALTER TABLE target ADD COLUMN format TEXT;
 ",
 ];
 
@@ -187,6 +191,21 @@ pub fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
     transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
     transaction.commit()?;
     Ok(())
+}
+
+/// True when the schema is the one that this program knows; false for an older one.
+///
+/// # Errors
+/// When it is newer.
+pub fn is_current(connection: &Connection) -> anyhow::Result<bool> {
+    let version: usize = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+    anyhow::ensure!(
+        version <= MIGRATIONS.len(),
+        "it has schema {version} and this program knows {}: a newer spoolmill has written it; use that \
+         one",
+        MIGRATIONS.len()
+    );
+    Ok(version == MIGRATIONS.len())
 }
 
 /// Whether the schema is the one that this program knows.

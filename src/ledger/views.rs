@@ -28,6 +28,29 @@ pub struct StatePut<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// Why a view cannot go on from what was kept of it under a signature, up to a microbatch.
+pub(super) fn refuses(
+    name: &str,
+    (kept, seen): (&str, u64),
+    signature: &str,
+    last: u64,
+) -> Option<String> {
+    if kept != signature {
+        return Some(format!(
+            "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
+             It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
+             output; or give the view another name, and it begins with the next file"
+        ));
+    }
+    (seen != last).then(|| {
+        format!(
+            "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches of \
+             {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from \
+             the output"
+        )
+    })
+}
+
 impl Ledger {
     /// The view of this name, entered at the first time.
     ///
@@ -45,23 +68,12 @@ impl Ledger {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
         };
-        let (id, kept, seen) = enter().map_err(failure)?;
-        if kept == signature && seen == last {
-            self.views.push(ViewId(id));
-            return Ok(ViewId(id));
+        let (id, kept, seen): (i64, String, u64) = enter().map_err(failure)?;
+        if let Some(message) = refuses(name, (&kept, seen), signature, last) {
+            return Err(Failure::halt(message));
         }
-        if kept == signature {
-            return Err(Failure::halt(format!(
-                "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches \
-                 of {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made \
-                 anew from the output"
-            )));
-        }
-        Err(Failure::halt(format!(
-            "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
-             It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
-             output; or give the view another name, and it begins with the next file"
-        )))
+        self.views.push(ViewId(id));
+        Ok(ViewId(id))
     }
 
     /// Forgets what a view has kept: it is to be made anew from the whole output, under this

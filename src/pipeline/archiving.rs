@@ -113,6 +113,7 @@ impl Pipeline {
         let touched = &mut self.archiving.touched;
         let archived =
             self.archiver.archive(source.folder(), source.rules(), &debt, &input.file, touched);
+        note_failed(&debt, &archived, source);
         match &archived {
             // What is there now, if anything, is a new file.
             Ok(Archived::Gone | Archived::Replaced) => source.free(&debt.name),
@@ -127,6 +128,7 @@ impl Pipeline {
         let touched = &mut self.archiving.touched;
         let (folder, rules) = (source.folder(), source.rules());
         let archived = self.archiver.recover(folder, rules, &debt, prepare::hash, touched);
+        note_failed(&debt, &archived, source);
         if archived.is_ok() {
             source.free(&debt.name);
         }
@@ -217,6 +219,14 @@ impl Pipeline {
     /// When the next file that could not be archived is due.
     pub fn stuck_due(&self) -> Option<Instant> {
         self.archiving.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+fn note_failed(debt: &Debt, archived: &Result<Archived>, source: &mut Source) {
+    match archived {
+        Ok(Archived::As(_)) if debt.fate != Fate::Processed => source.note_failed(),
+        Ok(Archived::Altered(_)) => source.note_failed(),
+        _ => {}
     }
 }
 

@@ -120,9 +120,8 @@ impl Preparation<'_> {
             made => made,
         };
         let made = match made {
-            Err(Failure::Bad(reason)) => {
-                quarantined(&input, record::reason(reason)).map(|batch| (batch, false, Tapped::default()))
-            }
+            Err(Failure::Bad(reason)) => quarantined(&input, record::reason(reason))
+                .map(|batch| (batch, false, Tapped::default())),
             made => made,
         };
         match made {
@@ -196,15 +195,7 @@ impl Preparation<'_> {
             flow.run(blocks, origin, &mut staged)?
         } else {
             let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
-            let (kind, any) = (Kind::of_file(&input.file), self.flow.passes_bytes());
-            let kind = kind.map_err(Failure::Unreadable)?;
-            let plain = kind == Kind::Plain && Kind::of_name(input.name()) == Kind::Plain;
-            let (reader, about): (Reader<'_>, u64) = if plain {
-                (Box::new(whole), size)
-            } else {
-                let reader = self.compression.read(input.name(), whole, any);
-                (reader.map_err(unreadable)?, u64::MAX)
-            };
+            let (reader, about) = self.plain(input, whole)?;
             let framer = Framer::bounded(reader, self.flow.framing, about);
             flow.run(framer.into(), origin, &mut staged)?
         };
@@ -234,6 +225,16 @@ impl Preparation<'_> {
             ..Microbatch::empty(input.name().to_owned(), identity, now_ms)
         };
         Ok((batch, counts.ended, tapped))
+    }
+
+    /// The plain bytes of an input, and about how many.
+    fn plain<'a>(&self, input: &Input, whole: Whole<'a>) -> Result<(Reader<'a>, u64)> {
+        let kind = Kind::of_file(&input.file).map_err(Failure::Unreadable)?;
+        if kind == Kind::Plain && Kind::of_name(input.name()) == Kind::Plain {
+            return Ok((Box::new(whole), input.stamp.size));
+        }
+        let reader = self.compression.read(input.name(), whole, self.flow.passes_bytes());
+        Ok((reader.map_err(unreadable)?, u64::MAX))
     }
 }
 
@@ -352,7 +353,9 @@ fn staged(stage: &mut Stage<'_>, bytes: &[u8]) -> Result<()> {
     stage.write(bytes).map_err(|error| {
         if error.is_no_room() && before > 0 {
             let made = ByteSize(before);
-            Failure::NoRoom(format!("its records have more than {made}, and the disk is full: {error}"))
+            Failure::NoRoom(format!(
+                "its records have more than {made}, and the disk is full: {error}"
+            ))
         } else {
             error.into()
         }

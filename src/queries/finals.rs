@@ -17,13 +17,13 @@ use crate::decode;
 use crate::durable;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
-use crate::transform::command::About;
 use crate::pipeline::flow::{Delivery, Flow, Origin};
 use crate::record::{Reject, numbers_schema, text_schema};
 use crate::sink;
 use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::telemetry::Pulse;
+use crate::transform::command::About;
 
 /// A query over the whole output.
 pub struct Final {
@@ -79,7 +79,8 @@ impl Final {
         let mut made =
             Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };
         let name = output.to_string_lossy();
-        let origin = Origin { file: &name, now_ms: crate::ledger::now_ms(), about: About::nothing() };
+        let origin =
+            Origin { file: &name, now_ms: crate::ledger::now_ms(), about: About::nothing() };
         let output = output::written(&self.decode, output, &framing)?;
         let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(

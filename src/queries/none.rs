@@ -65,6 +65,11 @@ impl Queries {
     }
 
     /// There are no views.
+    pub fn signatures(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// There are no views.
     pub fn open_views(&self, _ledger: &mut Ledger) -> Result<Views, Failure> {
         Ok(Views::default())
     }

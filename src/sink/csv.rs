@@ -27,6 +27,11 @@ impl Csv {
         u8::try_from(self.delimiter).unwrap_or(b',')
     }
 
+    /// What a reader must know of it.
+    pub fn signature(self) -> String {
+        format!("csv header = {} delimiter = {:?}", self.header, self.delimiter)
+    }
+
     /// The record that names the columns, if there is to be one.
     pub fn header(self, schema: &Schema) -> Option<Vec<u8>> {
         let mut out = Vec::new();

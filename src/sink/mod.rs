@@ -90,6 +90,20 @@ impl Format {
         }
     }
 
+    /// The format and what a reader of it must know, as a job says it: two files of the same can be one.
+    pub fn signature(self) -> String {
+        match self {
+            // Numbers are lines.
+            Self::Numbers {} | Self::Lines {} => "lines".to_owned(),
+            #[cfg(feature = "sql")]
+            Self::Csv(csv) => csv.signature(),
+            #[cfg(feature = "sql")]
+            Self::Json {} => "json".to_owned(),
+            #[cfg(feature = "sql")]
+            Self::Parquet(_) => "parquet".to_owned(),
+        }
+    }
+
     /// True when all records must have the same columns, known before the first of them.
     pub fn has_columns(self) -> bool {
         match self {

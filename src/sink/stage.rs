@@ -174,7 +174,8 @@ impl<'a> Stage<'a> {
             let path = self.area.dir.path().join(name);
             let wanted = self.area.min_free.saturating_add(bytes.len() as u64);
             // The first piece is small: whether there is room for it was asked before.
-            if self.written > 0 && free_bytes(self.area.dir.path()).is_some_and(|free| free < wanted)
+            if self.written > 0
+                && free_bytes(self.area.dir.path()).is_some_and(|free| free < wanted)
             {
                 return Err(Error::no_room(&path));
             }

@@ -74,15 +74,7 @@ impl Claim {
     /// # Errors
     /// When another job could take the same files.
     pub fn take(folder: &Path, own: &Claimant) -> Result<Self> {
-        for above in folder.ancestors().skip(1) {
-            check_other_folder(above, own, |other| other.recursive)?;
-        }
-        if own.recursive {
-            let below = WalkDir::new(folder).min_depth(1).into_iter().flatten();
-            for entry in below.filter(|entry| entry.file_type().is_dir()) {
-                check_other_folder(entry.path(), own, |_| true)?;
-            }
-        }
+        check_around(folder, own)?;
         for _ in 0..TRIES {
             if let Some(claim) = Self::attempt(folder, own)? {
                 return Ok(claim);
@@ -91,6 +83,15 @@ impl Claim {
         }
         let error = anyhow::anyhow!("the lock of {} is not to be had", folder.display());
         Err(Failure::Transient(error))
+    }
+
+    /// Whether the job could be listed.
+    ///
+    /// # Errors
+    /// When another job could take the same files.
+    pub fn check(folder: &Path, own: &Claimant) -> Result<()> {
+        check_around(folder, own)?;
+        check_other_folder(folder, own, |_| true)
     }
 
     /// `None` when somebody was faster.
@@ -148,7 +149,21 @@ impl Drop for Claim {
     }
 }
 
-/// Holds a job against those of a folder above or below its own.
+/// Holds a job against those of the folders above and below its own.
+fn check_around(folder: &Path, own: &Claimant) -> Result<()> {
+    for above in folder.ancestors().skip(1) {
+        check_other_folder(above, own, |other| other.recursive)?;
+    }
+    if own.recursive {
+        let below = WalkDir::new(folder).min_depth(1).into_iter().flatten();
+        for entry in below.filter(|entry| entry.file_type().is_dir()) {
+            check_other_folder(entry.path(), own, |_| true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Holds a job against those of another folder.
 fn check_other_folder(
     folder: &Path,
     own: &Claimant,

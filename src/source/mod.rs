@@ -72,6 +72,7 @@ pub struct Source {
     orphans: HashSet<Box<OsStr>>,
     /// What the job is listed as among those of the folder, and its place there.
     claimant: Option<Claimant>,
+    failed: u64,
     claim: Option<Claim>,
     closing: Closing,
 }
@@ -111,6 +112,7 @@ impl Source {
             put_off: HashMap::new(),
             orphans: HashSet::new(),
             claimant: None,
+            failed: 0,
             claim: None,
             closing: Closing::No,
         })
@@ -225,13 +227,19 @@ impl Source {
     fn scan(&mut self) -> anyhow::Result<()> {
         let depth = if self.rules.recursive { usize::MAX } else { 1 };
         let root: PathBuf = self.folder.path().to_owned();
+        let mut failed = 0;
         self.queue.begin_scan();
         for entry in WalkDir::new(&root).min_depth(1).max_depth(depth).follow_links(false) {
             let entry = match entry {
                 Ok(entry) => entry,
                 // What went away during the scan is no loss; the folder itself would be.
                 Err(error) if error.depth() > 0 => {
-                    tracing::debug!(%error, "could not be scanned");
+                    let is_gone = error
+                        .io_error()
+                        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                    if !is_gone {
+                        tracing::warn!(%error, "a part of the drop folder cannot be read");
+                    }
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -241,13 +249,25 @@ impl Source {
             } else {
                 entry.file_name()
             };
+            failed += u64::from(survey::is_failed(name));
             if entry.file_type().is_file() && self.rules.is_candidate(name) {
                 let (folder, order) = (&self.folder, self.rules.order);
                 self.queue.scanned(name, || Key::of(folder, name, order));
             }
         }
         self.queue.end_scan();
+        self.failed = failed;
         Ok(())
+    }
+
+    /// A file was set aside.
+    pub fn note_failed(&mut self) {
+        self.failed += 1;
+    }
+
+    /// Files that were set aside and were there at the last scan, or came since.
+    pub fn failed(&self) -> u64 {
+        self.failed
     }
 
     /// The next complete file in order, if there is one now.
@@ -367,10 +387,45 @@ impl Source {
         self.queue.oldest_wait(Instant::now())
     }
 
+    /// A file that is complete and cannot be taken just now, if there is one, and why.
+    pub fn put_off_for_now(&self) -> Option<(&OsStr, &'static str)> {
+        self.queue.first_that_waits(|why| match why {
+            Why::Unreadable => Some("it cannot be read"),
+            Why::Unmovable => Some("the folder it is in cannot be written to"),
+            Why::NoRoom => Some("its records do not fit on the disk"),
+            _ => None,
+        })
+    }
+
+    /// A file whose records do not fit on the disk, if there is one.
+    pub fn without_room(&self) -> Option<&OsStr> {
+        // Only files that were put off are asked, and they are few.
+        let mut names = self.put_off.keys();
+        names.find(|name| self.queue.waits_for(name, Why::NoRoom)).map(|name| &**name)
+    }
+
     /// The next file in order, if one is due.
     pub fn next_name(&self) -> Option<&OsStr> {
         self.queue.first()
     }
+}
+
+/// The files in a drop folder that were set aside, by their names relative to it, in order.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn failed(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let depth = if recursive { usize::MAX } else { 1 };
+    let walk = WalkDir::new(folder).min_depth(1).max_depth(depth).sort_by_file_name();
+    let mut names = Vec::new();
+    for entry in walk {
+        let entry = entry?;
+        let is_failed = survey::is_failed(entry.file_name());
+        if is_failed && entry.file_type().is_file() {
+            names.push(entry.path().strip_prefix(folder).unwrap_or(entry.path()).to_owned());
+        }
+    }
+    Ok(names)
 }
 
 fn stamp_of(folder: &Dir) -> durable::Result<Stamp> {

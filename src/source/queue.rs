@@ -258,6 +258,18 @@ impl Queue {
         self.due_now.extend(short.map(|waiting| waiting.key.clone()));
     }
 
+    /// True when the name waits for this reason.
+    pub fn waits_for(&self, name: &OsStr, why: Why) -> bool {
+        self.waiting.get(name).is_some_and(|waiting| waiting.why == why)
+    }
+
+    /// One of the names that wait for a reason of which this says something, and what it says.
+    pub fn first_that_waits<T>(&self, say: impl Fn(Why) -> Option<T>) -> Option<(&OsStr, T)> {
+        let waiting = self.waiting.iter();
+        let told = waiting.filter_map(|(name, waiting)| Some((&**name, say(waiting.why)?)));
+        told.min_by_key(|(name, _)| *name)
+    }
+
     /// True when the name waits for something.
     pub fn is_waiting(&self, name: &OsStr) -> bool {
         self.waiting.contains_key(name)

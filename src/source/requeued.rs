@@ -5,7 +5,6 @@
 //! behind says nothing about a file that came later.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -45,32 +44,27 @@ impl Requeued {
         same.then_some(note.microbatch)
     }
 
-    /// Notes that the file of this stamp is to repeat a microbatch. Durable when it returns.
+    /// Notes that the file of this stamp is to repeat a microbatch. Durable when it returns. An
+    /// administrator leaves the note, and the daemon's own user has to read and remove it: so what is made
+    /// here belongs to the owner of the state directory, and no symbolic link in there is followed.
     pub fn note(&self, stamp: &Stamp, microbatch: u64) -> durable::Result<()> {
-        durable::create_private_dir(&self.folder)?;
-        self.give_to_the_daemon(&self.folder);
-        let dir = Dir::open(&self.folder)?;
+        let state = Dir::open(self.folder.parent().unwrap_or(Path::new("/")))?;
+        let owner = state.stat_self()?;
+        let dir = state.private_subdirectory(OsStr::new(FOLDER), (owner.st_uid, owner.st_gid))?;
         let (name, mut temporary) = (name(stamp.inode), OsString::from(".new-"));
         temporary.push(&name);
         dir.unlink(&temporary)?;
         let note = Note { microbatch, size: stamp.size, modified_ns: stamp.modified_ns };
         let text = serde_json::to_vec(&note).expect("three numbers are JSON");
         let (file, path) = (dir.create_new(&temporary)?, self.folder.join(&temporary));
-        durable::write_at(&file, &path, &text, 0)?;
-        durable::sync_data(&file, &path, "requeue note")?;
-        self.give_to_the_daemon(&path);
-        dir.replace(&temporary, &name)?;
-        dir.sync("requeue notes")
-    }
-
-    /// An administrator leaves the note, and the daemon's own user has to read and remove it.
-    fn give_to_the_daemon(&self, path: &Path) {
-        let owner = self.folder.parent().and_then(|state| state.metadata().ok());
-        let given =
-            owner.map(|owner| std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())));
-        if let Some(Err(error)) = given {
+        if let Err(error) = std::os::unix::fs::fchown(&file, Some(owner.st_uid), Some(owner.st_gid))
+        {
             tracing::debug!(%error, "a requeue note keeps its owner");
         }
+        durable::write_at(&file, &path, &text, 0)?;
+        durable::sync_data(&file, &path, "requeue note")?;
+        dir.replace(&temporary, &name)?;
+        dir.sync("requeue notes")
     }
 
     /// The file of this inode has been taken.

@@ -166,6 +166,11 @@ impl Rules {
         })
     }
 
+    /// True when what is in a file decides whether it is complete.
+    pub fn looks_inside(&self) -> bool {
+        matches!(self.complete, Some(Complete::Lines(_) | Complete::Trailer(_)))
+    }
+
     /// The name that `name` is the marker of, under the rule `marker`.
     pub fn marked<'a>(&self, name: &'a OsStr) -> Option<&'a OsStr> {
         let Some(Complete::Marker(suffix)) = &self.complete else { return None };

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use walkdir::WalkDir;
 
 use super::input::{self, Stamp};
-use super::queue::Why;
 use super::rules::FAILED;
 use super::{Source, archive};
 
@@ -23,7 +22,7 @@ pub struct Survey {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Of these files, those that have to stay unchanged for a while.
+    /// Of these files, those that are not complete.
     pub settling: u64,
     /// How long the oldest of these files has been what it is.
     pub oldest: Option<Duration>,
@@ -67,10 +66,7 @@ impl Source {
 
     fn count(&self, name: &OsStr, survey: &mut Survey) {
         if !self.rules.is_candidate(name) {
-            let file_name = std::path::Path::new(name).file_name().unwrap_or(name).as_bytes();
-            let is_failed = file_name.starts_with(FAILED.as_bytes())
-                && !file_name.ends_with(archive::REPORT_SUFFIX.as_bytes());
-            survey.failed += u64::from(is_failed);
+            survey.failed += u64::from(is_failed(name));
             return;
         }
         let Ok(Some(stat)) = self.folder.stat(name) else { return };
@@ -81,7 +77,22 @@ impl Source {
         survey.files += 1;
         survey.bytes += stamp.size;
         survey.oldest = survey.oldest.max(Some(stamp.age()));
-        let settling = matches!(self.not_yet(name, &stat, None, false), Some((Why::Settling, _)));
-        survey.settling += u64::from(settling);
+        let is_incomplete = self.not_yet(name, &stat, None, false).is_some()
+            || self.rules.looks_inside() && self.is_unmet(name);
+        survey.settling += u64::from(is_incomplete);
     }
+
+    /// True when the rule that looks into the file is not met.
+    fn is_unmet(&self, name: &OsStr) -> bool {
+        match input::open(&self.folder, name) {
+            input::Found::File(file, stamp) => self.unmet(name, &file, &stamp, None).is_some(),
+            _ => false,
+        }
+    }
+}
+
+/// True for the name of a file that was set aside; its report is none.
+pub fn is_failed(name: &OsStr) -> bool {
+    let name = std::path::Path::new(name).file_name().unwrap_or(name).as_bytes();
+    name.starts_with(FAILED.as_bytes()) && !name.ends_with(archive::REPORT_SUFFIX.as_bytes())
 }

@@ -11,8 +11,10 @@ use super::live::{self, Live};
 use super::open_source;
 use crate::config::Config;
 use crate::decode::compression;
+use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome};
 use crate::source::Standing;
+use crate::source::archive::{Action, Archiver, Debt, Fate};
 use crate::source::input::Stamp;
 use crate::source::queue::Why;
 use crate::source::rules::{Complete, FAILED, PROCESSED};
@@ -60,10 +62,58 @@ pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
             (Some((sequence, _)), Standing::Complete | Standing::Waiting(..)) => {
                 format!("is committed as microbatch {sequence}, and is about to be archived")
             }
+            (None, Standing::Gone | Standing::Never(_)) => {
+                match became(config, &look, &place, &history)? {
+                    Some(became) => became,
+                    None => told(config, &place.name, &standing, stamp),
+                }
+            }
             _ => told(config, &place.name, &standing, stamp),
         }
     };
     Ok(Explained { name, now, history })
+}
+
+/// What became of the newest file of a name, and where it is now.
+fn became(
+    config: &Config,
+    look: &Look,
+    place: &Place,
+    history: &[Entry],
+) -> anyhow::Result<Option<String>> {
+    let Some(entry) = history.first() else { return Ok(None) };
+    let Entry { sequence, name, identity, .. } = entry;
+    let (what, fate) = match entry.outcome() {
+        Outcome::Processed => ("was processed", Fate::Processed),
+        Outcome::Skipped => ("was skipped as a duplicate", Fate::Processed),
+        Outcome::Quarantined => ("was set aside", Fate::Failed(Vec::new())),
+        Outcome::WithoutFile => return Ok(None),
+    };
+    let (action, target) = (config.written.done.action.clone(), config.archive());
+    let is_deleted = action == Action::Delete && fate == Fate::Processed;
+    let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
+    let archiver = Archiver::open(action, target.as_deref())?;
+    let debt = Debt { name: name.clone(), identity: *identity, sequence: *sequence, fate };
+    let found = archiver.find_archived(&folder, &debt, crate::pipeline::prepare::hash);
+    let there = found.map(|(dir, name)| {
+        let path = dir.path().join(name);
+        let shown = path.strip_prefix(folder.path()).unwrap_or(&path);
+        format!(", and is now {}", escaped(shown.as_os_str().as_bytes()))
+    });
+    let now = match there {
+        Some(there) => there,
+        None if is_deleted => ", and was deleted".to_owned(),
+        None if look.altered_input(*sequence)?.is_some() => {
+            ", and was written to after that: what came later was set aside as failed-*".to_owned()
+        }
+        None if look.was_gone(*sequence)? => {
+            "; its file was replaced or taken away before it could be renamed".to_owned()
+        }
+        // Another file may be meant.
+        None if place.name == *name => "; its file is not where it was put".to_owned(),
+        None => return Ok(None),
+    };
+    Ok(Some(format!("{what} as microbatch {sequence}{now}")))
 }
 
 /// Which file is meant.
@@ -130,6 +180,15 @@ pub fn archived_as(
         return Ok(None);
     }
     let (_, mut history) = history(look, &place)?;
+    if failed {
+        for entry in history.iter().filter(|entry| entry.outcome() == Outcome::Processed) {
+            // What was written to after its commit was set aside.
+            let is_numbered = history.len() == 1 || entry.identity.inode == stamp.inode;
+            if is_numbered && look.altered_input(entry.sequence)?.is_some() {
+                return Ok(Some(entry.clone()));
+            }
+        }
+    }
     history.retain(|entry| failed == (entry.outcome() == Outcome::Quarantined));
     let same = |entry: &&Entry| {
         (entry.identity.size, entry.identity.modified_ns) == (stamp.size, stamp.modified_ns)
@@ -199,7 +258,9 @@ fn waits(
         Why::OldMarker => {
             let marker = rules.marker_of(name).unwrap_or_default();
             let marker = escaped(marker.as_bytes());
-            format!("waits: its marker {marker} is older than the file, and belongs to an earlier one")
+            format!(
+                "waits: its marker {marker} is older than the file, and belongs to an earlier one"
+            )
         }
         Why::WriterOpen => {
             let who = stamp.map(|stamp| writers(&stamp)).filter(|who| !who.is_empty());
@@ -234,6 +295,9 @@ fn complete(config: &Config, name: &OsStr) -> String {
         return "is complete, and the daemon does not run".to_owned();
     }
     let live = Live::read(&config.state);
+    if live.no_room.as_deref() == Some(&escaped(name.as_bytes())) {
+        return "waits: its records do not fit on the disk".to_owned();
+    }
     if let Some(reason) = live.paused {
         return format!("is complete, and the daemon pauses: {}", escaped(reason.as_bytes()));
     }

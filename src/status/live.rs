@@ -4,7 +4,7 @@
 //! crash but for the last error. Whoever reads it asks the kernel whether the daemon runs.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,10 @@ pub struct Live {
     pub pending: u64,
     /// Of these, the ones that are not complete yet.
     pub waiting: u64,
+    /// Files in the folder that were set aside.
+    pub failed: u64,
+    /// A file whose records do not fit on the disk, while there is one.
+    pub no_room: Option<String>,
     /// The next file in order, while there is one.
     pub next: Option<String>,
     /// Why it pauses, while it does.
@@ -57,7 +61,12 @@ impl Live {
     pub fn read(state: &Path) -> Self {
         let read = || -> Option<Self> {
             let mut page = [0; PAGE];
-            let file = File::open(state.join(FILE)).ok()?;
+            // Should it be a pipe, nobody waits for it.
+            let file = File::options()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+                .open(state.join(FILE))
+                .ok()?;
             let got = file.read_at(&mut page, 0).ok()?;
             serde_json::from_slice(page.get(..got)?).ok()
         };
@@ -90,7 +99,7 @@ impl Told {
     /// A place in this state directory. Without one the daemon runs all the same.
     pub fn open(state: &Path) -> Self {
         let path = state.join(FILE);
-        let opened = File::options().create(true).truncate(false).write(true).open(&path);
+        let opened = crate::durable::open_private(&path);
         if let Err(error) = &opened {
             tracing::warn!(%error, file = %path.display(), "status will know less");
         }

@@ -20,8 +20,14 @@ use crate::ledger::{Look, MINUTE_MS, Tally, now_ms};
 use crate::source::{Source, Survey};
 use live::{Live, Trouble};
 
-/// How long the drop folder is looked at.
+/// How long the drop folder is looked at while the daemon runs.
 const BUDGET: Duration = Duration::from_millis(10);
+
+/// The same where no daemon runs that would know the rest.
+const BUDGET_ALONE: Duration = Duration::from_secs(5);
+
+/// Microbatches that are counted one by one.
+const COUNTED_MAX: u64 = 5000;
 
 /// How a job stands.
 #[derive(Debug, Clone, Serialize)]
@@ -40,7 +46,8 @@ pub struct Status {
     pub folder_error: Option<String>,
     /// Everything since the beginning of the ledger.
     pub total: Flow,
-    /// Since the beginning of the last whole minute.
+    /// Of the last sixty seconds; since the beginning of the last whole minute where that was too much to
+    /// count.
     pub minute: Flow,
     /// Of the last hour.
     pub hour: Flow,
@@ -48,6 +55,10 @@ pub struct Status {
     pub day: Flow,
     /// Committed files that are not durably archived yet.
     pub unarchived: u64,
+    /// Files that somebody wrote to after their commit; what came later was set aside.
+    pub altered: u64,
+    /// A file whose records do not fit on the disk, while there is one and the daemon runs.
+    pub no_room: Option<String>,
     /// When the last microbatch was made, in milliseconds since 1970.
     pub last_commit_ms: Option<i64>,
     /// The watermark, in microseconds since 1970, where the job has an event time.
@@ -117,7 +128,9 @@ impl Status {
         let live = Live::read(&config.state);
         let (runs, total) = (pid.is_some(), look.tally(i64::MAX)?);
         let unarchived = look.unarchived()?;
-        let surveyed = survey(config, &unarchived.iter().map(|(_, name)| name.clone()).collect());
+        let committed = unarchived.iter().map(|(_, name)| name.clone()).collect();
+        // Nobody but the daemon knows more than a look at all of it.
+        let surveyed = survey(config, &committed, if runs { BUDGET } else { BUDGET_ALONE });
         let (pending, folder_error) = match surveyed {
             Ok(survey) => (Some(pending(survey, runs.then_some(&live))), None),
             Err(error) => (None, Some(format!("{error:#}"))),
@@ -128,6 +141,13 @@ impl Status {
             let reason = entry.reason?;
             Some(Trouble { at_ms: entry.at_ms, error: format!("{file}: {reason}") })
         });
+        let (altered, last_altered) = look.altered()?;
+        let last_altered = last_altered.map(|altered| {
+            let file = crate::telemetry::escaped(altered.name.as_encoded_bytes());
+            let what = "was written to after its commit; what came later is not in the output";
+            Trouble { at_ms: altered.at_ms, error: format!("{file} {what}") }
+        });
+        let quarantined = quarantined.into_iter().chain(last_altered);
         let errors = live.last_error.into_iter().chain(quarantined);
         Ok(Self {
             pid,
@@ -137,15 +157,25 @@ impl Status {
             next: live.next.filter(|_| runs),
             folder_error,
             total: Flow::of(total, None),
-            minute: since(&look, &total, now_ms, 1)?,
+            minute: last_minute(&look, &total, now_ms)?,
             hour: since(&look, &total, now_ms, 60)?,
             day: since(&look, &total, now_ms, 24 * 60)?,
             unarchived: unarchived.len() as u64,
+            altered,
+            no_room: live.no_room.filter(|_| runs),
             last_commit_ms: last.as_ref().map(|entry| entry.at_ms),
             watermark_us: last.and_then(|entry| entry.watermark),
             views: look.views()?,
             last_error: errors.max_by_key(|trouble| trouble.at_ms),
         })
+    }
+}
+
+/// What came in the last sixty seconds.
+fn last_minute(look: &Look, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> {
+    match look.recent(now_ms - MINUTE_MS, COUNTED_MAX)? {
+        Some(tally) => Ok(Flow::of(tally, Some(60.0))),
+        None => since(look, total, now_ms, 1),
     }
 }
 
@@ -158,8 +188,12 @@ fn since(look: &Look, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Resul
     Ok(Flow::of(tally, Some(seconds)))
 }
 
-fn survey(config: &Config, committed: &HashSet<OsString>) -> anyhow::Result<Survey> {
-    open_source(config)?.survey(committed, BUDGET)
+fn survey(
+    config: &Config,
+    committed: &HashSet<OsString>,
+    budget: Duration,
+) -> anyhow::Result<Survey> {
+    open_source(config)?.survey(committed, budget)
 }
 
 /// The drop folder of a job, to be looked at.
@@ -182,6 +216,7 @@ fn pending(survey: Survey, live: Option<&Live>) -> Pending {
     if let Some(live) = live.filter(|_| survey.at_least) {
         pending.files = pending.files.max(live.pending);
         pending.settling = pending.settling.max(live.waiting);
+        pending.failed = pending.failed.max(live.failed);
     }
     pending
 }

@@ -1,0 +1,91 @@
+//! What a start would find in a ledger: for `check`, which changes nothing.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::{Look, job, views};
+
+/// A ledger, as a start would find it.
+pub struct Ahead {
+    look: Look,
+    last: u64,
+}
+
+impl Ahead {
+    /// The ledger in a state directory. `None` when there is none, or when an older program has written
+    /// it: then a start brings it up to date first.
+    ///
+    /// # Errors
+    /// When a newer program has written it, or when it cannot be read.
+    pub fn open(state: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(look) = Look::open_if_current(state)? else { return Ok(None) };
+        let last = look.newest(1)?.pop().map_or(0, |entry| entry.sequence);
+        Ok(Some(Self { look, last }))
+    }
+
+    /// Why the ledger does not take the job in `file`, whose drop folder is `folder`.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn refuses_job(
+        &self,
+        state: &Path,
+        file: &Path,
+        folder: &Path,
+    ) -> anyhow::Result<Option<String>> {
+        let known = job::known(self.connection())?;
+        let own = job::claim_of(state, file, folder);
+        Ok(known.and_then(|known| job::refuses(state, &known, &own)))
+    }
+
+    /// Why a view cannot go on.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn refuses_view(&self, name: &str, signature: &str) -> anyhow::Result<Option<String>> {
+        let select = "SELECT signature, iif(rebuild, ?1, seen) FROM view WHERE name = ?2";
+        let kept = self.connection().query_row(select, (self.last, name), |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+        });
+        let kept = kept.optional()?;
+        Ok(kept.and_then(|(kept, seen)| views::refuses(name, (&kept, seen), signature, self.last)))
+    }
+
+    /// The files to which bytes are owed, and how many.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn owed(&self) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+        let select = "SELECT path, sum(length) FROM owed JOIN span USING (sequence, target)
+            JOIN target ON target.id = owed.target GROUP BY path";
+        let mut statement = self.connection().prepare(select)?;
+        let rows = statement.query_map((), |row| Ok((path(row.get(0)?), row.get(1)?)))?;
+        rows.collect::<rusqlite::Result<_>>().context("read what is owed")
+    }
+
+    /// How the records in the file at `output` are written, where that is known.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn format(&self, output: &Path) -> anyhow::Result<Option<String>> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let select = "SELECT format FROM target WHERE path = ? AND end > 0";
+        let found = self
+            .connection()
+            .query_row(select, [output.as_os_str().as_bytes()], |row| row.get(0))
+            .optional()?;
+        Ok(found.flatten())
+    }
+
+    fn connection(&self) -> &Connection {
+        &self.look.connection
+    }
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
+}
