@@ -12,16 +12,22 @@
 
 mod bounds;
 mod carry;
+mod decimals;
 mod error;
+mod functions;
 mod groups;
+mod operators;
 mod plan;
 mod rows;
 mod slot;
 mod split;
 mod state;
 mod statement;
+mod times;
+mod types;
 mod view;
 mod windows;
+mod zones;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -132,6 +138,8 @@ impl Engine {
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
         options.sql_parser.dialect = Dialect::PostgreSQL;
+        // 1.19 is what it says, as in every other database.
+        options.sql_parser.parse_float_as_decimal = true;
         // Not with plans that are used again: the source would keep the filter of the first run.
         options.optimizer.enable_dynamic_filter_pushdown = false;
         options.optimizer.enable_join_dynamic_filter_pushdown = false;
@@ -147,6 +155,8 @@ impl Engine {
             .map_err(|error| Problem::new(format!("start the SQL threads: {error}")))?;
         let context = SessionContext::new_with_config_rt(config, environment);
         bounds::register(&context);
+        functions::register(&context);
+        register_operators(&context)?;
         Ok(Arc::new(Self {
             context,
             runtime: Some(runtime),
@@ -188,6 +198,15 @@ impl Engine {
             let _ = self.context.register_table(name, table);
         }
     }
+}
+
+fn register_operators(context: &SessionContext) -> Result<(), Problem> {
+    use datafusion::execution::FunctionRegistry as _;
+    let mut state = context.state_ref().write().clone();
+    let registered = state.register_expr_planner(Arc::new(operators::Operators));
+    registered.map_err(|error| Problem::of(&error))?;
+    *context.state_ref().write() = state;
+    Ok(())
 }
 
 impl Drop for Engine {

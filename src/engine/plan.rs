@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::slot::{self, Shape, Slot};
-use super::{Problem, Query, carry, statement};
+use super::{Problem, Query, carry, statement, types};
 
 /// The plan of a query for one schema of the input.
 pub struct Planned {
@@ -60,7 +60,8 @@ fn plan_over(
     *properties = std::mem::take(properties).with_query_execution_start_time(now);
     let planning = async {
         let parsed = if carries { statement.without_line() } else { statement.parsed() };
-        let mut logical = state.statement_to_plan(parsed).await?;
+        let mut logical =
+            types::written(types::with_times(state.statement_to_plan(parsed).await?)?)?;
         let columns = logical.schema().fields().len();
         if carries {
             match carry::line(&logical, table) {

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut as _, VisitorMut,
 };
 
-use super::{Problem, carry, windows};
+use super::{Problem, carry, times, windows};
 
 /// The columns of the input that no format gives: the file's name, and the line of the record.
 pub const POSITION: [&str; 2] = ["_file", "_line"];
@@ -103,6 +103,11 @@ struct Look<'a> {
 
 impl VisitorMut for Look<'_> {
     type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        times::rewrite(expr);
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
