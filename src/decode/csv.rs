@@ -13,7 +13,7 @@ use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use super::build::{self, Builder, Taken};
-use super::quotes::{Dialect, End, Field, LINE_BREAKS_MAX};
+use super::quotes::{self, Dialect, End, Field, is_blank};
 use super::separators::Separators;
 use super::{Header, Unknown, frame};
 use crate::record::columns::{Columns, Type};
@@ -34,15 +34,15 @@ pub struct Csv {
     pub unknown: Unknown,
     /// The columns and their types.
     pub columns: Columns,
-    /// Line breaks that a record may hold. What this program has written has no lost quotes.
+    /// Of one column, a blank line is a record of NULL: so this program writes it.
     #[serde(skip)]
-    pub line_breaks: usize,
+    pub blank_is_null: bool,
 }
 
 impl Default for Csv {
     fn default() -> Self {
         let (unknown, columns) = (Unknown::Ignore, Columns::default());
-        Self { header: true, delimiter: ',', unknown, columns, line_breaks: LINE_BREAKS_MAX }
+        Self { header: true, delimiter: ',', unknown, columns, blank_is_null: false }
     }
 }
 
@@ -50,7 +50,7 @@ impl Csv {
     /// How records and fields are told apart.
     pub fn dialect(&self) -> Dialect {
         let delimiter = u8::try_from(self.delimiter).unwrap_or(b',');
-        Dialect { delimiter, quote: b'"', line_breaks: self.line_breaks }
+        Dialect { delimiter, quote: b'"' }
     }
 
     /// What is wrong with it, and under which key.
@@ -71,6 +71,7 @@ impl Csv {
             schema,
             dialect: self.dialect(),
             width: self.columns.0.len(),
+            blank_is_null: self.blank_is_null && self.columns.0.len() == 1,
             columns: all.map(|(place, (_, kind))| (place, *kind)).collect(),
         };
         let mut header = Header::default();
@@ -92,7 +93,8 @@ impl Csv {
             header.bytes = end;
             header.lines += memchr::memchr_iter(b'\n', record).count().max(1) as u64;
             if !is_blank(record) {
-                let names: Vec<_> = fields.iter().map(|field| name(*field, block)).collect();
+                let names: Vec<_> =
+                    fields.iter().map(|field| quotes::name(*field, block)).collect();
                 decoder.match_names(&names, self)?;
                 return Ok((decoder, header));
             }
@@ -100,19 +102,6 @@ impl Csv {
         header.is_missing = true;
         Ok((decoder, header))
     }
-}
-
-fn name(field: Field, block: &[u8]) -> String {
-    let text = String::from_utf8_lossy(field.bytes(block));
-    match (field.has_doubled(), field.is_quoted()) {
-        (true, _) => text.replace("\"\"", "\""),
-        (false, true) => text.into_owned(),
-        (false, false) => text.trim().to_owned(),
-    }
-}
-
-fn is_blank(record: &[u8]) -> bool {
-    matches!(record, [] | [b'\n' | b'\r'] | [b'\r', b'\n'])
 }
 
 /// Names of a header that a reason tells.
@@ -125,6 +114,8 @@ pub struct Decoder {
     dialect: Dialect,
     /// Fields in a record.
     width: usize,
+    /// A blank line is a record.
+    blank_is_null: bool,
     /// Where in a record each column stands, and its type.
     columns: Vec<(usize, Type)>,
 }
@@ -330,7 +321,8 @@ impl Decoder {
         let record = block.get(row.start..row.end).unwrap_or_default();
         let is_long = record.len() - line_end(record) > max_record;
         let found = cut.fields.len() - before;
-        if spoilt.is_none() && !is_long && !is_blank(record) && found == self.width {
+        let counts = self.blank_is_null || !is_blank(record);
+        if spoilt.is_none() && !is_long && counts && found == self.width {
             cut.rows.push(row);
             return;
         }

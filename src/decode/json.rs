@@ -45,6 +45,9 @@ pub struct Decoder {
     unknown: Unknown,
 }
 
+/// The names of the values of a double that JSON has no number for.
+const NO_NUMBERS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
 /// A value as it goes into its column.
 enum Cell<'a> {
     Null,
@@ -340,6 +343,10 @@ impl Value<'_> {
             Type::Varchar => return None,
             Type::Date => build::date(text).map(i64::from),
             Type::Timestamp | Type::Timestamptz => build::timestamp(text),
+            // What JSON has no number for.
+            Type::Double | Type::Real if NO_NUMBERS.contains(&text) => {
+                return text.parse().ok().map(|value| Ok(Cell::Double(value)));
+            }
             _ => None,
         };
         Some(parsed.map(Cell::Integer).ok_or_else(|| self.refuse(format_args!("{text:?}"))))

@@ -8,10 +8,6 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-/// Line breaks that one record of a file may hold. A file of lost quotes would otherwise be read as
-/// often as it has lines.
-pub const LINE_BREAKS_MAX: usize = 1000;
-
 /// The bytes that have a meaning in CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
@@ -19,8 +15,6 @@ pub struct Dialect {
     pub delimiter: u8,
     /// What may stand around a field; twice inside, it means itself.
     pub quote: u8,
-    /// Line breaks that one record may hold.
-    pub line_breaks: usize,
 }
 
 /// How a record ends.
@@ -147,10 +141,11 @@ impl Dialect {
     /// Where the quoted field closes whose text begins at `from`.
     fn closing(self, block: &[u8], record: usize, from: usize, limit: usize) -> Closing {
         let (mut at, mut doubled) = (from, false);
-        let mut breaks = 0;
         loop {
             let rest = block.get(at..).unwrap_or_default();
-            let Some(offset) = memchr2(self.quote, b'\n', rest) else {
+            // A quote that was lost is found at the next one, which closes the field: so a file of lost
+            // quotes is read about once.
+            let Some(offset) = memchr(self.quote, rest) else {
                 let too_long = block.len() - record > limit;
                 return if too_long { Closing::None } else { Closing::Unknown };
             };
@@ -158,12 +153,7 @@ impl Dialect {
             if at + 1 - record > limit {
                 return Closing::None;
             }
-            if block.get(at) == Some(&b'\n') {
-                breaks += 1;
-                if breaks > self.line_breaks {
-                    return Closing::None;
-                }
-            } else if block.get(at + 1) == Some(&self.quote) {
+            if block.get(at + 1) == Some(&self.quote) {
                 doubled = true;
                 at += 1;
             } else {
@@ -235,11 +225,26 @@ fn broken(block: &[u8], start: usize, whole: bool) -> End {
     }
 }
 
+/// The name that a field of a header is.
+pub fn name(field: Field, block: &[u8]) -> String {
+    let text = String::from_utf8_lossy(field.bytes(block));
+    match (field.has_doubled(), field.is_quoted()) {
+        (true, _) => text.replace("\"\"", "\""),
+        (false, true) => text.into_owned(),
+        (false, false) => text.trim().to_owned(),
+    }
+}
+
+/// True for a line of nothing.
+pub fn is_blank(record: &[u8]) -> bool {
+    matches!(record, [] | [b'\n' | b'\r'] | [b'\r', b'\n'])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const DIALECT: Dialect = Dialect { delimiter: b',', quote: b'"', line_breaks: LINE_BREAKS_MAX };
+    const DIALECT: Dialect = Dialect { delimiter: b',', quote: b'"' };
 
     fn fields(text: &str) -> (Vec<&str>, End) {
         let mut fields = Vec::new();
@@ -263,8 +268,8 @@ mod tests {
         assert_eq!(fields("\"a\"z\nc\n").1, End::Broken(5));
         let long = format!("\"a\n{}\"", "x".repeat(200));
         assert_eq!(fields(&long).1, End::Broken(3));
-        let many = format!("\"{}\"", "\n".repeat(LINE_BREAKS_MAX + 1));
-        assert_eq!(DIALECT.walk(many.as_bytes(), 0, 10_000, true, |_| {}), End::Broken(2));
+        let many = format!("\"{}\"", "\n".repeat(9000));
+        assert_eq!(DIALECT.walk(many.as_bytes(), 0, 10_000, true, |_| {}), End::Record(9002));
     }
 
     #[test]

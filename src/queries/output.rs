@@ -89,8 +89,8 @@ pub fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format
         sink::Format::Lines {} => decode::Format::Lines {},
         sink::Format::Csv(sink::csv::Csv { header, delimiter }) => {
             let columns = columns()?;
-            let line_breaks = usize::MAX;
-            decode::Format::Csv(Csv { header, delimiter, columns, line_breaks, ..Csv::default() })
+            let blank_is_null = true;
+            decode::Format::Csv(Csv { header, delimiter, columns, blank_is_null, ..Csv::default() })
         }
         sink::Format::Json {} => {
             decode::Format::Json(Json { columns: columns()?, ..Json::default() })

@@ -156,17 +156,27 @@ impl Cells {
         }
     }
 
+    /// True for a column of text, where the empty text is a value.
+    pub fn is_text(&self) -> bool {
+        matches!(self.values, Values::Text(_) | Values::TextView(_))
+    }
+
     /// True for what JSON writes in quotes, besides text.
     pub fn is_time(&self) -> bool {
         matches!(self.values, Values::Date(_) | Values::Timestamp(_))
     }
 
-    /// True when the number is not one that JSON can write.
-    pub fn is_no_number(&self, row: usize) -> bool {
-        match &self.values {
-            Values::Float32(values) => !values.value(row).is_finite(),
-            Values::Float64(values) => !values.value(row).is_finite(),
-            _ => false,
+    /// The name of a value that JSON has no number for.
+    pub fn no_number(&self, row: usize) -> Option<&'static str> {
+        let value = match &self.values {
+            Values::Float32(values) => f64::from(values.value(row)),
+            Values::Float64(values) => values.value(row),
+            _ => return None,
+        };
+        match value {
+            f64::INFINITY => Some("Infinity"),
+            f64::NEG_INFINITY => Some("-Infinity"),
+            value => value.is_nan().then_some("NaN"),
         }
     }
 

@@ -65,8 +65,12 @@ impl Csv {
                     None => cells.write(row, out),
                 }
             }
-            // A record of one NULL would be a blank line, which is no record.
-            if columns.len() == 1 && columns.iter().all(|cells| cells.is_null(row)) {
+            // A record of one NULL is a blank line where "" would be the empty text; else a blank line
+            // would be no record to most readers.
+            if let [only] = columns.as_slice()
+                && only.is_null(row)
+                && !only.is_text()
+            {
                 out.extend_from_slice(b"\"\"");
             }
             out.push(b'\n');

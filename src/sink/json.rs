@@ -4,7 +4,8 @@ use arrow_array::RecordBatch;
 
 use super::cells::Cells;
 
-/// Appends the records. What JSON has no number for (`nan`, `inf`) is `null`.
+/// Appends the records. What JSON has no number for is a text, by the names that `PostgreSQL` and proto3
+/// give it: `"NaN"`, `"Infinity"` and `"-Infinity"`.
 ///
 /// # Errors
 /// Names a value that has no text.
@@ -23,8 +24,10 @@ pub fn encode(records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
         }
         for (key, cells) in &columns {
             out.extend_from_slice(key);
-            if cells.is_null(row) || cells.is_no_number(row) {
+            if cells.is_null(row) {
                 out.extend_from_slice(b"null");
+            } else if let Some(name) = cells.no_number(row) {
+                string(name, out);
             } else if let Some(text) = cells.text(row) {
                 string(text, out);
             } else if cells.is_time() {
