@@ -186,6 +186,11 @@ fn has_plain_ends(text: &str) -> bool {
     [bytes.first(), bytes.last()].into_iter().flatten().all(u8::is_ascii_graphic)
 }
 
+/// True when a column of this type takes a text.
+pub fn reads(kind: Type, text: &str) -> bool {
+    Builder::new(kind, 1).text(text) != Taken::Not
+}
+
 /// The columns as records; of the rows, those that `keep` names if it is given.
 pub fn records(schema: SchemaRef, columns: Vec<ArrayRef>, keep: Option<&[bool]>) -> RecordBatch {
     let rows = columns.first().map_or(0, Array::len);

@@ -1,10 +1,12 @@
 //! The columns that a sample seems to have, for `check --infer`.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow_schema::{DataType, Schema};
+use anyhow::Error;
+use arrow_schema::{Field, Schema};
 
 use super::Format;
 use super::compression::{Compression, Kind};
@@ -13,8 +15,10 @@ use super::json::Json;
 use super::parquet::{self, Parquet};
 use crate::record::columns::{Columns, Type};
 
-/// Records of a sample that are looked at.
-const RECORDS: usize = 100_000;
+mod sample;
+
+/// Bytes of a sample that are looked at.
+const SAMPLE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What a sample seems to be.
 #[derive(Debug)]
@@ -72,30 +76,28 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
     let stem = if packed { path.with_extension("") } else { path.to_owned() };
     let suffix = stem.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
     let suffix = &*suffix.to_ascii_lowercase();
-    let delimiter = if suffix == "tsv" { '\t' } else { ',' };
     let open = || -> io::Result<Box<dyn Read + Send>> {
         Compression::Auto.read(path.as_os_str(), File::open(path)?, false)
     };
-    let (format, schema) = match suffix {
+    let (format, delimiter, columns) = match suffix {
         "csv" | "tsv" => {
-            let format = arrow_csv::reader::Format::default()
-                .with_header(true)
-                .with_delimiter(u8::try_from(delimiter)?);
-            ("csv", format.infer_schema(open()?, Some(RECORDS))?.0)
+            let (bytes, whole) = beginning(open()?)?;
+            let said = if suffix == "tsv" { b'\t' } else { b',' };
+            let (delimiter, columns) =
+                sample::csv(plain(&bytes), whole, said).map_err(Error::msg)?;
+            ("csv", char::from(delimiter), columns)
         }
         "json" | "jsonl" | "ndjson" => {
-            let schema =
-                arrow_json::reader::infer_json_schema(BufReader::new(open()?), Some(RECORDS));
-            ("json", schema?.0)
+            let (bytes, whole) = beginning(open()?)?;
+            ("json", ',', sample::json(plain(&bytes), whole).map_err(Error::msg)?)
         }
-        "parquet" if !packed => ("parquet", parquet::columns(path)?.as_ref().clone()),
+        "parquet" if !packed => ("parquet", ',', of_types(parquet::columns(path)?.as_ref())),
         _ => anyhow::bail!(
             "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl, .ndjson or \
              .parquet",
             path.display()
         ),
     };
-    let columns = columns(&schema, format != "parquet");
     let mut names = std::collections::HashSet::new();
     anyhow::ensure!(!columns.is_empty(), "{} has no columns", path.display());
     if let Some((twice, _)) = columns.0.iter().find(|(name, _)| !names.insert(name)) {
@@ -104,20 +106,22 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
     Ok(Inferred { format, delimiter, columns })
 }
 
-/// A column that was never seen with a value, or is nested, is a text where that was guessed. A
-/// Parquet file says what its columns are: those that no SQL type holds are left out.
-fn columns(schema: &Schema, guessed: bool) -> Columns {
-    let column = |field: &std::sync::Arc<arrow_schema::Field>| {
-        if !guessed {
-            return Some((field.name().clone(), Type::of(field.data_type())?));
-        }
-        let kind = match field.data_type() {
-            // What no time zone is given for.
-            DataType::Timestamp(_, _) => Some(Type::Timestamp),
-            other => Type::of(other),
-        };
-        // As the header of a file is read.
-        Some((field.name().trim().to_owned(), kind.unwrap_or(Type::Varchar)))
-    };
-    Columns(schema.fields().iter().filter_map(column).collect())
+/// The beginning of a sample, and whether that is all of it.
+fn beginning(reader: impl Read) -> io::Result<(Vec<u8>, bool)> {
+    let mut bytes = Vec::new();
+    reader.take(SAMPLE_BYTES).read_to_end(&mut bytes)?;
+    let whole = (bytes.len() as u64) < SAMPLE_BYTES;
+    Ok((bytes, whole))
+}
+
+/// Without the byte order mark of UTF-8.
+fn plain(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// The columns of a Parquet file, which says what they are: those that no SQL type holds are left out.
+fn of_types(schema: &Schema) -> Columns {
+    let fields = schema.fields().iter();
+    let column = |field: &Arc<Field>| Some((field.name().clone(), Type::of(field.data_type())?));
+    Columns(fields.filter_map(column).collect())
 }

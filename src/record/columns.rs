@@ -36,7 +36,7 @@ pub enum Type {
 }
 
 /// The most digits that a decimal has: what 128 bits hold.
-const DECIMAL_DIGITS_MAX: u8 = 38;
+pub const DECIMAL_DIGITS_MAX: u8 = 38;
 
 const NAMES: [(&str, Type); 10] = [
     ("bigint", Type::Bigint),
