@@ -13,8 +13,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::optimizer::OptimizerConfig as _;
@@ -29,7 +30,7 @@ use super::slot::{self, Feed, Slot};
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
-use super::{Engine, Problem, Run};
+use super::{Engine, Problem, Run, types};
 use crate::aggregate::Window;
 use partial::Delta;
 pub use store::{Entries, Entry, Memory, Store};
@@ -151,7 +152,8 @@ impl View {
         let asked = definition.asked;
         let context = engine.context.state();
         let explain = |error| statement.explain(&error);
-        let plan = context.statement_to_plan(statement.parsed()).await.map_err(explain)?;
+        let plan = context.statement_to_plan(statement.parsed()).await;
+        let plan = plan.and_then(types::with_times).map_err(explain)?;
         let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
         let Split { aggregate, upper } = split::split(plan.map_err(explain)?, asked)?;
         let windowed = bounds::find(&aggregate, definition.event_time)?;
@@ -334,6 +336,14 @@ impl States {
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Some of them, in this order.
+    fn only(&self, places: &[usize]) -> Fallible<Self> {
+        let rows: UInt64Array = places.iter().map(|place| *place as u64).collect();
+        let states = self.states.iter().map(|column| Ok(take(column, &rows, None)?));
+        let keys = self.keys.part(places.iter().copied());
+        Ok(Self { keys, states: states.collect::<Fallible<_>>()? })
     }
 
     /// The groups and their states, to be kept, in this order.

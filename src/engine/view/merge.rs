@@ -11,7 +11,7 @@ use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::EmitTo;
 
-use super::{Entries, States, Store, View, problem, sessions};
+use super::{Asked, Entries, States, Store, View, problem, sessions};
 use crate::aggregate::{Window, micros};
 use crate::engine::bounds::{self, Windowed};
 use crate::engine::rows::{self, Rows};
@@ -30,7 +30,8 @@ pub(super) fn end_of(key: &[u8]) -> Option<i64> {
 
 impl View {
     /// Merges the partial states of a microbatch into those of `store`, which has closed the windows
-    /// up to `watermark`. Returns the groups that have changed.
+    /// up to `watermark`. Returns the groups that have records in it; of those, where only changes are
+    /// asked for, the ones whose row is another than before.
     ///
     /// # Errors
     /// Those of `store`, and when a state cannot be read or merged.
@@ -59,12 +60,47 @@ impl View {
         }
         let old = (self.decode_states(&old.0).map_err(problem)?, old.1);
         let new = parts.iter().map(|part| part.states.clone()).zip(places);
-        let all: Vec<_> = std::iter::once(old).chain(new).collect();
+        let mut all: Vec<_> = std::iter::once(old).chain(new).collect();
         // Also where there is nothing to merge with: what the engine cannot merge must not be kept.
         let states = Problem::guard(|| self.merged(keys.len(), &all))?;
         let states = States { keys, states };
         store.put_all(states.entries(order.iter().copied())?);
-        Ok(states)
+        let (old, places) = all.swap_remove(0);
+        self.changed(old, &places, states).map_err(problem)
+    }
+
+    /// Of these groups, those whose row is another than what their states were before: the old ones stand
+    /// at these places. All of them, unless only changes are asked for.
+    fn changed(&self, old: Vec<ArrayRef>, places: &[usize], new: States) -> Fallible<States> {
+        if self.source.asked != Asked::Changed || places.is_empty() {
+            return Ok(new);
+        }
+        let mut keys = Rows::with_room(places.len());
+        for place in places {
+            keys.push(new.keys.get(*place));
+        }
+        let before = self.values_of(&States { keys, states: old })?;
+        let after = self.values_of(&new)?;
+        let mut is_other = vec![true; new.len()];
+        for (old, place) in places.iter().enumerate() {
+            if let Some(is_other) = is_other.get_mut(*place) {
+                *is_other = before.get(old) != after.get(*place);
+            }
+        }
+        let of_other = is_other.iter().enumerate().filter(|(_, is_other)| **is_other);
+        let other: Vec<usize> = of_other.map(|(place, _)| place).collect();
+        if other.len() == new.len() { Ok(new) } else { new.only(&other) }
+    }
+
+    /// What the functions give for each group, in bytes that can be compared.
+    fn values_of(&self, states: &States) -> Fallible<Vec<Vec<u8>>> {
+        let groups = self.groups_of(states)?;
+        let values = groups.columns().get(self.keys..).unwrap_or_default();
+        if values.is_empty() {
+            return Ok(vec![Vec::new(); states.len()]);
+        }
+        let encoded = state::encode(values, 0..states.len())?;
+        Ok(encoded.iter().map(<[u8]>::to_vec).collect())
     }
 
     /// Removes the groups whose windows end at `up_to` or before, or all that have a window, and

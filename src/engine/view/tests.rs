@@ -135,6 +135,27 @@ fn what_changes_is_what_was_touched() {
 }
 
 #[test]
+fn a_group_whose_row_stays_the_same_is_not_given_again() {
+    let engine = engine();
+    for (sql, again) in [
+        ("select k, count(*) as c from output group by k", 1),
+        ("select k, max(n) as most from output group by k", 0),
+        ("select distinct k from output", 0),
+        ("select min(n) as least from output", 0),
+    ] {
+        let view = planned(&engine, sql, Asked::Changed).unwrap();
+        let mut kept = Memory::default();
+        let mut groups = || {
+            let delta = view.delta(Feed::held(vec![records(3, 1)])).unwrap();
+            let states = view.merge(&delta, None, &mut kept).unwrap();
+            lines(&view.evaluate(&states).unwrap()).len()
+        };
+        assert_eq!(groups(), 1, "{sql}");
+        assert_eq!(groups(), again, "{sql}");
+    }
+}
+
+#[test]
 fn a_query_that_cannot_be_kept_says_why() {
     let engine = engine();
     for (sql, asked, reason) in [
