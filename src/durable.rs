@@ -67,7 +67,9 @@ pub fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(
     let failed = |error| Error::new(Operation::Write, path, error);
     let act = || fault::Act::Write(path, offset, bytes);
     match fault::before(Operation::Write, "write", act).map_err(failed)? {
-        Verdict::Proceed => file.write_all_at(bytes, offset).map_err(failed),
+        Verdict::Proceed | Verdict::UnsyncedThenAbort => {
+            file.write_all_at(bytes, offset).map_err(failed)
+        }
         Verdict::Skip => Ok(()),
         Verdict::HalfThenAbort => {
             let half = bytes.get(..bytes.len() / 2).unwrap_or_default();

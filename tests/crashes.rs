@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 
-use crate::support::model::{LOSSES, Model, trace};
+use crate::support::model::{LOSSES, Loss, Model, trace};
 use crate::support::spool::NUMBERS;
 use crate::support::{Random, Spool};
 
@@ -432,6 +432,83 @@ fn a_power_cut_in_a_job_with_views_changes_nothing_in_the_end() {
     let expected = undisturbed(VIEWS);
     assert!(expected.views.contains("60000"), "{}", expected.views);
     assert_eq!(explore(VIEWS, "", &expected).1, None);
+}
+
+/// A first run that is aborted by `fault`, then a start, and the power cut at some of its operations: as
+/// many as `cuts`, by chance, or all. Returns whether the first was aborted, and the first state from which
+/// the program does not come to the expected end.
+fn explore_recovery(
+    job: Job,
+    fault: &str,
+    mutant: &str,
+    cuts: Option<u64>,
+    expected: &End,
+) -> (bool, Option<String>) {
+    let mut spool = scenario(job);
+    let mut model = Model::of(&spool.path(""));
+    let trace_folder = tempfile::tempdir().unwrap();
+    let trace_file = trace_folder.path().join("trace");
+    spool.environment("SPOOLMILL_MUTANT", mutant);
+    spool.environment("SPOOLMILL_TRACE", trace_file.to_str().unwrap());
+    spool.environment("SPOOLMILL_FAULT", fault);
+    let aborted = spool.run("run", &["--once"]).status.signal() == Some(6);
+    let before = trace(&trace_file).len();
+    spool.environment("SPOOLMILL_FAULT", "");
+    spool.run_once();
+    spool.no_environment();
+    let steps = trace(&trace_file);
+    let mut random = Random(before as u64);
+    let recovery = (steps.len() - before) as u64;
+    let chosen: BTreeSet<u64> = match cuts {
+        Some(cuts) => (0..cuts).map(|_| random.below(recovery.max(1))).collect(),
+        None => (0..recovery).collect(),
+    };
+    for (number, step) in steps.iter().enumerate() {
+        model.apply(step);
+        let Some(number) = number.checked_sub(before) else { continue };
+        if !chosen.contains(&(number as u64)) {
+            continue;
+        }
+        let loss = LOSSES[1 + random.below(LOSSES.len() as u64 - 1) as usize];
+        for loss in [Loss::Everything, loss] {
+            model.cut(loss);
+            if let Some(found) = recovers(&spool, job, expected) {
+                let at = format!("{loss:?} after operation {number} ({} {})", step.op, step.site);
+                return (aborted, Some(format!("{fault}, {mutant}, {at}: {found}")));
+            }
+        }
+    }
+    (aborted, None)
+}
+
+/// A start believes what a killed process has left in memory alone only when it has made it durable.
+#[test]
+fn a_power_cut_in_the_recovery_from_any_abort_changes_nothing_in_the_end() {
+    let expected = undisturbed(PLAIN);
+    for number in 1..OPERATIONS_MAX {
+        let fault = format!("abort:{number}");
+        let (aborted, found) = explore_recovery(PLAIN, &fault, "", Some(4), &expected);
+        assert_eq!(found, None);
+        if !aborted {
+            break;
+        }
+    }
+    let mut commits = 0;
+    loop {
+        let fault = format!("unsynced:{}", commits + 1);
+        let (aborted, found) = explore_recovery(ALONE, &fault, "", None, &undisturbed(ALONE));
+        assert_eq!(found, None);
+        if !aborted {
+            break;
+        }
+        commits += 1;
+    }
+    assert!(commits > 3, "only {commits} commits were counted");
+    let caught = (1..=commits).find_map(|number| {
+        let fault = format!("unsynced:{number}");
+        explore_recovery(ALONE, &fault, "no-checkpoint", None, &undisturbed(ALONE)).1
+    });
+    eprintln!("no-checkpoint: {}", caught.expect("a start without its checkpoint was not caught"));
 }
 
 /// Proves that the exploration sees what it is there to see.

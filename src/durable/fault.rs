@@ -6,6 +6,7 @@
 //! - `SPOOLMILL_FAULT=abort:N` aborts before the N-th operation (from 1), `half:N` after half of it;
 //! - `SPOOLMILL_FAULT=fail:KIND:ERRNO:N` lets the N-th operation of that kind, or of that site, fail,
 //!   `N+` it and every later one;
+//! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
 #[cfg(not(debug_assertions))]
@@ -60,6 +61,8 @@ pub enum Verdict {
     Skip,
     /// Do half of it, then abort the process.
     HalfThenAbort,
+    /// Do it without its sync, then abort the process.
+    UnsyncedThenAbort,
 }
 
 /// The operation with its operands, for the trace that the file system model replays.
@@ -127,6 +130,7 @@ mod switched {
     enum Plan {
         Nothing,
         AbortAt { number: u64, half: bool },
+        AbortWithin { commit: u64 },
         Fail { operation: String, errno: i32, from: u64, forever: bool },
     }
 
@@ -162,6 +166,9 @@ mod switched {
                 number: number.parse().expect("a number of operations"),
                 half: *how == "half",
             },
+            ["unsynced", number] => {
+                Plan::AbortWithin { commit: number.parse().expect("a number of commits") }
+            }
             ["fail", operation, errno, from] => Plan::Fail {
                 operation: (*operation).to_owned(),
                 errno: errno.parse().expect("an errno"),
@@ -195,6 +202,12 @@ mod switched {
                     return Ok(Verdict::HalfThenAbort);
                 }
                 std::process::abort()
+            }
+            Plan::AbortWithin { commit } if operation == Operation::Commit => {
+                counts.of_the_failing_kind += 1;
+                if counts.of_the_failing_kind == *commit {
+                    return Ok(Verdict::UnsyncedThenAbort);
+                }
             }
             Plan::Fail { operation: kind, errno, from, forever }
                 if *kind == operation.to_string().replace(' ', "-")

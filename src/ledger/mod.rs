@@ -41,16 +41,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use crate::durable::fault::{self, Act, Operation};
+use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
-use opening::{
-    is_damage, make_durable, make_private, not_opened, passes, synchronous, write_log_back,
-};
+use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
@@ -144,7 +142,7 @@ impl Ledger {
             let mut connection = Connection::open(&path)?;
             connection.busy_timeout(BUSY)?;
             make_durable(&connection)?;
-            write_log_back(&connection)?;
+            write_log_back(&mut connection, &path)?;
             // States are read and written all over the file: pages that are held, and written back
             // less often, cost less than either.
             connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -319,8 +317,12 @@ impl Ledger {
         self.check_place()?;
         let path = &self.path;
         let act = || Act::Commit(path, 0, Vec::new());
-        fault::before(Operation::Commit, "ledger", act)
+        let verdict = fault::before(Operation::Commit, "ledger", act)
             .map_err(|error| Failure::Transient(error.into()))?;
+        let is_cut = verdict == Verdict::UnsyncedThenAbort;
+        if is_cut {
+            self.connection.pragma_update(None, "synchronous", "OFF").map_err(failure)?;
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -335,8 +337,10 @@ impl Ledger {
         transaction.commit().map_err(failure)?;
         self.claim = None;
         self.formats.clear();
-        let connection = &mut self.connection;
-        fault::committed(|| image(connection, path));
+        fault::committed(|| image(&mut self.connection, path));
+        if is_cut {
+            std::process::abort();
+        }
         Ok(())
     }
 
@@ -448,12 +452,6 @@ impl Ledger {
     pub fn last_sequence(&self) -> u64 {
         self.last
     }
-}
-
-/// The database with all that is committed, for the trace of a test.
-fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
-    let image = connection.serialize("main").map(|data| data.to_vec()).unwrap_or_default();
-    Act::Commit(path, synchronous(connection).unwrap_or_default(), image)
 }
 
 /// A full disk or a busy ledger passes, and nothing was committed. After any other error it is

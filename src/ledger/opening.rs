@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use rusqlite::{Connection, ErrorCode};
 
-use crate::durable::{self, fault};
+use crate::durable;
+use crate::durable::fault::{self, Act};
 use crate::failure::Failure;
 
 /// Only this user may open the file or take its locks. SQLite gives its log the mode of its database.
@@ -21,14 +22,24 @@ pub(super) fn make_private(path: &Path, suffix: &str) -> anyhow::Result<()> {
 /// Writes the log back into the database, synced. A failed fsync of an earlier process may have left
 /// pages of the log that are in memory alone, and look like any others: here they are written once
 /// more, before anything is read and before anything is appended behind them.
-pub(super) fn write_log_back(connection: &Connection) -> anyhow::Result<()> {
+pub(super) fn write_log_back(connection: &mut Connection, path: &Path) -> anyhow::Result<()> {
     if fault::mutant("no-checkpoint") {
         return Ok(());
     }
     let busy: i64 =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0))?;
     let busy = (busy != 0).then(|| std::io::Error::from(std::io::ErrorKind::ResourceBusy));
-    busy.map_or(Ok(()), |busy| Err(busy).context("its log is being read: the start waits for that"))
+    busy.map_or(Ok(()), |busy| {
+        Err(busy).context("its log is being read: the start waits for that")
+    })?;
+    fault::committed(|| image(connection, path));
+    Ok(())
+}
+
+/// The database as it is now, for the trace of a test.
+pub(super) fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> {
+    let image = connection.serialize("main").map(|data| data.to_vec()).unwrap_or_default();
+    Act::Commit(path, synchronous(connection).unwrap_or_default(), image)
 }
 
 /// What it means that the ledger cannot be opened: nothing was changed by trying.
