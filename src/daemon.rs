@@ -94,7 +94,11 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<u64> {
             if setting.until == Until::Stopped {
                 return daemon.finish(ENDED);
             }
-            daemon.job.make_finals(&setting.pulse)?;
+            // The end of this process tries again.
+            if let Err(error) = daemon.job.make_finals(&setting.pulse) {
+                let error = format!("{error:#}");
+                tracing::error!(error, "what is made when the job ends could not be made");
+            }
         }
         let ending = daemon.run().inspect_err(|error| daemon.note_failure(error))?;
         let new = match ending {

@@ -27,7 +27,7 @@ fn file(rows: usize, query: &str) -> Vec<u8> {
     fs::read(spool.path("made.parquet")).unwrap()
 }
 
-const TYPES: &str = "select id, cast(id as int) as i, cast(id as smallint) as s, id / 4.0 as d, \
+const TYPES: &str = "select id, cast(id as int) as i, cast(id as smallint) as s, id / cast(4 as double) as d, \
     cast(id as real) as r, 'n' || id as name, id % 2 = 0 as even, date '2024-02-27' as day, \
     timestamp '2024-02-28 22:35:00.25' as at, cast(id as decimal(9,2)) as price, \
     nullif(id, 2) as maybe from input";
@@ -160,8 +160,11 @@ fn columns_that_are_named_are_checked() {
     let columns = "[input.format.parquet.columns]\ni = \"bigint\"\nr = \"double\"\nprice = \"decimal(12,4)\"\n";
     let spool = reading(columns, "select i, r, price from input");
     spool.drop_file("a", file(1, TYPES));
-    spool.drop_file("b", file(1, "select id as i, 1.5e0 as r from input"));
-    spool.drop_file("c", file(1, "select 'x' as i, 1.5e0 as r, 1 as price from input"));
+    spool.drop_file("b", file(1, "select id as i, cast(1.5 as double) as r from input"));
+    spool.drop_file(
+        "c",
+        file(1, "select 'x' as i, cast(1.5 as double) as r, 1 as price from input"),
+    );
     spool.run_once();
     assert_eq!(spool.output(), "i,r,price\n1,1.0,1.0000\n");
     assert!(spool.read("in/failed-b.error.json").contains("has no column `price`"));
@@ -338,7 +341,7 @@ fn a_folder_that_is_taken_away_is_missed() {
 }
 
 #[test]
-fn a_folder_that_is_replaced_is_noticed() {
+fn a_folder_that_is_replaced_is_followed() {
     let spool = Spool::new(WRITING);
     let daemon = spool.start();
     spool.drop_file("a", "1\n");
@@ -347,10 +350,8 @@ fn a_folder_that_is_replaced_is_noticed() {
     fs::rename(spool.path("out"), spool.path("moved")).unwrap();
     fs::create_dir(spool.path("out")).unwrap();
     spool.drop_file("b", "2\n");
-    let (status, log) = daemon.wait();
-    assert!(!status.success() && log.contains("is another folder than at the start"), "{log}");
-    spool.run_once();
-    assert_eq!(parts(&spool), ["0000000000000002.parquet"]);
+    wait_for("the other part", || parts(&spool) == ["0000000000000002.parquet"]);
+    daemon.stop();
 }
 
 /// A disk that is full gets no fuller by trying again.
@@ -437,7 +438,10 @@ fn a_rule_for_numbers_takes_columns_of_numbers() {
     );
     spool.drop_file("a", file(3, "select cast(id as double) as x from input"));
     spool.drop_file("b", file(3, "select id from input"));
-    spool.drop_file("c", file(3, "select cast(id as double) as x, 1.5e0 as y from input"));
+    spool.drop_file(
+        "c",
+        file(3, "select cast(id as double) as x, cast(1.5 as double) as y from input"),
+    );
     spool.run_once();
     assert_eq!(spool.output(), "100.0\n200.0\n3.0\n");
     assert!(spool.read("in/failed-b.error.json").contains("a column of numbers"));

@@ -160,7 +160,7 @@ fn remove_report(dir: &Dir, archived: &OsStr, sequence: u64) -> anyhow::Result<(
     let mut text = Vec::new();
     report.take(REPORT_BYTES).read_to_end(&mut text)?;
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    if report["microbatch"].as_u64() == Some(sequence) {
+    if report.get("microbatch").and_then(serde_json::Value::as_u64) == Some(sequence) {
         dir.unlink(&name)?;
     }
     Ok(())

@@ -20,9 +20,10 @@ pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {
     let mut paths = vec![state.join("lock")];
     paths.extend(outputs.iter().map(|output| durable::lock_of(output)));
     let lock = |path: PathBuf| {
-        let locked = durable::lock(&path).map_err(|error| match error.is_no_room() {
-            true => Failure::Transient(anyhow::Error::from(error).context("take the lock")),
-            false => Failure::Fatal(anyhow::Error::from(error).context("take the lock")),
+        let locked = durable::lock(&path).map_err(|error| {
+            let no_room = error.is_no_room();
+            let error = anyhow::Error::from(error).context("take the lock");
+            if no_room { Failure::Transient(error) } else { Failure::Fatal(error) }
         })?;
         locked.ok_or_else(|| held(&path))
     };

@@ -38,9 +38,12 @@ impl Flow<'_> {
         let shared = Mutex::new(delivery);
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
         let ends = Ends {
-            feed: |pipe: &mut dyn Write| match self.passes_bytes() {
-                true => self.feed_bytes(input, pipe, &mut fed),
-                false => self.feed(work, first, input, pipe, &shared, &mut fed),
+            feed: |pipe: &mut dyn Write| {
+                if self.passes_bytes() {
+                    self.feed_bytes(input, pipe, &mut fed)
+                } else {
+                    self.feed(work, first, input, pipe, &shared, &mut fed)
+                }
             },
             collect: |pipe: Box<dyn Read + Send + '_>| {
                 self.collect(collect_work, pipe, &framing, &shared, &mut collected)

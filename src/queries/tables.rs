@@ -179,9 +179,11 @@ impl Reference {
         if self.used.is_none_or(|used| used.inode != now.inode) {
             return Some(now);
         }
+        if now.age() >= SETTLE {
+            return Some(now);
+        }
         match self.settling {
             Some((stamp, since)) if stamp == now => (since.elapsed() >= SETTLE).then_some(now),
-            _ if now.age() >= SETTLE => Some(now),
             _ => {
                 self.settling = Some((now, Instant::now()));
                 None
