@@ -224,3 +224,30 @@ fn a_talkative_command_is_no_bad_file() {
     spool.assert_names(&["processed-a"]);
     assert_eq!(spool.rejects().lines().count(), 6);
 }
+
+/// A command is given the very bytes of the file, and gives the very bytes of the output.
+#[test]
+fn a_command_is_given_the_file_as_it_is() {
+    let spool = shell("od -An -v -tx1 | tr -d ' \\n'; echo");
+    spool.drop_file("a", b"\xef\xbb\xbfa\r\n\xff\0\n\nlast");
+    spool.run_once();
+    assert_eq!(spool.output(), "efbbbf610d0aff000a0a6c617374\n");
+}
+
+/// Nothing of the daemon's own environment goes to a command, but what every program needs and what the
+/// job names.
+#[test]
+fn a_command_has_the_environment_that_the_job_says() {
+    let mut spool = shell_with(
+        "env | grep -E '^(SPOOLMILL_FILE|SPOOLMILL_MICROBATCH|TOKEN|LEVEL|SECRET|PATH)=' | sort",
+        "[transform.command.env]\nLEVEL = \"5\"\nTOKEN = { env = \"MY_TOKEN\" }\n",
+    );
+    spool.environment("MY_TOKEN", "t").environment("SECRET", "s");
+    spool.environment("PATH", &std::env::var("PATH").unwrap());
+    spool.drop_file("a b", "1\n");
+    spool.run_once();
+    let output = spool.output();
+    let path = format!("PATH={}\n", std::env::var("PATH").unwrap());
+    let expected = format!("LEVEL=5\n{path}SPOOLMILL_FILE=a b\nSPOOLMILL_MICROBATCH=1\nTOKEN=t\n");
+    assert_eq!(output, expected);
+}

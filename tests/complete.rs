@@ -129,6 +129,50 @@ fn a_marker_completes_its_file_and_goes_with_it() {
     assert_eq!(spool.output(), "1\n2\n");
 }
 
+/// A marker that was left over from an earlier file does not complete a new one that is written in place.
+#[test]
+fn a_marker_that_is_older_than_its_file_completes_nothing() {
+    let spool = Spool::with_input("[input.complete]\nmarker = \".done\"", "");
+    spool.write_file("a.done", "");
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let marker = std::fs::File::options().write(true).open(spool.input("a.done")).unwrap();
+    marker.set_modified(hour_ago).unwrap();
+    spool.write_file("a", "1\n");
+    let daemon = spool.start();
+    wait_for("the marker is old", || {
+        let output = spool.run("explain", &["a"]);
+        String::from_utf8_lossy(&output.stdout).contains("older")
+    });
+    assert!(spool.names().contains("a"));
+    spool.write_file("a.done", "");
+    wait_for("the file", || spool.names().contains("processed-a"));
+    daemon.stop();
+    assert_eq!(spool.output(), "1\n");
+}
+
+#[test]
+fn a_name_that_is_excluded_is_left_alone() {
+    let spool = Spool::with_input("settle = \"0s\"\nexclude = [\"*.bak\", \"old-*\"]", "");
+    for name in ["a", "a.bak", "old-a"] {
+        spool.drop_file(name, "1\n");
+    }
+    spool.run_once();
+    spool.assert_names(&["a.bak", "old-a", "processed-a"]);
+}
+
+/// `END,1` may be the half of `END,12`.
+#[test]
+fn a_trailer_without_its_line_end_may_go_on() {
+    let spool = Spool::with_input("[input.complete]\ntrailer = \"^END,[0-9]+$\"", "");
+    spool.drop_file("a", "1\nEND,1");
+    spool.drop_file("b", "1\nEND,1\n");
+    spool.run_once();
+    spool.assert_names(&["a", "processed-b"]);
+    spool.drop_file("a", "1\nEND,12\n");
+    spool.run_once();
+    spool.assert_names(&["processed-a", "processed-b"]);
+}
+
 #[test]
 fn a_trailer_completes_a_file() {
     let spool = Spool::with_input("[input.complete]\ntrailer = \"^END,[0-9]+$\"", "");

@@ -212,3 +212,29 @@ fn a_full_disk_pauses_and_quarantines_nothing() {
     assert_eq!(spool.output(), "1\n");
     spool.assert_names(&["processed-a"]);
 }
+
+/// A file is what its first bytes say: one that spoolmill cannot read is set aside with its kind, whatever
+/// it is called, and one that it can read is read.
+#[test]
+fn a_file_is_what_its_first_bytes_say() {
+    let spool = Spool::new("");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gz, b"1\n").unwrap();
+    let gz = gz.finish().unwrap();
+    for (name, content) in [
+        ("a.csv", b"PK\x03\x04\x14\0".as_slice()),
+        ("b.txt", b"\xfd7zXZ\0\0"),
+        ("c.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+        ("d", b"BZh91AY&SY"),
+        ("e.txt", &gz),
+        ("f", b"\xef\xbb\xbf2\n"),
+    ] {
+        spool.drop_file(name, content);
+    }
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n2\n");
+    for (name, kind) in [("a.csv", "zip"), ("b.txt", "xz"), ("c.xls", "Office"), ("d", "bzip2")] {
+        let report = spool.read(&format!("in/failed-{name}.error.json"));
+        assert!(report.contains(kind), "{name}: {report}");
+    }
+}

@@ -20,6 +20,12 @@ mod complete;
 /// What becomes of inputs and outputs: names, identity, damage.
 mod archive;
 
+/// Writers that go on while a file is taken, and after.
+mod altered;
+
+/// Folders, ledgers and outputs that are replaced, or are somebody else's.
+mod place;
+
 /// Untrusted folders: odd files, odd names, bombs, turmoil.
 mod hostile;
 
@@ -35,6 +41,10 @@ mod drivers;
 /// SQL, csv and json.
 #[cfg(feature = "sql")]
 mod sql;
+
+/// Times, decimals, what is not a number, NULL.
+#[cfg(feature = "sql")]
+mod values;
 
 /// Reference tables, finals, results that no format can hold.
 #[cfg(feature = "sql")]

@@ -414,7 +414,10 @@ fn a_new_output_begins_with_the_header_after_a_crash_too() {
         spool.run_once();
         spool.drop_file("b", &file);
         // All but the ledger fails, once there is something to publish.
-        spool.environment("SPOOLMILL_FAULT", if rows == 1 { "fail:write:5:1+" } else { "abort:7" });
+        spool.environment(
+            "SPOOLMILL_FAULT",
+            if rows == 1 { "fail:write:5:1+" } else { "unsynced:1" },
+        );
         let mut child = spool.command("run").spawn().unwrap();
         wait_for("the commit", || spool.ledger("SELECT count(*) FROM microbatch") == 2);
         child.kill().unwrap();

@@ -1,0 +1,133 @@
+//! Promises 4 and 6: whoever goes on writing to a file, however late, loses nothing in silence.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use crate::support::spool::Daemon;
+use crate::support::{Spool, skipped, wait_for};
+
+fn appender(spool: &Spool, name: &str) -> File {
+    File::options().append(true).open(spool.input(name)).unwrap()
+}
+
+/// A writer comes while the command runs: the file is not whole, and settles again.
+#[test]
+fn a_file_that_is_opened_for_writing_during_its_command_is_not_committed() {
+    for action in ["\"rename\"", "{ move = \"arch\" }", "\"delete\""] {
+        let spool = Spool::new("");
+        let (started, go) = (spool.path("started"), spool.path("go"));
+        let script = format!(
+            "cat; touch {}; while [ ! -e {} ]; do sleep 0.01; done",
+            started.display(),
+            go.display()
+        );
+        let argv = serde_json::json!(["sh", "-c", script]);
+        let rest = format!("[transform.command]\nargv = {argv}\n[done]\naction = {action}\n");
+        spool.configure("settle = \"0s\"", &rest);
+        let daemon = spool.start();
+        spool.drop_file("a", "first\n");
+        wait_for("the command", || started.exists());
+        let mut writer = appender(&spool, "a");
+        fs::write(&go, "").unwrap();
+        wait_for("what was read is dropped", || {
+            daemon.log().contains("is written to")
+                || daemon.log().contains("changed while it was read")
+        });
+        writer.write_all(b"late\n").unwrap();
+        drop(writer);
+        wait_for("the whole file", || spool.output() == "first\nlate\n");
+        wait_for("the archive", || !spool.input("a").exists());
+        assert_eq!(spool.output(), "first\nlate\n", "{action}: {}", daemon.stop());
+    }
+}
+
+/// The daemon as a user that is not the uploader's: no lease can be asked for.
+fn other_user(spool: &Spool) -> Option<Daemon> {
+    if !rustix::process::geteuid().is_root() {
+        skipped("only root can run it as another user");
+        return None;
+    }
+    for folder in ["", "in"] {
+        fs::set_permissions(spool.path(folder), Permissions::from_mode(0o777)).unwrap();
+    }
+    let program = spool.path("spoolmill");
+    fs::copy(env!("CARGO_BIN_EXE_spoolmill"), &program).unwrap();
+    let log = spool.path("daemon.log");
+    let mut command = Command::new(program);
+    command.args(["run", "--log-level", "debug", "-c"]).arg(spool.path("job.toml"));
+    command.uid(65534).gid(65534).stderr(File::create(&log).unwrap());
+    Some(Daemon::of(command.spawn().unwrap(), log))
+}
+
+/// What comes after the commit is not in the output; it is told, and kept as `failed-*` with a report.
+#[test]
+fn what_is_written_after_the_commit_is_set_aside_and_told() {
+    let spool = Spool::new("[done]\naction = \"rename\"\n");
+    let Some(daemon) = other_user(&spool) else { return };
+    wait_for("the start", || daemon.log().contains("watching"));
+    let upload = spool.path("upload");
+    let mut writer = File::create(&upload).unwrap();
+    writer.write_all(b"1\n").unwrap();
+    fs::rename(&upload, spool.input("a")).unwrap();
+    wait_for("the archive", || spool.names().contains("processed-a"));
+    writer.write_all(b"2\n").unwrap();
+    drop(writer);
+    wait_for("the rest is set aside", || spool.names().contains("failed-a"));
+    assert_eq!(spool.output(), "1\n");
+    assert_eq!(spool.read("in/failed-a"), "2\n");
+    let report = spool.read("in/failed-a.error.json");
+    assert!(report.contains("was written to after it was committed"), "{report}");
+    let status = spool.run("status", &["--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["altered"], 1, "{status}");
+    assert!(
+        status["last_error"]["error"].to_string().contains("in/failed-a")
+            || status["last_error"]["error"].to_string().contains("\"a "),
+        "{status}"
+    );
+    let log = daemon.stop();
+    assert!(log.contains("was written to after it was committed"), "{log}");
+}
+
+/// A change that a daemon did not see, since it was down or between its commit and its archive.
+#[test]
+fn a_file_that_changed_before_its_archive_is_told_at_the_next_start() {
+    let spool = Spool::new("");
+    spool.drop_file("a", "1\n");
+    let mut command = spool.command("run");
+    let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:1+").spawn().unwrap();
+    wait_for("the commit", || spool.output() == "1\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    appender(&spool, "a").write_all(b"2\n").unwrap();
+    spool.run_once();
+    // One of the two: taken anew as a file of its own, or its rest set aside.
+    let all = format!("{}{}", spool.output(), spool.read("in/failed-a"));
+    assert!(all.starts_with("1\n") && all.ends_with("2\n"), "{all} {:?}", spool.names());
+    assert!(!spool.names().contains("a"), "{:?}", spool.names());
+}
+
+/// An uploader that puts another version in the place of the committed one, again and again, while the
+/// daemon archives: each version is in the output once, or still there to be taken.
+#[test]
+fn a_version_that_comes_during_the_archive_is_taken_by_itself() {
+    let spool = Spool::new("");
+    let daemon = spool.start();
+    for round in 0..400 {
+        spool.drop_file("a", format!("{round}\n"));
+    }
+    wait_for("the last version", || spool.output().ends_with("399\n"));
+    wait_for("the archive", || !spool.names().contains("a"));
+    daemon.stop();
+    let output = spool.output();
+    let lines: Vec<u32> = output.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(lines.windows(2).all(|pair| pair[0] < pair[1]), "{output}");
+    for name in spool.names() {
+        let content = spool.read(&format!("in/{name}"));
+        assert!(name.starts_with("processed-a"), "{name}: {content}");
+        assert!(output.lines().any(|line| line == content.trim_end()), "{name}: {content}");
+    }
+}
