@@ -8,7 +8,7 @@
 //! Input --decode--> records --transform--> records --encode/stage--> Microbatch --commit--> Committed --publish--> published
 //! source/   decode/           transform/             sink/               ledger/ (one          publish.rs
 //!                                                                        transaction)
-//!                                afterwards, as housekeeping: source/archive.rs renames the input to processed-*
+//!                                afterwards, as housekeeping: source/archive/ renames the input to processed-*
 //! ```
 //!
 //! [`pipeline`] reads top to bottom in that order. Only the [`ledger`] makes a
@@ -55,28 +55,35 @@
 //!    `crashes::an_abort_of_a_job_with_views_changes_nothing_in_the_end`)
 //! 2. **Nothing is visible before commit**, and nothing visible is ever taken back.
 //!    (`kills::a_reader_sees_every_record_once_through_any_number_of_kills`)
-//! 3. **Nothing is lost after commit.** Publishing rolls forward, any number of times.
-//!    (`crashes::an_abort_at_any_operation_of_the_recovery_changes_nothing_in_the_end`)
-//! 4. **An input is never deleted, overwritten or moved before its commit**, and no archive step
-//!    overwrites a file. (`archive::the_same_name_five_times_is_five_files`,
-//!    `crashes::every_mutant_is_caught`)
+//! 3. **Nothing is lost after commit.** Publishing rolls forward, any number of times. A start believes
+//!    nothing that is only in memory.
+//!    (`crashes::an_abort_at_any_operation_of_the_recovery_changes_nothing_in_the_end`,
+//!    `crashes::a_power_cut_in_the_recovery_from_any_abort_changes_nothing_in_the_end`)
+//! 4. **An input is never deleted, overwritten or moved before its commit**, no archive step overwrites
+//!    a file, and `processed-*` is a file that was committed as it is.
+//!    (`archive::the_same_name_five_times_is_five_files`, `crashes::every_mutant_is_caught`,
+//!    `altered::a_version_that_comes_during_the_archive_is_taken_by_itself`)
 //! 5. **Identity, not name.** A new file under an old name is a new microbatch; the one that was
 //!    committed just before a crash is not. (`archive::a_committed_file_is_renamed_not_read_again`)
 //! 6. **A partial file is never read as a whole one.** What changed while it was read is discarded
-//!    and settles again. (`complete::a_file_that_changes_while_it_is_read_settles_again`)
+//!    and settles again; what is written after the commit is set aside and told.
+//!    (`complete::a_file_that_changes_while_it_is_read_settles_again`,
+//!    `altered::what_is_written_after_the_commit_is_set_aside_and_told`)
 //! 7. **Hints are not truth.** Notifications only shorten the wait; a scan decides.
 //!    (`complete::polling_finds_what_no_event_tells`)
 //! 8. **Every input ends in exactly one place**: processed, or quarantined with the reason beside it.
 //!    One bad file never stops the next one. (`hostile::one_bad_file_never_stops_the_next`)
 //! 9. **Transient is not permanent.** A full disk pauses the daemon and quarantines nothing.
-//!    (`crashes::an_operation_that_fails_once_is_made_good`)
+//!    (`crashes::an_operation_that_fails_once_is_made_good`, `place::a_start_on_a_full_disk_waits`)
 //! 10. **Everything has a limit.** Memory does not grow with a file, the folder or the history.
 //!     (`hostile::a_line_without_end_costs_no_memory`)
-//! 11. **One writer.** Locks on the state directory and on the outputs are held for the life of the
-//!     process. (`service::a_second_instance_is_refused`,
+//! 11. **One writer, one taker.** Locks on the state directory and on the outputs are held for the life of
+//!     the process; a ledger is of one job; no file is taken by two jobs.
+//!     (`service::a_second_instance_is_refused`, `place::two_jobs_do_not_take_the_same_files`,
 //!     `windows::two_jobs_do_not_share_a_view_or_its_late_records`)
-//! 12. **A failed fsync is never retried**: the daemon stops and recovers at its next start.
-//!     (`crashes::a_failed_fsync_stops_the_program`)
+//! 12. **A failed fsync is never retried**: the daemon stops and recovers at its next start. What only a
+//!     person can mend stops it for good.
+//!     (`crashes::a_failed_fsync_stops_the_program`, `place::what_only_a_person_can_mend_ends_with_code_4`)
 //! 13. **One transform, three drivers.** `run`, `batch` and `stream` over the same records give the
 //!     same bytes. (`drivers::run_batch_and_stream_agree`)
 //!
@@ -92,7 +99,7 @@
 //! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came
 //! after its last window was closed. *Generation*: one life of an output file, until it is rotated
 //! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file.
-//! *Duplicate*: a file with the content of an earlier one. *Requeue*: to put a file back that was
+//! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an earlier one. *Requeue*: to put a file back that was
 //! set aside, or take a processed one again. *Tally*: the totals of everything committed, minute by
 //! minute. *Hint*: a notification that something may have come.
 
