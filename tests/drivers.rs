@@ -282,6 +282,26 @@ fn split_keeps_what_it_has_read_when_it_is_stopped() {
     assert_eq!(spool.read(&format!("in/{name}")), "1\n2\n");
 }
 
+/// A long record that never ends takes no whole one with it.
+#[test]
+fn split_keeps_whole_records_before_one_that_is_not_over() {
+    let spool = Spool::new("");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+    command.args(["split", "-l", "1000"]).arg(spool.path("in")).stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").unwrap();
+    stdin.write_all(&vec![b'x'; 20 << 20]).unwrap();
+    wait_for("both files", || spool.names().len() == 2);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    let names = spool.names();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let name = names.first().unwrap();
+    assert_eq!(spool.read(&format!("in/{name}")), "1\n2\n");
+}
+
 /// `split` feeds `run`, and GNU split does too.
 #[test]
 fn a_pipe_becomes_drop_files_becomes_one_output() {

@@ -166,8 +166,11 @@ impl Splitter<'_> {
     /// Appends a record, or with `ends` false the beginning of one.
     fn append(&mut self, bytes: &[u8], ends: bool) -> anyhow::Result<()> {
         let limit = self.options.bytes.map_or(u64::MAX, |size| size.0);
-        let too_much =
-            |current: &Current| !current.in_record && current.bytes + bytes.len() as u64 > limit;
+        // The beginning of a record has a file to itself: should its end never come, nothing else is lost.
+        let too_much = |current: &Current| {
+            let is_full = current.bytes + bytes.len() as u64 > limit || !ends && current.lines > 0;
+            !current.in_record && is_full
+        };
         if self.current.as_ref().is_some_and(too_much) {
             self.close()?;
         }
