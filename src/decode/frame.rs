@@ -294,14 +294,18 @@ impl<'a> Framer<'a> {
     fn find_end_marker(&self, cut: usize) -> Option<(usize, usize)> {
         let marker = self.framing.end_marker.as_ref().filter(|_| !self.has_ended())?;
         let block = self.pending.get(..cut)?;
-        let mut behind = 0;
+        let limit = self.framing.max_record;
+        // A record begins at `start`: what is before it is not looked at again.
+        let (mut behind, mut start) = (0, 0);
         loop {
             let (from, to) = find_record(block.get(behind..)?, marker)?;
             let (from, to) = (from + behind, to + behind);
-            let limit = self.framing.max_record;
-            let is_record =
-                self.framing.dialect.is_none_or(|dialect| dialect.begins(block, from, limit));
-            if is_record {
+            start = match self.framing.dialect {
+                Some(dialect) if start < from => dialect.begin_from(block, start, from, limit),
+                Some(_) => start,
+                None => from,
+            };
+            if start == from {
                 return Some((from, to));
             }
             behind = to;

@@ -8,6 +8,11 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
+/// Quoted fields with line breaks that one record may hold. A hostile file could otherwise make one record
+/// of all lines behind each of its lines, and would be read as often as it has lines. One field may have any
+/// number of line breaks.
+const BROKEN_FIELDS_MAX: usize = 256;
+
 /// The bytes that have a meaning in CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
@@ -87,7 +92,7 @@ impl Dialect {
         whole: bool,
         mut field: impl FnMut(Field),
     ) -> End {
-        let mut at = start;
+        let (mut at, mut broken_fields) = (start, 0);
         loop {
             let Some(rest) = block.get(at..) else { return End::Unknown };
             if at - start > limit {
@@ -119,7 +124,13 @@ impl Dialect {
                 continue;
             }
             let (close, doubled) = match self.closing(block, start, at + 1, limit) {
-                Closing::At(close, doubled) => (close, doubled),
+                Closing::At { at, doubled, has_break } => {
+                    broken_fields += usize::from(has_break);
+                    if broken_fields > BROKEN_FIELDS_MAX {
+                        return broken(block, start, whole);
+                    }
+                    (at, doubled)
+                }
                 Closing::None => return broken(block, start, whole),
                 Closing::Unknown if whole => return broken(block, start, whole),
                 Closing::Unknown => return End::Unknown,
@@ -140,12 +151,12 @@ impl Dialect {
 
     /// Where the quoted field closes whose text begins at `from`.
     fn closing(self, block: &[u8], record: usize, from: usize, limit: usize) -> Closing {
-        let (mut at, mut doubled) = (from, false);
+        let (mut at, mut doubled, mut has_break) = (from, false, false);
         loop {
             let rest = block.get(at..).unwrap_or_default();
-            // A quote that was lost is found at the next one, which closes the field: so a file of lost
-            // quotes is read about once.
-            let Some(offset) = memchr(self.quote, rest) else {
+            let found =
+                if has_break { memchr(self.quote, rest) } else { memchr2(self.quote, b'\n', rest) };
+            let Some(offset) = found else {
                 let too_long = block.len() - record > limit;
                 return if too_long { Closing::None } else { Closing::Unknown };
             };
@@ -153,29 +164,31 @@ impl Dialect {
             if at + 1 - record > limit {
                 return Closing::None;
             }
-            if block.get(at + 1) == Some(&self.quote) {
+            if block.get(at) == Some(&b'\n') {
+                has_break = true;
+            } else if block.get(at + 1) == Some(&self.quote) {
                 doubled = true;
                 at += 1;
             } else {
-                return Closing::At(at, doubled);
+                return Closing::At { at, doubled, has_break };
             }
             at += 1;
         }
     }
 
-    /// True when a record begins at `place`, and not in the middle of a quoted field.
-    pub fn begins(self, block: &[u8], place: usize, limit: usize) -> bool {
-        if memchr(self.quote, block.get(..place).unwrap_or_default()).is_none() {
-            return true;
+    /// Where the first record begins at `place` or behind it; one begins at `start`.
+    pub fn begin_from(self, block: &[u8], start: usize, place: usize, limit: usize) -> usize {
+        if memchr(self.quote, block.get(start..place).unwrap_or_default()).is_none() {
+            return place;
         }
-        let mut start = 0;
+        let mut start = start;
         while start < place {
             match self.walk(block, start, limit, true, |_| {}) {
                 End::Record(end) | End::Broken(end) | End::Long(end) => start = end,
-                End::Unknown => return false,
+                End::Unknown => return block.len(),
             }
         }
-        start == place
+        start
     }
 
     /// Where the last record of `pending` ends that surely ends in it; 0 if none does.
@@ -195,9 +208,9 @@ impl Dialect {
 
 /// What became of a quoted field.
 enum Closing {
-    /// It closes at this quote; whether quotes inside are doubled. At the last byte of a block that
-    /// is not whole, the quote may yet turn out to be the first of two.
-    At(usize, bool),
+    /// It closes at this quote; whether quotes inside are doubled, and whether there is a line break. At the
+    /// last byte of a block that is not whole, the quote may yet turn out to be the first of two.
+    At { at: usize, doubled: bool, has_break: bool },
     /// It never does.
     None,
     /// The block ends before.
@@ -270,6 +283,12 @@ mod tests {
         assert_eq!(fields(&long).1, End::Broken(3));
         let many = format!("\"{}\"", "\n".repeat(9000));
         assert_eq!(DIALECT.walk(many.as_bytes(), 0, 10_000, true, |_| {}), End::Record(9002));
+        // Each line seems to open what the next one closes.
+        let hostile = "x\",\"\n".repeat(9000);
+        assert_eq!(
+            DIALECT.walk(&hostile.as_bytes()[3..], 0, 1 << 20, true, |_| {}),
+            End::Broken(2)
+        );
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl Kind {
         let known = SIGNATURES.into_iter().find(|(signature, _)| head.starts_with(signature));
         match known {
             // A text may begin with these letters; the digit is the block size, and then comes pi.
+            Some((b"PAR1", _)) if head.get(4).is_some_and(|byte| !byte.is_ascii_control()) => {
+                Self::Plain
+            }
             Some((b"BZh", _)) if head.get(4..10) != Some(b"1AY&SY") => Self::Plain,
             Some((_, kind)) => kind,
             None if is_skippable => Self::Zstd,

@@ -77,13 +77,13 @@ fn fits(kind: Type, text: &str) -> bool {
 /// When it has no header.
 pub fn csv(bytes: &[u8], whole: bool, said: u8) -> Result<(u8, Columns), String> {
     let one = |delimiter: u8| records(bytes, whole, delimiter).next().map(|names| names.len());
-    let width = one(said).ok_or("the sample has no header")?;
+    let width = one(said).unwrap_or(0);
     let others = DELIMITERS.into_iter().filter(|delimiter| *delimiter != said);
     let other =
         others.filter(|other| is_table(bytes, whole, *other)).max_by_key(|other| one(*other));
     let delimiter = if width > 1 { said } else { other.unwrap_or(said) };
     let mut records = records(bytes, whole, delimiter);
-    let names = records.next().unwrap_or_default();
+    let names = records.next().ok_or("the sample has no header")?;
     let names: Vec<_> = names.into_iter().map(|field| quotes::name(field, bytes)).collect();
     let mut guesses = vec![Guess::default(); names.len()];
     for fields in records.take(RECORDS).filter(|fields| fields.len() == names.len()) {
@@ -167,7 +167,9 @@ fn see_json(guess: &mut Guess, raw: &str) {
         [b'"', ..] => {
             let text: String = serde_json::from_str(raw).unwrap_or_default();
             let is_time = |kind| matches!(kind, Type::Date | Type::Timestamp);
-            guess.see(|kind| is_time(kind) && fits(kind, &text));
+            // The job does not trim a text of JSON.
+            let is_plain = text.trim_ascii() == text;
+            guess.see(|kind| is_plain && is_time(kind) && fits(kind, &text));
         }
         [b'{' | b'[', ..] => guess.see(|_| false),
         _ => guess.see(|kind| fits(kind, raw)),
@@ -239,6 +241,7 @@ mod tests {
             ("a\tb\n1\t2\n", '\t', 2),
             ("a|b|c\n1|2|3\n", '|', 3),
             ("a;b\n1\n2\n", ',', 1),
+            ("\"a\";\"b\"\n\"1\";\"2\"\n", ';', 2),
             ("a\n1\n", ',', 1),
         ] {
             let (found, columns) = csv(text.as_bytes(), true, b',').unwrap();
