@@ -61,6 +61,8 @@ fn decimals_stay_decimals() {
     for (query, expected) in [
         ("select p * 1.19 as g from input", "g\n23.7881\n0.0595\n"),
         ("select cast(p / q as decimal(18,4)) as g from input", "g\n6.6633\n0.0071\n"),
+        ("select cast(p as double) / 1e6 < 1e-4 and p > 1e-300 as b from input", "b\ntrue\ntrue\n"),
+        ("select 5000000000 / 1e9 as b from input limit 1", "b\n5.0\n"),
         ("select sum(p) as s from input where p > 0.04", "s\n20.04\n"),
         ("select sum(p * 0.1) = 2.004 as same from input", "same\ntrue\n"),
     ] {

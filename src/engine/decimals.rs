@@ -110,9 +110,14 @@ fn quotient(dividend: i128, divisor: i128, shift: i16) -> Fallible<i128> {
     if divisor == 0 {
         return Err(failed("division by zero".to_owned()));
     }
-    let power = I256::from(10).checked_pow(u32::try_from(shift.max(0)).unwrap_or_default());
-    let wide = power.and_then(|power| I256::from_i128(dividend).checked_mul(power));
-    let (wide, divisor) = (wide.ok_or_else(too_large)?, I256::from_i128(divisor));
+    let power = I256::from(10).checked_pow(shift.unsigned_abs().into()).ok_or_else(too_large)?;
+    let (wide, divisor) = (I256::from_i128(dividend), I256::from_i128(divisor));
+    let (wide, divisor) = if shift < 0 {
+        (Some(wide), divisor.checked_mul(power))
+    } else {
+        (wide.checked_mul(power), Some(divisor))
+    };
+    let (wide, divisor) = (wide.ok_or_else(too_large)?, divisor.ok_or_else(too_large)?);
     let (whole, rest) = (
         wide.checked_div(divisor).ok_or_else(too_large)?,
         wide.checked_rem(divisor).ok_or_else(too_large)?,
@@ -139,6 +144,9 @@ mod tests {
             (-1, 2, 0, -1),
             (1, 3, 0, 0),
             (7, -2, 0, -4),
+            (5_000_000_000, 1, -3, 5_000_000),
+            (1499, 1, -3, 1),
+            (1500, 1, -3, 2),
         ] {
             assert_eq!(quotient(dividend, divisor, shift).unwrap(), expected, "{dividend}");
         }

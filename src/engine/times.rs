@@ -1,9 +1,10 @@
-//! Times in a query, in microseconds throughout: what the engine would take for nanoseconds reaches from
-//! 1677 to 2262 only.
+//! Times and numbers in a query: times in microseconds throughout, since what the engine would take for
+//! nanoseconds reaches from 1677 to 2262 only; a number with an exponent is a double, one with a point alone
+//! a decimal.
 
 use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, TimezoneInfo, TypedString,
+    FunctionArguments, Ident, ObjectName, TimezoneInfo, TypedString, Value,
 };
 
 use super::functions::AT_TIME_ZONE;
@@ -20,6 +21,20 @@ pub fn rewrite(expr: &mut Expr) {
         Expr::Cast { expr: inner, data_type, .. } => {
             unwrap_now(inner, data_type);
             keep_digits(data_type);
+        }
+        Expr::Value(value) => {
+            if let Value::Number(digits, _) = &value.value
+                && digits.contains(['e', 'E'])
+            {
+                let digits = Value::SingleQuotedString(digits.clone()).into();
+                *expr = Expr::Cast {
+                    kind: CastKind::Cast,
+                    expr: Box::new(Expr::Value(digits)),
+                    data_type: DataType::DoublePrecision,
+                    array: false,
+                    format: None,
+                };
+            }
         }
         Expr::TypedString(TypedString { data_type, .. }) => keep_digits(data_type),
         Expr::AtTimeZone { timestamp, time_zone } => {

@@ -3,7 +3,7 @@
 //!
 //! What holds here: no value is changed, but times beyond microseconds, which are cut.
 
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, DFSchema, Result as Fallible};
 use datafusion::logical_expr::expr::InList;
@@ -86,6 +86,10 @@ fn of(data_type: &DataType) -> Option<DataType> {
         DataType::UInt32 => DataType::Int64,
         DataType::UInt64 => DataType::Decimal128(20, 0),
         DataType::Float16 => DataType::Float32,
+        DataType::Decimal128(precision, scale) if *scale < 0 => {
+            let digits = precision.saturating_add(scale.unsigned_abs());
+            DataType::Decimal128(digits.min(DECIMAL128_MAX_PRECISION), 0)
+        }
         DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => DataType::Utf8,
         DataType::Dictionary(_, value) => of(value).unwrap_or_else(|| value.as_ref().clone()),
         _ => return None,

@@ -130,13 +130,13 @@ impl Unit {
 
     /// The beginning of what a time is in.
     fn of(self, micros: i64, zone: Option<Tz>) -> Fallible<i64> {
-        let local = zone.map_or(Ok(micros), |zone| moved(micros, zone, true))?;
+        let local = zone.map_or(Ok(micros), |zone| moved(micros, zone, To::Local))?;
         let begin = self.begin(local).ok_or_else(|| no_time(local))?;
         match (self, zone) {
             // The hour that a clock has twice stays the one that it is.
             (Self::Part(_), _) => Ok(micros - (local - begin)),
             (_, None) => Ok(begin),
-            (_, Some(zone)) => moved(begin, zone, false),
+            (_, Some(zone)) => moved(begin, zone, To::EarlierInstant),
         }
     }
 
@@ -144,7 +144,7 @@ impl Unit {
         const DAY: i64 = 86_400 * MICROS;
         let days = local.div_euclid(DAY);
         let begin = match self {
-            Self::Part(part) => return Some(local - local.rem_euclid(part)),
+            Self::Part(part) => return local.checked_sub(local.rem_euclid(part)),
             Self::Days(count, before) => {
                 days - (days + i64::from(before)).rem_euclid(i64::from(count))
             }
@@ -208,6 +208,7 @@ impl ScalarUDFImpl for AtTimeZone {
             return Err(failed("at time zone has two sides".to_owned()));
         };
         let is_instant = matches!(times.data_type(), DataType::Timestamp(_, Some(_)));
+        let to = if is_instant { To::Local } else { To::LaterInstant };
         let (times, zones) =
             (times.as_primitive::<TimestampMicrosecondType>(), zones.as_string::<i32>());
         let mut known: Option<(String, Tz)> = None;
@@ -225,7 +226,7 @@ impl ScalarUDFImpl for AtTimeZone {
                     zone
                 }
             };
-            moved(times.value(row), zone, is_instant).map(Some)
+            moved(times.value(row), zone, to).map(Some)
         };
         let moved: TimestampMicrosecondArray =
             (0..times.len()).map(&mut one).collect::<Fallible<_>>()?;
@@ -234,17 +235,34 @@ impl ScalarUDFImpl for AtTimeZone {
     }
 }
 
-/// The local time of an instant in a zone, or the instant of a local time: the first one where there are
-/// two, and where there is none, as if the clock had not been set forward.
-fn moved(micros: i64, zone: Tz, is_instant: bool) -> Fallible<i64> {
+/// What a time is moved to. A clock that is set back has a local time twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    Local,
+    EarlierInstant,
+    /// Standard time: so `PostgreSQL` takes it.
+    LaterInstant,
+}
+
+/// Hours before a local time that no clock shows at which one does: a clock is set forward by up to one,
+/// but where the date line was moved by a day.
+const BEFORE_GAP: [i64; 2] = [3, 27];
+
+/// The local time of an instant in a zone, or the instant of a local time; where there is none, as if the
+/// clock had not been set forward.
+fn moved(micros: i64, zone: Tz, to: To) -> Fallible<i64> {
     let time = DateTime::from_timestamp_micros(micros).map(|time| time.naive_utc());
     let time = time.ok_or_else(|| no_time(micros))?;
-    let offset = if is_instant {
+    let offset = if to == To::Local {
         zone.offset_from_utc_datetime(&time).fix().local_minus_utc()
     } else {
-        let local = zone.offset_from_local_datetime(&time).earliest();
-        let before = || zone.offset_from_local_datetime(&(time - TimeDelta::hours(3))).earliest();
-        let offset = local.or_else(before);
+        let at = zone.offset_from_local_datetime(&time);
+        let local = if to == To::LaterInstant { at.latest() } else { at.earliest() };
+        let before = |hours: i64| {
+            let before = time.checked_sub_signed(TimeDelta::hours(hours))?;
+            zone.offset_from_local_datetime(&before).earliest()
+        };
+        let offset = local.or_else(|| BEFORE_GAP.into_iter().find_map(before));
         -offset.ok_or_else(|| failed(format!("{time} is no time there")))?.fix().local_minus_utc()
     };
     Ok(micros + i64::from(offset) * MICROS)
@@ -279,13 +297,19 @@ mod tests {
     fn a_clock_that_is_set_has_two_times_or_none() {
         let zone = Tz::from_str("Europe/Berlin").unwrap();
         let micros = |text: &str| text.parse::<DateTime<chrono::Utc>>().unwrap().timestamp_micros();
-        let local = |text: &str| moved(micros(text), zone, true).unwrap();
-        let instant = |text: &str| moved(micros(text), zone, false).unwrap();
+        let local = |text: &str| moved(micros(text), zone, To::Local).unwrap();
+        let instant = |text: &str| moved(micros(text), zone, To::LaterInstant).unwrap();
         assert_eq!(local("2024-03-30T23:30:00Z"), micros("2024-03-31T00:30:00Z"));
         assert_eq!(local("2024-07-01T00:00:00Z"), micros("2024-07-01T02:00:00Z"));
         assert_eq!(instant("2024-07-01T02:00:00Z"), micros("2024-07-01T00:00:00Z"));
-        // Twice in October: the first. Never in March: as in the winter.
-        assert_eq!(instant("2024-10-27T02:30:00Z"), micros("2024-10-27T00:30:00Z"));
+        // Twice in October: in the winter. Never in March: as in the winter.
+        assert_eq!(instant("2024-10-27T02:30:00Z"), micros("2024-10-27T01:30:00Z"));
+        let earlier = moved(micros("2024-10-27T02:30:00Z"), zone, To::EarlierInstant).unwrap();
+        assert_eq!(earlier, micros("2024-10-27T00:30:00Z"));
+        // A day that was left out.
+        let apia = Tz::from_str("Pacific/Apia").unwrap();
+        let moved = moved(micros("2011-12-30T12:00:00Z"), apia, To::LaterInstant).unwrap();
+        assert_eq!(moved, micros("2011-12-30T22:00:00Z"));
         assert_eq!(instant("2024-03-31T02:30:00Z"), micros("2024-03-31T01:30:00Z"));
     }
 }
