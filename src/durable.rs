@@ -144,6 +144,9 @@ pub fn open_private(path: &Path) -> Result<File> {
     options.create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(flags);
     let file = options.open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")));
+    }
     let is_mine = metadata.uid() == rustix::process::geteuid().as_raw();
     if metadata.mode() & 0o077 != 0 && is_mine {
         rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).map_err(|errno| failed(errno.into()))?;

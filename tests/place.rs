@@ -236,6 +236,18 @@ fn directories_under_the_names_of_reports_stop_nothing() {
     }
 }
 
+/// Whoever may write into a folder below cannot hold up the start.
+#[test]
+fn a_pipe_under_the_name_of_the_lock_holds_up_nothing() {
+    let spool = Spool::with_input("settle = \"0s\"\nrecursive = true", "");
+    fs::create_dir(spool.input("sub")).unwrap();
+    let pipe = spool.input("sub/.spoolmill-lock");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n");
+}
+
 #[test]
 fn strict_says_by_its_exit_code_that_a_file_was_set_aside() {
     let spool = Spool::new("");

@@ -4,8 +4,8 @@
 //! ever more rarely: it is no reason to take nothing. What is archived is compared with what was
 //! committed once more when the rename becomes durable.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,10 @@ pub struct Archiving {
     pub(super) unarchived: Vec<(Debt, Input)>,
     /// By when they are due, and sequence number.
     waiting: BTreeMap<(Instant, u64), Waiting>,
+    /// How many of them have their names still.
+    names: HashMap<OsString, usize>,
+    /// Set aside as altered, and not yet told to the ledger.
+    untold: Vec<(Debt, PathBuf)>,
     touched: Touched,
     /// Renamed, but not durably.
     renamed: Vec<Renamed>,
@@ -42,6 +46,8 @@ struct Waiting {
     tries: u32,
     /// It only waits until time has passed.
     is_held: bool,
+    /// It may stand under its name: what is there is not a new file.
+    has_name: bool,
 }
 
 /// An input under its last name.
@@ -54,25 +60,54 @@ struct Renamed {
 impl Archiving {
     /// An earlier process has committed it and left it.
     pub fn recovers(&mut self, debt: Debt) {
-        let waiting = Waiting { debt, tries: 0, is_held: false };
-        self.waiting.insert((Instant::now(), waiting.debt.sequence), waiting);
+        self.wait(Waiting { debt, tries: 0, is_held: false, has_name: true }, Duration::ZERO);
     }
 
-    fn wait(&mut self, debt: Debt, tries: u32, is_held: bool, pause: Duration) {
-        let due = (Instant::now() + pause, debt.sequence);
-        self.waiting.insert(due, Waiting { debt, tries, is_held });
+    fn wait(&mut self, waiting: Waiting, pause: Duration) {
+        if waiting.has_name {
+            *self.names.entry(waiting.debt.name.clone()).or_default() += 1;
+        }
+        let due = (Instant::now() + pause, waiting.debt.sequence);
+        self.waiting.insert(due, waiting);
+    }
+
+    /// The first one that is due at `now`.
+    fn next_due(&mut self, now: Instant) -> Option<Waiting> {
+        let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
+        let waiting = first.remove();
+        if waiting.has_name
+            && let Some(count) = self.names.get_mut(&waiting.debt.name)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.names.remove(&waiting.debt.name);
+            }
+        }
+        Some(waiting)
+    }
+
+    /// What is there under this name is a new file, unless another debt has it.
+    fn free(&self, name: &OsStr, source: &mut Source) {
+        if !self.names.contains_key(name) {
+            source.free(name);
+        }
     }
 }
 
 impl Pipeline {
     /// Archives what is committed, and tries again what is due.
     pub(super) fn archive_all(&mut self, source: &mut Source) -> Result<()> {
-        let is_due = |now: Instant| {
-            let first = self.archiving.waiting.first_key_value();
-            first.is_some_and(|((due, _), _)| *due <= now)
-        };
         let now = Instant::now();
-        if self.archiving.unarchived.is_empty() && !is_due(now) {
+        while let Some((debt, path)) = self.archiving.untold.pop() {
+            if let Err(failure) = self.note_altered(&debt, &path) {
+                self.archiving.untold.push((debt, path));
+                return Err(failure);
+            }
+            self.archiving.renamed.push(Renamed { debt, path: None });
+        }
+        let first = self.archiving.waiting.first_key_value();
+        let is_due = first.is_some_and(|((due, _), _)| *due <= now);
+        if self.archiving.unarchived.is_empty() && !is_due {
             return Ok(());
         }
         self.unsynced_since.get_or_insert(now);
@@ -89,7 +124,7 @@ impl Pipeline {
         let mut unarchived = std::mem::take(&mut self.archiving.unarchived).into_iter();
         while let Some((debt, input)) = unarchived.next() {
             let done = match lost(&debt) {
-                Some(failure) => self.archived(debt, Err(failure), 0),
+                Some(failure) => self.archived(debt, Err(failure), 0, true),
                 None => self.archive(debt, input, source),
             };
             if let Err(failure) = done {
@@ -97,12 +132,11 @@ impl Pipeline {
                 return Err(failure);
             }
         }
-        while let Some(first) = self.archiving.waiting.first_entry()
-            && first.key().0 <= now
-        {
-            let waiting = first.remove();
+        while let Some(waiting) = self.archiving.next_due(now) {
             match lost(&waiting.debt) {
-                Some(failure) => self.archived(waiting.debt, Err(failure), waiting.tries)?,
+                Some(failure) => {
+                    self.archived(waiting.debt, Err(failure), waiting.tries, waiting.has_name)?;
+                }
                 None => self.archive_again(waiting, source)?,
             }
         }
@@ -116,46 +150,57 @@ impl Pipeline {
         note_failed(&debt, &archived, source);
         match &archived {
             // What is there now, if anything, is a new file.
-            Ok(Archived::Gone | Archived::Replaced) => source.free(&debt.name),
+            Ok(Archived::Gone | Archived::Replaced) => self.archiving.free(&debt.name, source),
             Ok(_) => source.release(input.key),
             Err(_) => {}
         }
-        self.archived(debt, archived, 0)
+        self.archived(debt, archived, 0, true)
     }
 
     fn archive_again(&mut self, waiting: Waiting, source: &mut Source) -> Result<()> {
-        let Waiting { debt, tries, .. } = waiting;
+        let Waiting { debt, tries, has_name, .. } = waiting;
         let touched = &mut self.archiving.touched;
         let (folder, rules) = (source.folder(), source.rules());
         let archived = self.archiver.recover(folder, rules, &debt, prepare::hash, touched);
         note_failed(&debt, &archived, source);
-        if archived.is_ok() {
-            source.free(&debt.name);
+        if archived.is_ok() && has_name {
+            self.archiving.free(&debt.name, source);
         }
-        self.archived(debt, archived, tries)
+        self.archived(debt, archived, tries, has_name)
     }
 
     /// What archiving one input, which was tried so often before, came to.
-    fn archived(&mut self, debt: Debt, archived: Result<Archived>, tries: u32) -> Result<()> {
+    fn archived(
+        &mut self,
+        debt: Debt,
+        archived: Result<Archived>,
+        tries: u32,
+        has_name: bool,
+    ) -> Result<()> {
+        let more = tries.saturating_add(1);
+        let longer = |pause: Duration| pause * (1 << tries.min(DOUBLED_MAX));
         let archived = match archived {
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => {
                 let file = crate::telemetry::text(&debt.name);
                 let error = format!("{:#}", failure.into_error());
                 tracing::warn!(file, error, "the file is committed but cannot be archived yet");
-                let pause = PAUSE * (1 << tries.min(DOUBLED_MAX));
-                self.archiving.wait(debt, tries.saturating_add(1), false, pause);
+                let waiting = Waiting { debt, tries: more, is_held: false, has_name };
+                self.archiving.wait(waiting, longer(PAUSE));
                 return Ok(());
             }
             Ok(archived) => archived,
         };
         let path = match archived {
+            // It is hidden: a file under its name is a new one.
             Archived::Busy(pause) => {
-                self.archiving.wait(debt, tries.saturating_add(1), false, pause);
+                let waiting = Waiting { debt, tries: more, is_held: false, has_name: false };
+                self.archiving.wait(waiting, longer(pause));
                 return Ok(());
             }
             Archived::Held(pause) => {
-                self.archiving.wait(debt, tries, true, pause);
+                let waiting = Waiting { debt, tries, is_held: true, has_name: false };
+                self.archiving.wait(waiting, pause);
                 return Ok(());
             }
             Archived::As(path) => (!self.is_deleted(&debt)).then_some(path),
@@ -169,7 +214,10 @@ impl Pipeline {
                 None
             }
             Archived::Altered(path) => {
-                self.note_altered(&debt, &path)?;
+                if let Err(failure) = self.note_altered(&debt, &path) {
+                    self.archiving.untold.push((debt, path));
+                    return Err(failure);
+                }
                 None
             }
         };

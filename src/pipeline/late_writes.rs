@@ -17,6 +17,10 @@ use crate::source::Source;
 use crate::source::archive::{Debt, begins_with, set_aside_rest, shown_stem};
 use crate::source::input::{self, Found, Stamp, Writers};
 
+/// Bytes that are copied to a file of their own: more stays in the archived file, since its owner could fill
+/// the disk with it.
+const REST_MAX: u64 = 256 * 1024 * 1024;
+
 /// A writer is done when nothing has changed for this time.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -93,7 +97,15 @@ impl Pipeline {
         let grew = begins.map_err(|error| Failure::Transient(error.into()))?;
         let from = if grew { archive.size } else { 0 };
         let (sequence, home) = (archive.sequence, home_of(source, &archive.name)?);
-        if stamp.size > from {
+        let rest = stamp.size.saturating_sub(from);
+        if rest > REST_MAX {
+            let file = path.display().to_string();
+            tracing::warn!(
+                file,
+                rest,
+                "what came later is too large to be copied: it stays in the file"
+            );
+        } else if rest > 0 {
             let what = if grew { "what came later" } else { "its new content" };
             let reason = format!(
                 "{} was written to after it was committed as microbatch {sequence}: this is {what}, \

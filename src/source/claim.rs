@@ -56,7 +56,7 @@ impl Claimant {
 
     /// False when nobody holds the lock of its state directory. One that cannot be asked may be open.
     fn is_open(&self) -> bool {
-        let Ok(lock) = File::open(self.state.join("lock")) else { return true };
+        let Some(lock) = open(&self.state.join("lock")) else { return true };
         !matches!(lock.try_lock(), Ok(()))
     }
 }
@@ -149,6 +149,16 @@ impl Drop for Claim {
     }
 }
 
+/// Opens a regular file, where there is one. Others may put what they like under its name: a link is not
+/// followed, and no pipe is waited for.
+fn open(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+}
+
 /// Holds a job against those of the folders above and below its own.
 fn check_around(folder: &Path, own: &Claimant) -> Result<()> {
     for above in folder.ancestors().skip(1) {
@@ -169,7 +179,7 @@ fn check_other_folder(
     own: &Claimant,
     matters: impl Fn(&Claimant) -> bool,
 ) -> Result<()> {
-    let Ok(mut file) = File::open(folder.join(LOCK)) else { return Ok(()) };
+    let Some(mut file) = open(&folder.join(LOCK)) else { return Ok(()) };
     // Nobody is there when nobody holds the lock.
     if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
         return Ok(());

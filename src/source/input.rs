@@ -159,12 +159,12 @@ pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
     Ok(Some(Dir::from_fd(fd, folder.path().join(parent))))
 }
 
-/// False when the subfolder that `name` is in cannot be written to: the file could be committed, and not
-/// be archived. The folder itself is checked once for all.
+/// False when the folder that `name` is in cannot be written to: the file could be committed, and not be
+/// archived.
 pub fn can_be_renamed(folder: &Dir, name: &OsStr) -> bool {
     use rustix::fs::{Access, AtFlags};
     let parent = std::path::Path::new(name).parent().filter(|path| !path.as_os_str().is_empty());
-    let Some(parent) = parent else { return true };
+    let parent = parent.unwrap_or(std::path::Path::new("."));
     let access = Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(folder, parent, access, AtFlags::EACCESS).is_ok()
 }

@@ -52,7 +52,7 @@ impl Source {
         };
         let grace_over = self.unchanged_for(&opened, before) >= self.rules.incomplete_grace;
         let unmet = if opened == stamp {
-            self.unmet(&key.name, &file, &opened, before)
+            self.unmet(&key.name, &file, &opened, before, renamed)
         } else {
             Some((Why::Settling, Some(Duration::ZERO)))
         };
@@ -137,9 +137,20 @@ impl Source {
         file: &File,
         stamp: &Stamp,
         before: Option<&Waiting>,
+        renamed: bool,
     ) -> Option<(Why, Option<Duration>)> {
-        if input::writers(file) == Writers::Some {
+        let writers = input::writers(file);
+        if writers == Writers::Some {
             return Some((Why::WriterOpen, Some(LOOK_AGAIN)));
+        }
+        let unchanged = self.unchanged_for(stamp, before);
+        if renamed && writers == Writers::Unknown && self.rules.complete.is_none() {
+            // Somebody may go on writing after the rename, and could not be asked about.
+            if let Some(left) =
+                self.rules.settle.checked_sub(unchanged).filter(|left| !left.is_zero())
+            {
+                return Some((Why::Settling, Some(left)));
+            }
         }
         if !input::can_be_renamed(&self.folder, name) {
             return Some((Why::Unmovable, Some(self.rules.rescan)));

@@ -38,7 +38,7 @@ impl Source {
                 Found::Gone => Standing::Gone,
                 Found::NoInput => Standing::NoFile,
                 Found::Unreadable(_) => Standing::Waiting(Why::Unreadable, None),
-                Found::File(file, opened) => match self.unmet(name, &file, &opened, None) {
+                Found::File(file, opened) => match self.unmet(name, &file, &opened, None, false) {
                     Some((why, _)) => Standing::Waiting(why, None),
                     None => Standing::Complete,
                 },

@@ -85,7 +85,9 @@ impl Source {
     /// True when the rule that looks into the file is not met.
     fn is_unmet(&self, name: &OsStr) -> bool {
         match input::open(&self.folder, name) {
-            input::Found::File(file, stamp) => self.unmet(name, &file, &stamp, None).is_some(),
+            input::Found::File(file, stamp) => {
+                self.unmet(name, &file, &stamp, None, false).is_some()
+            }
             _ => false,
         }
     }

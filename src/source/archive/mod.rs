@@ -312,6 +312,9 @@ impl Archiver {
                 place.dir().unlink(&hidden)?;
                 continue;
             }
+            if stamp.inode == identity.inode && input::writers(&file) == Writers::Some {
+                return Ok(Archived::Busy(BUSY));
+            }
             let is_whole = known(&file, &stamp)?;
             if is_whole || stamp.inode == identity.inode {
                 remove_second_name(place, &stamp)?;
