@@ -103,6 +103,11 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<u64> {
         let ending = daemon.run().inspect_err(|error| daemon.note_failure(error))?;
         let new = match ending {
             Ending::Done(why) => return daemon.finish(why),
+            Ending::Missed(error) => {
+                daemon.note_failure(&error);
+                daemon.finish("drained, but for what could not be taken")?;
+                return Err(error);
+            }
             Ending::Reload(new) => new,
         };
         // What can be found wrong while the old job is open leaves it as it is, tables and all.
@@ -154,6 +159,8 @@ pub fn reset_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
 enum Ending {
     /// The daemon ends, for this reason.
     Done(&'static str),
+    /// All is done but this.
+    Missed(anyhow::Error),
     /// It goes on with another configuration.
     Reload(Box<Config>),
 }
@@ -238,8 +245,12 @@ impl<'a> Daemon<'a> {
                 Ok(Round::Idle) => {
                     (pause, failures) = (PAUSE_MIN, 0);
                     self.goes_on();
-                    if self.setting.until == Until::Drained && self.is_drained()? {
-                        return Ok(Ending::Done("drained"));
+                    if self.setting.until == Until::Drained {
+                        match self.is_drained() {
+                            Ok(true) => return Ok(Ending::Done("drained")),
+                            Ok(false) => {}
+                            Err(error) => return Ok(Ending::Missed(error)),
+                        }
                     }
                     self.watch_again();
                     let due = self.tell_live();

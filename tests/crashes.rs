@@ -36,6 +36,14 @@ const ALONE: Job = Job {
     ..PLAIN
 };
 
+/// An output in a folder of its own, which nothing else makes durable.
+const ELSEWHERE: Job = Job {
+    configuration: "[input.format.numbers]\n[output]\npath = \"out/output.txt\"\n[output.format.numbers]\n\
+        [engine]\nfiles_per_commit = 1\n",
+    seen: |spool| spool.read("out/output.txt"),
+    ..PLAIN
+};
+
 /// An output that is closed again and again: what a reader sees is all of its files, one after the other.
 const ROTATED: Job = Job {
     configuration: "[input.format.numbers]\n[transform.scale]\nbelow = 10.0\nby = 100.0\n\
@@ -481,34 +489,62 @@ fn explore_recovery(
     (aborted, None)
 }
 
+/// Cuts the power at some operations of the recovery from an abort at each operation, and at all of the
+/// recovery from an abort within each commit. Returns how many commits there are.
+fn recoveries_change_nothing(job: Job, cuts: u64) -> u64 {
+    let expected = undisturbed(job);
+    let explore = |fault: &str, cuts| {
+        let (aborted, found) = explore_recovery(job, fault, "", cuts, &expected);
+        assert_eq!(found, None);
+        aborted
+    };
+    let aborts =
+        (1..OPERATIONS_MAX).take_while(|number| explore(&format!("abort:{number}"), Some(cuts)));
+    let commits =
+        (1..OPERATIONS_MAX).take_while(|number| explore(&format!("unsynced:{number}"), None));
+    let (aborts, commits) = (aborts.count() as u64, commits.count() as u64);
+    eprintln!("recoveries from {aborts} operations and {commits} commits");
+    assert!(aborts > 30 && commits > 0);
+    commits
+}
+
 /// A start believes what a killed process has left in memory alone only when it has made it durable.
 #[test]
 fn a_power_cut_in_the_recovery_from_any_abort_changes_nothing_in_the_end() {
-    let expected = undisturbed(PLAIN);
-    for number in 1..OPERATIONS_MAX {
-        let fault = format!("abort:{number}");
-        let (aborted, found) = explore_recovery(PLAIN, &fault, "", Some(4), &expected);
-        assert_eq!(found, None);
-        if !aborted {
-            break;
-        }
-    }
-    let mut commits = 0;
-    loop {
-        let fault = format!("unsynced:{}", commits + 1);
-        let (aborted, found) = explore_recovery(ALONE, &fault, "", None, &undisturbed(ALONE));
-        assert_eq!(found, None);
-        if !aborted {
-            break;
-        }
-        commits += 1;
-    }
+    let commits = recoveries_change_nothing(ELSEWHERE, 2);
     assert!(commits > 3, "only {commits} commits were counted");
-    let caught = (1..=commits).find_map(|number| {
-        let fault = format!("unsynced:{number}");
-        explore_recovery(ALONE, &fault, "no-checkpoint", None, &undisturbed(ALONE)).1
-    });
-    eprintln!("no-checkpoint: {}", caught.expect("a start without its checkpoint was not caught"));
+}
+
+#[test]
+fn a_power_cut_in_the_recovery_of_a_job_that_rotates_changes_nothing_in_the_end() {
+    recoveries_change_nothing(ROTATED, 1);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_power_cut_in_the_recovery_of_a_parquet_job_changes_nothing_in_the_end() {
+    recoveries_change_nothing(PARQUET, 1);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn a_power_cut_in_the_recovery_of_a_job_with_views_changes_nothing_in_the_end() {
+    recoveries_change_nothing(VIEWS, 1);
+}
+
+/// Proves that the exploration of recoveries sees what it is there to see.
+#[test]
+fn every_mutant_of_the_start_is_caught() {
+    let expected = undisturbed(ELSEWHERE);
+    for (mutant, fault) in [("no-checkpoint", "unsynced"), ("no-foreign-sync", "abort")] {
+        let caught = (1..OPERATIONS_MAX).find_map(|number| {
+            let fault = format!("{fault}:{number}");
+            let (aborted, found) = explore_recovery(ELSEWHERE, &fault, mutant, None, &expected);
+            (found.is_some() || !aborted).then_some(found)
+        });
+        let found = caught.flatten().unwrap_or_else(|| panic!("{mutant} was not caught"));
+        eprintln!("{mutant}: {found}");
+    }
 }
 
 /// Proves that the exploration sees what it is there to see.

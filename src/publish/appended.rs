@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, fault};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Payload, Position, Span, Target};
 
@@ -176,7 +176,7 @@ impl Appended {
             self.leave_file()?;
             self.file = Some(self.dir.open_existing(&self.name)?);
             // Whoever has created it may have been killed before its name was durable.
-            self.dir_unsynced = true;
+            self.dir_unsynced |= !fault::mutant("no-foreign-sync");
         }
         Ok(Some(u64::try_from(there.st_size).unwrap_or_default()))
     }
