@@ -220,9 +220,11 @@ fn check_and_run_refuse_what_a_start_would_refuse() {
         ("", "[output]\npath = \"in/output.txt\"\n", 2, "inside `input.directory`"),
         ("", "[output]\npath = \"state\"\n", 2, "no regular file"),
         ("mispelt = 1", "", 2, "unknown key `mispelt`"),
+        ("", "[rejects]\npath = \"plain/rejects\"\n", 2, "is a file, expected a folder"),
     ] {
         let spool = Spool::with_input(input, more);
         std::fs::create_dir(spool.path("state")).unwrap();
+        std::fs::write(spool.path("plain"), "").unwrap();
         for verb in ["check", "run"] {
             let output = spool.run(verb, &[]);
             let log = String::from_utf8_lossy(&output.stderr);

@@ -171,6 +171,13 @@ fn make(
     let problem = |error: &dyn std::fmt::Display| {
         Problem::new(key, format!("found \"{}\", which cannot be used: {error}", folder.display()))
     };
+    if folder.exists() && !folder.is_dir() {
+        let found = folder.display();
+        return Err(Problem::new(
+            key,
+            format!("found \"{found}\", which is a file, expected a folder"),
+        ));
+    }
     create(folder).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         problem(&cause.unwrap_or_default()).passing(error.is_no_room() || error.is_sync())
