@@ -171,7 +171,7 @@ fn make(
     let problem = |error: &dyn std::fmt::Display| {
         Problem::new(key, format!("found \"{}\", which cannot be used: {error}", folder.display()))
     };
-    if folder.exists() && !folder.is_dir() {
+    if folder.metadata().is_ok_and(|found| !found.is_dir()) {
         let found = folder.display();
         return Err(Problem::new(
             key,

@@ -145,8 +145,13 @@ impl Pipeline {
 
     fn archive(&mut self, debt: Debt, input: Input, source: &mut Source) -> Result<()> {
         let touched = &mut self.archiving.touched;
-        let archived =
-            self.archiver.archive(source.folder(), source.rules(), &debt, &input.file, touched);
+        let archived = self.archiver.archive(
+            source.folder(),
+            source.rules(),
+            &debt,
+            (&input.file, &input.stamp),
+            touched,
+        );
         note_failed(&debt, &archived, source);
         match &archived {
             // What is there now, if anything, is a new file.

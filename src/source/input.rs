@@ -204,16 +204,25 @@ pub enum Writers {
 /// Asks whether anyone has `file` open for writing, by taking a read lease and giving it back
 /// (fcntl(2), "Leases"). A writer that opens in that instant makes the kernel send SIGIO, which the
 /// daemon ignores, and waits until the lease is back.
-#[expect(unsafe_code, reason = "no safe wrapper offers F_SETLEASE")]
 pub fn writers(file: &File) -> Writers {
+    let writers = writers_until_closed(file);
+    if writers == Writers::None {
+        lease(file, libc::F_UNLCK);
+    }
+    writers
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper offers F_SETLEASE")]
+fn lease(file: &File, kind: libc::c_int) -> libc::c_int {
     use std::os::fd::AsRawFd as _;
-    let lease = |kind: libc::c_int| {
-        // SAFETY: the descriptor is open for the length of the call, and F_SETLEASE takes an
-        // integer, no pointer.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
-    };
-    if lease(libc::F_RDLCK) == 0 {
-        lease(libc::F_UNLCK);
+    // SAFETY: the descriptor is open for the length of the call, and F_SETLEASE takes an integer, no
+    // pointer.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) }
+}
+
+/// The same for a file that is closed soon, which gives the lease back.
+pub fn writers_until_closed(file: &File) -> Writers {
+    if lease(file, libc::F_RDLCK) == 0 {
         return Writers::None;
     }
     match Errno::from_io_error(&std::io::Error::last_os_error()) {

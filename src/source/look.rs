@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Stat;
@@ -14,6 +15,9 @@ use super::rules::{Complete, HardLinks};
 use super::{Closing, LOOK_AGAIN, POLL, Source, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};
+
+/// How long it holds that the drop folder can be written to.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Markers without a file that are told, each once.
 const ORPHANS_MAX: usize = 1000;
@@ -130,6 +134,20 @@ impl Source {
         }
     }
 
+    /// False while the folder that the file is in cannot be written to. The drop folder itself is asked
+    /// about once a second.
+    fn can_be_renamed(&self, name: &OsStr) -> bool {
+        if Path::new(name).parent().is_some_and(|parent| !parent.as_os_str().is_empty()) {
+            return input::can_be_renamed(&self.folder, name);
+        }
+        if self.asked.get().is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
+            return true;
+        }
+        let can = input::can_be_renamed(&self.folder, name);
+        self.asked.set(can.then(Instant::now));
+        can
+    }
+
     /// What the open file says against taking it.
     pub(super) fn unmet(
         &self,
@@ -152,7 +170,7 @@ impl Source {
                 return Some((Why::Settling, Some(left)));
             }
         }
-        if !input::can_be_renamed(&self.folder, name) {
+        if !self.can_be_renamed(name) {
             return Some((Why::Unmovable, Some(self.rules.rescan)));
         }
         let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);

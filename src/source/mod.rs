@@ -21,6 +21,7 @@ mod standing;
 mod survey;
 pub mod watch;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::Bound;
@@ -75,6 +76,8 @@ pub struct Source {
     failed: u64,
     claim: Option<Claim>,
     closing: Closing,
+    /// When it was last asked whether the folder can be written to, and it could.
+    asked: Cell<Option<Instant>>,
 }
 
 /// How far the job is in ending.
@@ -115,6 +118,7 @@ impl Source {
             failed: 0,
             claim: None,
             closing: Closing::No,
+            asked: Cell::default(),
         })
     }
 

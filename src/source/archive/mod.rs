@@ -8,6 +8,7 @@
 //! - A file that somebody still writes to waits under its hidden name until that is over.
 //! - The renames are durable after [`Touched::sync`], not before.
 
+mod hidden;
 mod names;
 mod report;
 mod touched;
@@ -21,11 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use super::input::{self, Stamp, Writers};
 use super::rules::{FAILED, PROCESSED, Rules};
-use crate::durable::{self, Dir, fault};
+use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
+use hidden::{Hidden, hide, put_back, set_aside_altered};
 pub use names::{HIDDEN, shown_stem};
-use names::{archived_name, hidden_name, rename_free, stand_in};
+use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
 pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
 pub use touched::Touched;
@@ -135,16 +137,16 @@ impl Archiver {
         Ok(())
     }
 
-    /// Archives the input that was read on `file`.
+    /// Archives the input that was read on `file`, which has this stamp.
     pub fn archive(
         &self,
         folder: &Dir,
         rules: &Rules,
         debt: &Debt,
-        file: &File,
+        (file, stamp): (&File, &Stamp),
         touched: &mut Touched,
     ) -> Result<Archived> {
-        self.archive_known(folder, rules, debt, (file, true), touched)
+        self.archive_known(folder, rules, debt, Opened { file, stamp, is_whole: true }, touched)
     }
 
     /// The same for a file of which it is known whether its content is what was committed.
@@ -153,7 +155,7 @@ impl Archiver {
         folder: &Dir,
         rules: &Rules,
         debt: &Debt,
-        (file, is_whole): (&File, bool),
+        opened: Opened<'_>,
         touched: &mut Touched,
     ) -> Result<Archived> {
         let place = match Place::of(folder, &debt.name) {
@@ -162,9 +164,8 @@ impl Archiver {
             }
             place => place.map_err(|error| Failure::Transient(error.into()))?,
         };
-        let opened = stamp(file)?;
         let Some(there) = place.dir().stat(place.name)? else { return Ok(Archived::Gone) };
-        if !opened.is_same_file(&Stamp::of(&there)) {
+        if !opened.stamp.is_same_file(&Stamp::of(&there)) {
             return Ok(Archived::Replaced);
         }
         // The marker first: one that comes after this belongs to a new file.
@@ -172,9 +173,11 @@ impl Archiver {
         let archived = match hide(&place, debt)? {
             None => Archived::Gone,
             Some(hidden) => {
+                let writers = input::writers_until_closed(opened.file);
                 let there = place.dir().stat(&hidden)?.map(|stat| Stamp::of(&stat));
-                if there.is_some_and(|there| there.is_same_file(&opened)) {
-                    self.conclude(&place, &hidden, debt, (file, is_whole), touched)?
+                if let Some(now) = there.filter(|there| there.is_same_file(opened.stamp)) {
+                    let found = Hidden { name: &hidden, writers, now, is_whole: opened.is_whole };
+                    self.conclude(&place, &found, debt, touched)?
                 } else {
                     // Another file took the name in that instant; it is nobody's archive.
                     put_back(&place, &hidden, rules, debt)?;
@@ -190,17 +193,13 @@ impl Archiver {
     fn conclude(
         &self,
         place: &Place<'_>,
-        hidden: &OsStr,
+        &Hidden { name: hidden, writers, ref now, is_whole }: &Hidden<'_>,
         debt: &Debt,
-        (file, is_whole): (&File, bool),
         touched: &mut Touched,
     ) -> Result<Archived> {
-        // In this order: what is written before the last writer goes shows in the size and time.
-        let writers = input::writers(file);
         if writers == Writers::Some {
             return Ok(Archived::Busy(BUSY));
         }
-        let now = stamp(file)?;
         let same = (now.size, now.modified_ns) == (debt.identity.size, debt.identity.modified_ns);
         if !same || !is_whole {
             let name = set_aside_altered(place, hidden, debt)?;
@@ -299,28 +298,9 @@ impl Archiver {
             let read = |file| hash(file).map_err(|error| Failure::Transient(error.into()));
             Ok(alike && read(file)? == identity.hash)
         };
-        for attempt in 0.. {
-            let hidden = hidden_name(debt.sequence, attempt);
-            if place.dir().stat(&hidden)?.is_none() {
-                break;
-            }
-            let input::Found::File(file, stamp) = input::open(place.dir(), &hidden) else {
-                continue;
-            };
-            if archived.as_ref().is_some_and(|(dir, name)| is_second_name(dir, name, &stamp)) {
-                // The fallback for a rename got as far as the link.
-                place.dir().unlink(&hidden)?;
-                continue;
-            }
-            if stamp.inode == identity.inode && input::writers(&file) == Writers::Some {
-                return Ok(Archived::Busy(BUSY));
-            }
-            let is_whole = known(&file, &stamp)?;
-            if is_whole || stamp.inode == identity.inode {
-                remove_second_name(place, &stamp)?;
-                return self.conclude(place, &hidden, debt, (&file, is_whole), touched);
-            }
-            put_back(place, &hidden, rules, debt)?;
+        let hidden = self.recover_hidden(place, rules, debt, archived.as_ref(), &known, touched)?;
+        if let Some(archived) = hidden {
+            return Ok(archived);
         }
         let (file, stamp) = match input::open(folder, &debt.name) {
             input::Found::File(file, stamp) => (file, stamp),
@@ -339,14 +319,54 @@ impl Archiver {
             _ => {}
         }
         if known(&file, &stamp)? {
-            return self.archive(folder, rules, debt, &file, touched);
+            return self.archive(folder, rules, debt, (&file, &stamp), touched);
         }
         // The inode of a file that was deleted is used again at once, so it says nothing then.
         let same_inode = stamp.inode == identity.inode && self.action != Action::Delete;
         if same_inode || stamp.modified_ns == identity.modified_ns {
-            return self.archive_known(folder, rules, debt, (&file, false), touched);
+            let opened = Opened { file: &file, stamp: &stamp, is_whole: false };
+            return self.archive_known(folder, rules, debt, opened, touched);
         }
         Ok(Archived::Replaced)
+    }
+
+    /// The same for what is under a hidden name; what is there and is not the input gets its name back.
+    fn recover_hidden(
+        &self,
+        place: &Place<'_>,
+        rules: &Rules,
+        debt: &Debt,
+        archived: Option<&(Dir, OsString)>,
+        known: &impl Fn(&File, &Stamp) -> Result<bool>,
+        touched: &mut Touched,
+    ) -> Result<Option<Archived>> {
+        for attempt in 0.. {
+            let hidden = hidden_name(debt.sequence, attempt);
+            if place.dir().stat(&hidden)?.is_none() {
+                break;
+            }
+            let input::Found::File(file, stamp) = input::open(place.dir(), &hidden) else {
+                continue;
+            };
+            if archived.is_some_and(|(dir, name)| is_second_name(dir, name, &stamp)) {
+                // The fallback for a rename got as far as the link.
+                place.dir().unlink(&hidden)?;
+                continue;
+            }
+            if stamp.inode == debt.identity.inode && input::writers(&file) == Writers::Some {
+                return Ok(Some(Archived::Busy(BUSY)));
+            }
+            let is_whole = known(&file, &stamp)?;
+            if is_whole || stamp.inode == debt.identity.inode {
+                remove_second_name(place, &stamp)?;
+                let writers = input::writers_until_closed(&file);
+                let now = stamp_of(&file)?;
+                let found = Hidden { name: &hidden, writers, now, is_whole };
+                return self.conclude(place, &found, debt, touched).map(Some);
+            }
+            put_back(place, &hidden, rules, debt)?;
+        }
+        Ok(None)
     }
 
     /// Where the archived input is: a file of its size and time that is the same one, or has its
@@ -384,61 +404,16 @@ impl Archiver {
     }
 }
 
-fn stamp(file: &File) -> Result<Stamp> {
+/// A file that is open, and whether its content is known to be what was committed.
+#[derive(Clone, Copy)]
+struct Opened<'a> {
+    file: &'a File,
+    stamp: &'a Stamp,
+    is_whole: bool,
+}
+
+fn stamp_of(file: &File) -> Result<Stamp> {
     Stamp::of_file(file).map_err(|error| Failure::Transient(error.into()))
-}
-
-/// Renames the file to its hidden name; `None` when it is gone.
-fn hide(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
-    if fault::mutant("no-hidden-name") {
-        return Ok(Some(place.name.to_owned()));
-    }
-    names::first_free(place.dir(), place.name, place.dir(), |attempt| {
-        hidden_name(debt.sequence, attempt)
-    })
-}
-
-/// What was hidden is not the committed file: it gets its name back, or where that is taken again, one
-/// under which it will be taken, or it is set aside.
-fn put_back(place: &Place<'_>, hidden: &OsStr, rules: &Rules, debt: &Debt) -> Result<()> {
-    let dir = place.dir();
-    if dir.rename_no_replace(hidden, dir, place.name)? {
-        return Ok(());
-    }
-    let free = stand_in(place.name, debt.sequence);
-    let taken_as = free.filter(|name| rules.is_candidate(name) && rules.marker_of(name).is_none());
-    if let Some(name) = taken_as
-        && dir.rename_no_replace(hidden, dir, &name)?
-    {
-        let (file, name) = (crate::telemetry::text(place.name), crate::telemetry::text(&name));
-        tracing::warn!(file, name, "the file was replaced twice; the version between is kept");
-        return Ok(());
-    }
-    let sequence = debt.sequence;
-    if let Some(name) = rename_free(dir, hidden, place.name, dir, FAILED, sequence)? {
-        let reason = "it was replaced by another file before it could be taken";
-        report_failure(dir, &name, sequence, &report::short(place.name, reason, sequence))?;
-    }
-    Ok(())
-}
-
-/// The file is not what was committed any more: it is set aside as it is.
-fn set_aside_altered(place: &Place<'_>, hidden: &OsStr, debt: &Debt) -> Result<OsString> {
-    let (dir, sequence) = (place.dir(), debt.sequence);
-    let name = rename_free(dir, hidden, place.name, dir, FAILED, sequence)?;
-    let name = name.unwrap_or_else(|| hidden.to_owned());
-    let reason = match debt.fate {
-        Fate::Processed => format!(
-            "the file was altered after it was committed as microbatch {sequence}: only what was \
-             read then, its first {} bytes, is in the output",
-            debt.identity.size
-        ),
-        Fate::Failed(_) => {
-            format!("the file was altered after it was set aside as microbatch {sequence}")
-        }
-    };
-    report_failure(dir, &name, sequence, &report::short(&debt.name, &reason, sequence))?;
-    Ok(name)
 }
 
 /// The directory that a name is in, and the name there.
