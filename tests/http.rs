@@ -318,7 +318,7 @@ fn the_page_shows_the_job_and_no_name_is_markup() {
     assert_eq!(figure("Pending files"), "0");
     let set_aside = browser.text("document.querySelector('#quarantined tbody tr').innerText");
     assert!(set_aside.contains(hostile), "{set_aside}");
-    assert!(set_aside.contains("cannot be read: invalid gzip header"), "{set_aside}");
+    assert!(set_aside.contains("cannot be read: is no gzip file"), "{set_aside}");
     assert_eq!(browser.text("document.title"), "job - spoolmill");
     assert_eq!(browser.ask("document.images.length + document.scripts.length"), 1);
     // The bars are the records of the ledger.
