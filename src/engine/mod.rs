@@ -13,6 +13,7 @@
 mod bounds;
 mod carry;
 mod decimals;
+mod dialect;
 mod error;
 mod functions;
 mod groups;
@@ -23,7 +24,6 @@ mod slot;
 mod split;
 mod state;
 mod statement;
-mod times;
 mod types;
 mod view;
 mod windows;

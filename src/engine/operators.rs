@@ -30,28 +30,24 @@ impl ExprPlanner for Operators {
         if expr.op == BinaryOperator::Divide
             && let Some((left, right)) = decimals(&left, &right)
         {
-            let arguments = vec![as_type(expr.left, &left), as_type(expr.right, &right)];
+            let arguments = vec![cast(expr.left, left), cast(expr.right, right)];
             let function = Arc::new(ScalarUDF::from(Quotient::new()));
             let call = ScalarFunction::new_udf(function, arguments);
             return Ok(PlannerResult::Planned(Expr::ScalarFunction(call)));
         }
         if is_comparison(&expr.op) {
             if let Some(left) = time_beside(&left, &right) {
-                expr.left = as_type(expr.left, &left);
+                expr.left = cast(expr.left, left);
             } else if let Some(right) = time_beside(&right, &left) {
-                expr.right = as_type(expr.right, &right);
+                expr.right = cast(expr.right, right);
             } else if are_columns(&expr) && is_text(&left) && right.is_integer() {
-                expr.right = as_type(expr.right, &DataType::Utf8);
+                expr.right = cast(expr.right, DataType::Utf8);
             } else if are_columns(&expr) && is_text(&right) && left.is_integer() {
-                expr.left = as_type(expr.left, &DataType::Utf8);
+                expr.left = cast(expr.left, DataType::Utf8);
             }
         }
         Ok(PlannerResult::Original(expr))
     }
-}
-
-fn as_type(expr: Expr, wanted: &DataType) -> Expr {
-    cast(expr, wanted.clone())
 }
 
 fn is_comparison(operator: &BinaryOperator) -> bool {

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut as _, VisitorMut,
 };
 
-use super::{Problem, carry, times, windows};
+use super::{Problem, carry, dialect, windows};
 
 /// The columns of the input that no format gives: the file's name, and the line of the record.
 pub const POSITION: [&str; 2] = ["_file", "_line"];
@@ -105,7 +105,7 @@ impl VisitorMut for Look<'_> {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        times::rewrite(expr);
+        dialect::rewrite(expr);
         ControlFlow::Continue(())
     }
 

@@ -103,6 +103,7 @@ impl Pipeline {
                 self.archiving.untold.push((debt, path));
                 return Err(failure);
             }
+            self.unsynced_since.get_or_insert(now);
             self.archiving.renamed.push(Renamed { debt, path: None });
         }
         let first = self.archiving.waiting.first_key_value();

@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use super::names::{self, hidden_name, rename_free, stand_in};
 use super::report::{self, report_failure};
 use super::{Debt, Fate, Place};
-use crate::durable::fault;
 use crate::failure::Result;
 use crate::source::input::{Stamp, Writers};
 use crate::source::rules::{FAILED, Rules};
@@ -24,9 +23,6 @@ pub(super) struct Hidden<'a> {
 
 /// Renames the file to its hidden name; `None` when it is gone.
 pub(super) fn hide(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
-    if fault::mutant("no-hidden-name") {
-        return Ok(Some(place.name.to_owned()));
-    }
     names::first_free(place.dir(), place.name, place.dir(), |attempt| {
         hidden_name(debt.sequence, attempt)
     })

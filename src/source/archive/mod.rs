@@ -158,12 +158,7 @@ impl Archiver {
         opened: Opened<'_>,
         touched: &mut Touched,
     ) -> Result<Archived> {
-        let place = match Place::of(folder, &debt.name) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Archived::Gone);
-            }
-            place => place.map_err(|error| Failure::Transient(error.into()))?,
-        };
+        let Some(place) = Place::there(folder, &debt.name)? else { return Ok(Archived::Gone) };
         let Some(there) = place.dir().stat(place.name)? else { return Ok(Archived::Gone) };
         if !opened.stamp.is_same_file(&Stamp::of(&there)) {
             return Ok(Archived::Replaced);
@@ -266,12 +261,7 @@ impl Archiver {
         hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
-        let place = match Place::of(folder, &debt.name) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Archived::Gone);
-            }
-            place => place.map_err(|error| Failure::Transient(error.into()))?,
-        };
+        let Some(place) = Place::there(folder, &debt.name)? else { return Ok(Archived::Gone) };
         // Whatever was done before may not be durable yet.
         touched.recovers(self.target.is_some());
         let archived = self.recover_at(&place, folder, rules, debt, &hash, touched);
@@ -427,6 +417,14 @@ impl<'a> Place<'a> {
     fn of(folder: &'a Dir, name: &'a OsStr) -> std::io::Result<Self> {
         let subdirectory = input::open_parent(folder, name)?;
         Ok(Self { folder, subdirectory, name: Path::new(name).file_name().unwrap_or(name) })
+    }
+
+    /// The same; `None` when the directory is gone.
+    fn there(folder: &'a Dir, name: &'a OsStr) -> Result<Option<Self>> {
+        match Self::of(folder, name) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            place => place.map(Some).map_err(|error| Failure::Transient(error.into())),
+        }
     }
 
     fn dir(&self) -> &Dir {
