@@ -13,35 +13,94 @@ fn appender(spool: &Spool, name: &str) -> File {
     File::options().append(true).open(spool.input(name)).unwrap()
 }
 
+/// A job whose command shows that it runs, and goes on when it may.
+fn slow(action: &str) -> Spool {
+    let spool = Spool::new("");
+    let (started, go) = (spool.path("started"), spool.path("go"));
+    let (started, go) = (started.display(), go.display());
+    let script = format!("cat; touch {started}; while [ ! -e {go} ]; do sleep 0.01; done");
+    let argv = serde_json::json!(["sh", "-c", script]);
+    let rest = format!("[transform.command]\nargv = {argv}\n[done]\naction = {action}\n");
+    spool.configure("settle = \"0s\"", &rest);
+    spool
+}
+
 /// A writer comes while the command runs: the file is not whole, and settles again.
 #[test]
 fn a_file_that_is_opened_for_writing_during_its_command_is_not_committed() {
     for action in ["\"rename\"", "{ move = \"arch\" }", "\"delete\""] {
-        let spool = Spool::new("");
-        let (started, go) = (spool.path("started"), spool.path("go"));
-        let script = format!(
-            "cat; touch {}; while [ ! -e {} ]; do sleep 0.01; done",
-            started.display(),
-            go.display()
-        );
-        let argv = serde_json::json!(["sh", "-c", script]);
-        let rest = format!("[transform.command]\nargv = {argv}\n[done]\naction = {action}\n");
-        spool.configure("settle = \"0s\"", &rest);
+        let spool = slow(action);
         let daemon = spool.start();
         spool.drop_file("a", "first\n");
-        wait_for("the command", || started.exists());
+        wait_for("the command", || spool.path("started").exists());
         let mut writer = appender(&spool, "a");
-        fs::write(&go, "").unwrap();
-        wait_for("what was read is dropped", || {
-            daemon.log().contains("is written to")
-                || daemon.log().contains("changed while it was read")
-        });
+        fs::write(spool.path("go"), "").unwrap();
+        wait_for("what was read is dropped", || daemon.log().contains("is written to"));
         writer.write_all(b"late\n").unwrap();
         drop(writer);
         wait_for("the whole file", || spool.output() == "first\nlate\n");
         wait_for("the archive", || !spool.input("a").exists());
         assert_eq!(spool.output(), "first\nlate\n", "{action}: {}", daemon.stop());
     }
+}
+
+/// Proves that the test above sees what it is there to see.
+#[test]
+fn without_the_second_question_a_file_is_committed_in_part() {
+    let mut spool = slow("\"rename\"");
+    spool.environment("SPOOLMILL_MUTANT", "no-second-lease");
+    let _daemon = spool.start();
+    spool.drop_file("a", "first\n");
+    wait_for("the command", || spool.path("started").exists());
+    let _writer = appender(&spool, "a");
+    fs::write(spool.path("go"), "").unwrap();
+    wait_for("the part", || spool.output() == "first\n");
+}
+
+/// The daemon is killed with the committed file under its hidden name.
+fn hidden(spool: &Spool) {
+    spool.drop_file("a", "1\n");
+    let mut command = spool.command("run");
+    let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:2+").spawn().unwrap();
+    wait_for("the hidden name", || spool.names().contains(".spoolmill-done-1"));
+    wait_for("the output", || spool.output() == "1\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Another version took the name in the instant of the archive, and was hidden in its place.
+#[test]
+fn a_version_that_was_hidden_unread_gets_its_name_back_and_is_taken() {
+    let spool = Spool::new("");
+    hidden(&spool);
+    fs::write(spool.path("new"), "22\n").unwrap();
+    fs::rename(spool.path("new"), spool.input(".spoolmill-done-1")).unwrap();
+    spool.run_once();
+    assert_eq!(spool.output(), "1\n22\n");
+    spool.assert_names(&["processed-a"]);
+    assert_eq!(spool.read("in/processed-a"), "22\n");
+}
+
+/// A file that is hidden and still written to is tried again and again; a newer one of its name, which is
+/// committed and cannot be renamed either, is not taken twice for that.
+#[test]
+fn an_older_file_does_not_free_the_name_of_a_newer_one() {
+    let mut spool = Spool::new("");
+    hidden(&spool);
+    let writer = appender(&spool, ".spoolmill-done-1");
+    spool.drop_file("a", "2\n");
+    spool.environment("SPOOLMILL_FAULT", "fail:rename:5:1+");
+    let daemon = spool.start();
+    wait_for("the newer one", || spool.output() == "1\n2\n");
+    // Tried at once, after a second and after two more; the older one in between.
+    let tries = || daemon.log().matches("cannot be archived yet").count();
+    wait_for("some tries", || tries() >= 3);
+    assert_eq!(spool.output(), "1\n2\n", "{}", daemon.log());
+    drop(daemon);
+    drop(writer);
+    spool.no_environment().run_once();
+    assert_eq!(spool.output(), "1\n2\n");
+    spool.assert_names(&["processed-a", "processed-a.2"]);
 }
 
 /// The daemon as a user that is not the uploader's: no lease can be asked for.
@@ -90,6 +149,26 @@ fn what_is_written_after_the_commit_is_set_aside_and_told() {
     );
     let log = daemon.stop();
     assert!(log.contains("was written to after it was committed"), "{log}");
+}
+
+/// The owner of an archived file could fill the disk with its rest.
+#[test]
+fn a_rest_that_is_very_large_is_told_and_not_copied() {
+    let spool = Spool::new("");
+    let Some(daemon) = other_user(&spool) else { return };
+    wait_for("the start", || daemon.log().contains("watching"));
+    let upload = spool.path("upload");
+    let mut writer = File::create(&upload).unwrap();
+    writer.write_all(b"1\n").unwrap();
+    fs::rename(&upload, spool.input("a")).unwrap();
+    wait_for("the archive", || spool.names().contains("processed-a"));
+    writer.set_len(300 << 20).unwrap();
+    writer.write_all(b"2\n").unwrap();
+    drop(writer);
+    wait_for("it is told", || daemon.log().contains("too large to be copied"));
+    wait_for("it is counted", || daemon.log().contains("was written to after it was committed"));
+    spool.assert_names(&["processed-a"]);
+    daemon.stop();
 }
 
 /// A change that a daemon did not see, since it was down or between its commit and its archive.

@@ -177,6 +177,29 @@ fn a_stream_passes_a_record_on_as_soon_as_its_input_pauses() {
 }
 
 #[test]
+fn a_stream_that_a_signal_ends_says_which() {
+    let spool = Spool::new("");
+    for (signal, code) in
+        [(rustix::process::Signal::TERM, 128 + 15), (rustix::process::Signal::INT, 128 + 2)]
+    {
+        let mut command = spool.command("stream");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"1\n").unwrap();
+        let mut first = [0; 2];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        // As a shell has it: a program that the signal itself ends has no code of its own.
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = child.wait().unwrap();
+        let shown = status.code().or(status.signal().map(|signal| 128 + signal));
+        assert_eq!(shown, Some(code));
+        assert_eq!(&first, b"1\n");
+    }
+}
+
+#[test]
 fn a_stream_ends_quietly_when_its_reader_goes_away() {
     let spool = Spool::new("");
     let mut command = spool.command("stream");

@@ -246,6 +246,11 @@ fn a_pipe_under_the_name_of_the_lock_holds_up_nothing() {
     spool.drop_file("a", "1\n");
     spool.run_once();
     assert_eq!(spool.output(), "1\n");
+    // In the folder itself there must be a lock.
+    assert!(Command::new("mkfifo").arg(spool.input(".spoolmill-lock")).status().unwrap().success());
+    let output = spool.run("run", &["--once"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("no regular file"), "{}", said(&output));
 }
 
 #[test]
