@@ -275,6 +275,25 @@ impl Dir {
         Ok(Self { fd, path })
     }
 
+    /// The directory `name` in this one, if there is one. A symbolic link is none.
+    pub fn subdirectory(&self, name: &OsStr) -> Result<Option<Self>> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { fd, path })),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(Error::new(Operation::Open, &path, errno)),
+        }
+    }
+
+    /// Removes the directory `name` if it is empty. It may come back after a power cut.
+    pub fn remove_if_empty(&self, name: &OsStr) -> Result<()> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Error::new(Operation::Unlink, &self.path.join(name), errno)),
+        }
+    }
+
     /// Creates the new file `name` for reading and writing; an existing one is an error.
     pub fn create_new(&self, name: &OsStr) -> Result<File> {
         let path = self.path.join(name);

@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::spool::Daemon;
@@ -57,24 +58,31 @@ fn without_the_second_question_a_file_is_committed_in_part() {
     wait_for("the part", || spool.output() == "first\n");
 }
 
-/// The daemon is killed with the committed file under its hidden name.
-fn hidden(spool: &Spool) {
+/// The daemon is killed with the committed file under its hidden name, which is returned.
+fn hidden(spool: &Spool) -> String {
     spool.drop_file("a", "1\n");
     let mut command = spool.command("run");
     let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:2+").spawn().unwrap();
-    wait_for("the hidden name", || spool.names().contains(".spoolmill-done-1"));
+    wait_for("the hidden name", || hidden_names(&spool.input("")).len() == 1);
     wait_for("the output", || spool.output() == "1\n");
     child.kill().unwrap();
     child.wait().unwrap();
+    hidden_names(&spool.input("")).remove(0)
+}
+
+fn hidden_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(".spoolmill-done-")).collect()
 }
 
 /// Another version took the name in the instant of the archive, and was hidden in its place.
 #[test]
 fn a_version_that_was_hidden_unread_gets_its_name_back_and_is_taken() {
     let spool = Spool::new("");
-    hidden(&spool);
+    let name = hidden(&spool);
     fs::write(spool.path("new"), "22\n").unwrap();
-    fs::rename(spool.path("new"), spool.input(".spoolmill-done-1")).unwrap();
+    fs::rename(spool.path("new"), spool.input(&name)).unwrap();
     spool.run_once();
     assert_eq!(spool.output(), "1\n22\n");
     spool.assert_names(&["processed-a"]);
@@ -86,8 +94,8 @@ fn a_version_that_was_hidden_unread_gets_its_name_back_and_is_taken() {
 #[test]
 fn an_older_file_does_not_free_the_name_of_a_newer_one() {
     let mut spool = Spool::new("");
-    hidden(&spool);
-    let writer = appender(&spool, ".spoolmill-done-1");
+    let name = hidden(&spool);
+    let writer = appender(&spool, &name);
     spool.drop_file("a", "2\n");
     spool.environment("SPOOLMILL_FAULT", "fail:rename:5:1+");
     let daemon = spool.start();
@@ -101,6 +109,56 @@ fn an_older_file_does_not_free_the_name_of_a_newer_one() {
     spool.no_environment().run_once();
     assert_eq!(spool.output(), "1\n2\n");
     spool.assert_names(&["processed-a", "processed-a.2"]);
+}
+
+/// Many files are hidden in a folder of their own. What a kill leaves there is found by the next start, which
+/// removes the folder in the end.
+#[test]
+fn what_is_left_in_the_folder_for_hidden_names_is_archived() {
+    let spool = Spool::new("");
+    for number in 0..100 {
+        spool.drop_file(&format!("f{number:02}"), &format!("{number}\n"));
+    }
+    let mut command = spool.command("run");
+    let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:2+").spawn().unwrap();
+    let shelter = spool.input(".spoolmill-done");
+    wait_for("the output", || spool.output().lines().count() == 100);
+    wait_for("the hidden name", || hidden_names(&shelter).len() == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Another version took the name in that instant.
+    let name = hidden_names(&shelter).remove(0);
+    fs::write(spool.path("new"), "new\n").unwrap();
+    fs::rename(spool.path("new"), shelter.join(name)).unwrap();
+    spool.run_once();
+    assert!(spool.output().ends_with("99\nnew\n"), "{}", spool.output());
+    let names: Vec<_> = (0..100).map(|number| format!("processed-f{number:02}")).collect();
+    spool.assert_names(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(!shelter.exists());
+}
+
+/// Something of an uploader's has the name of the folder for hidden names: files are hidden without it.
+#[test]
+fn files_are_hidden_without_a_folder_of_their_own() {
+    let spool = Spool::new("");
+    fs::create_dir(spool.path("elsewhere")).unwrap();
+    for (round, there) in ["nothing", "link", "file"].iter().enumerate() {
+        let shelter = spool.input(".spoolmill-done");
+        match *there {
+            "link" => std::os::unix::fs::symlink(spool.path("elsewhere"), &shelter).unwrap(),
+            "file" => fs::write(&shelter, "").unwrap(),
+            _ => {}
+        }
+        for number in 0..100 {
+            spool.drop_file(&format!("f{round}{number:02}"), &format!("{number}\n"));
+        }
+        spool.run_once();
+        assert_eq!(spool.output().lines().count(), 100 * (round + 1), "{there}");
+        let archived = spool.names().iter().filter(|name| name.starts_with("processed-")).count();
+        assert_eq!(archived, 100 * (round + 1), "{there}");
+        let _ = fs::remove_file(&shelter);
+    }
+    assert_eq!(fs::read_dir(spool.path("elsewhere")).unwrap().count(), 0);
 }
 
 /// The daemon as a user that is not the uploader's: no lease can be asked for.

@@ -199,6 +199,7 @@ impl Job {
         self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&self.source)?;
+        self.pipeline.leave_folder(&self.source);
         self.pipeline.settle()?;
         self.pipeline.finish_rotation(waits)?;
         self.pipeline.replace_all_views()

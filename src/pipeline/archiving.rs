@@ -123,6 +123,7 @@ impl Pipeline {
             Some(Failure::Transient(anyhow::anyhow!("{lost}")))
         };
         let mut unarchived = std::mem::take(&mut self.archiving.unarchived).into_iter();
+        self.archiving.touched.expect(unarchived.len(), source.folder());
         while let Some((debt, input)) = unarchived.next() {
             let done = match lost(&debt) {
                 Some(failure) => self.archived(debt, Err(failure), 0, true),
@@ -260,6 +261,13 @@ impl Pipeline {
             self.settled.archived.push(debt.sequence);
         }
         Ok(())
+    }
+
+    /// The job ends.
+    pub fn leave_folder(&mut self, source: &Source) {
+        if let Err(error) = self.archiving.touched.leave_folder(source.folder()) {
+            tracing::debug!(%error, "the folder for hidden names stays");
+        }
     }
 
     /// The file that could not be archived most often, and how often that was tried. One that only waits

@@ -4,10 +4,12 @@
 //! or is set aside with a report.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 
 use super::names::{self, hidden_name, rename_free, stand_in};
 use super::report::{self, report_failure};
 use super::{Debt, Fate, Place};
+use crate::durable::Dir;
 use crate::failure::Result;
 use crate::source::input::{Stamp, Writers};
 use crate::source::rules::{FAILED, Rules};
@@ -15,42 +17,61 @@ use crate::source::rules::{FAILED, Rules};
 /// A file under its hidden name. In this order: whether somebody writes to it, then how it is; so what is
 /// written before the last writer goes shows in its size and time.
 pub(super) struct Hidden<'a> {
+    pub dir: &'a Dir,
     pub name: &'a OsStr,
     pub writers: Writers,
     pub now: Stamp,
     pub is_whole: bool,
 }
 
-/// Renames the file to its hidden name; `None` when it is gone.
-pub(super) fn hide(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
-    names::first_free(place.dir(), place.name, place.dir(), |attempt| {
-        hidden_name(debt.sequence, attempt)
-    })
+/// Renames the file to its hidden name, in the shelter if that can be had; `None` when it is gone.
+pub(super) fn hide(
+    place: &Place<'_>,
+    debt: &Debt,
+    shelter: Option<Arc<Dir>>,
+) -> Result<Option<(Nook, OsString)>> {
+    let name = |attempt| hidden_name(debt.sequence, debt.identity.inode, attempt);
+    if let Some(shelter) = shelter.filter(|_| place.subdirectory.is_none())
+        && let Ok(hidden) = names::first_free(place.dir(), place.name, &shelter, name)
+    {
+        return Ok(hidden.map(|hidden| (Nook(Some(shelter)), hidden)));
+    }
+    let hidden = names::first_free(place.dir(), place.name, place.dir(), name)?;
+    Ok(hidden.map(|hidden| (Nook(None), hidden)))
+}
+
+/// Where a hidden file is: in the shelter, or where it was.
+pub(super) struct Nook(pub Option<Arc<Dir>>);
+
+impl Nook {
+    pub(super) fn dir<'a>(&'a self, place: &'a Place<'_>) -> &'a Dir {
+        self.0.as_deref().unwrap_or(place.dir())
+    }
 }
 
 /// What was hidden is not the committed file: it gets its name back, or where that is taken again, one
 /// under which it will be taken, or it is set aside.
 pub(super) fn put_back(
     place: &Place<'_>,
-    hidden: &OsStr,
+    (from, hidden): (&Dir, &OsStr),
     rules: &Rules,
     debt: &Debt,
 ) -> Result<()> {
     let dir = place.dir();
-    if dir.rename_no_replace(hidden, dir, place.name)? {
+    if from.rename_no_replace(hidden, dir, place.name)? {
         return Ok(());
     }
     let free = stand_in(place.name, debt.sequence);
     let taken_as = free.filter(|name| rules.is_candidate(name) && rules.marker_of(name).is_none());
     if let Some(name) = taken_as
-        && dir.rename_no_replace(hidden, dir, &name)?
+        && from.rename_no_replace(hidden, dir, &name)?
     {
         let (file, name) = (crate::telemetry::text(place.name), crate::telemetry::text(&name));
         tracing::warn!(file, name, "the file was replaced twice; the version between is kept");
         return Ok(());
     }
     let sequence = debt.sequence;
-    if let Some(name) = rename_free(dir, hidden, place.name, dir, FAILED, sequence)? {
+    if let Some(name) = rename_free(from, hidden, place.name, dir, FAILED, sequence)? {
         let reason = "it was replaced by another file before it could be taken";
         report_failure(dir, &name, sequence, &report::short(place.name, reason, sequence))?;
     }
@@ -60,11 +81,11 @@ pub(super) fn put_back(
 /// The file is not what was committed any more: it is set aside as it is.
 pub(super) fn set_aside_altered(
     place: &Place<'_>,
-    hidden: &OsStr,
+    (from, hidden): (&Dir, &OsStr),
     debt: &Debt,
 ) -> Result<OsString> {
     let (dir, sequence) = (place.dir(), debt.sequence);
-    let name = rename_free(dir, hidden, place.name, dir, FAILED, sequence)?;
+    let name = rename_free(from, hidden, place.name, dir, FAILED, sequence)?;
     let name = name.unwrap_or_else(|| hidden.to_owned());
     let reason = match debt.fate {
         Fate::Processed => format!(

@@ -25,7 +25,7 @@ use super::rules::{FAILED, PROCESSED, Rules};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::record::Identity;
-use hidden::{Hidden, hide, put_back, set_aside_altered};
+use hidden::{Hidden, Nook, hide, put_back, set_aside_altered};
 pub use names::{HIDDEN, shown_stem};
 use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
@@ -165,17 +165,18 @@ impl Archiver {
         }
         // The marker first: one that comes after this belongs to a new file.
         self.archive_marker(&place, rules, debt, touched)?;
-        let archived = match hide(&place, debt)? {
+        let archived = match hide(&place, debt, touched.shelter())? {
             None => Archived::Gone,
-            Some(hidden) => {
+            Some((nook, name)) => {
+                let (dir, name) = (nook.dir(&place), name.as_os_str());
                 let writers = input::writers_until_closed(opened.file);
-                let there = place.dir().stat(&hidden)?.map(|stat| Stamp::of(&stat));
+                let there = dir.stat(name)?.map(|stat| Stamp::of(&stat));
                 if let Some(now) = there.filter(|there| there.is_same_file(opened.stamp)) {
-                    let found = Hidden { name: &hidden, writers, now, is_whole: opened.is_whole };
+                    let found = Hidden { dir, name, writers, now, is_whole: opened.is_whole };
                     self.conclude(&place, &found, debt, touched)?
                 } else {
                     // Another file took the name in that instant; it is nobody's archive.
-                    put_back(&place, &hidden, rules, debt)?;
+                    put_back(&place, (dir, name), rules, debt)?;
                     Archived::Replaced
                 }
             }
@@ -188,7 +189,7 @@ impl Archiver {
     fn conclude(
         &self,
         place: &Place<'_>,
-        &Hidden { name: hidden, writers, ref now, is_whole }: &Hidden<'_>,
+        &Hidden { dir, name: hidden, writers, ref now, is_whole }: &Hidden<'_>,
         debt: &Debt,
         touched: &mut Touched,
     ) -> Result<Archived> {
@@ -197,7 +198,7 @@ impl Archiver {
         }
         let same = (now.size, now.modified_ns) == (debt.identity.size, debt.identity.modified_ns);
         if !same || !is_whole {
-            let name = set_aside_altered(place, hidden, debt)?;
+            let name = set_aside_altered(place, (dir, hidden), debt)?;
             return Ok(Archived::Altered(place.dir().path().join(name)));
         }
         let subdirectory;
@@ -212,16 +213,14 @@ impl Archiver {
                 if writers == Writers::Unknown && !held.is_zero() {
                     return Ok(Archived::Held(held));
                 }
-                place.dir().unlink(hidden)?;
+                dir.unlink(hidden)?;
                 return Ok(Archived::As(place.dir().path().join(place.name)));
             }
             _ => (place.dir(), PROCESSED),
         };
         let sequence = debt.sequence;
-        let Some(name) = rename_free(place.dir(), hidden, place.name, target, prefix, sequence)?
-        else {
-            return Ok(Archived::Gone);
-        };
+        let name = rename_free(dir, hidden, place.name, target, prefix, sequence)?;
+        let Some(name) = name else { return Ok(Archived::Gone) };
         if let Fate::Failed(report) = &debt.fate {
             report_failure(target, &name, sequence, report)?;
         }
@@ -330,17 +329,42 @@ impl Archiver {
         known: &impl Fn(&File, &Stamp) -> Result<bool>,
         touched: &mut Touched,
     ) -> Result<Option<Archived>> {
+        let shelter = match place.subdirectory {
+            None => touched.shelter_of(place.folder)?,
+            Some(_) => None,
+        };
+        let nooks = [shelter.map(|shelter| Nook(Some(shelter))), Some(Nook(None))];
+        for nook in nooks.into_iter().flatten() {
+            let hidden =
+                self.recover_from(place, nook.dir(place), rules, (debt, archived, known), touched)?;
+            if hidden.is_some() {
+                return Ok(hidden);
+            }
+        }
+        Ok(None)
+    }
+
+    fn recover_from(
+        &self,
+        place: &Place<'_>,
+        dir: &Dir,
+        rules: &Rules,
+        (debt, archived, known): (
+            &Debt,
+            Option<&(Dir, OsString)>,
+            &impl Fn(&File, &Stamp) -> Result<bool>,
+        ),
+        touched: &mut Touched,
+    ) -> Result<Option<Archived>> {
         for attempt in 0.. {
-            let hidden = hidden_name(debt.sequence, attempt);
-            if place.dir().stat(&hidden)?.is_none() {
+            let name = &hidden_name(debt.sequence, debt.identity.inode, attempt);
+            if dir.stat(name)?.is_none() {
                 break;
             }
-            let input::Found::File(file, stamp) = input::open(place.dir(), &hidden) else {
-                continue;
-            };
+            let input::Found::File(file, stamp) = input::open(dir, name) else { continue };
             if archived.is_some_and(|(dir, name)| is_second_name(dir, name, &stamp)) {
                 // The fallback for a rename got as far as the link.
-                place.dir().unlink(&hidden)?;
+                dir.unlink(name)?;
                 continue;
             }
             if stamp.inode == debt.identity.inode && input::writers(&file) == Writers::Some {
@@ -351,10 +375,10 @@ impl Archiver {
                 remove_second_name(place, &stamp)?;
                 let writers = input::writers_until_closed(&file);
                 let now = stamp_of(&file)?;
-                let found = Hidden { name: &hidden, writers, now, is_whole };
+                let found = Hidden { dir, name, writers, now, is_whole };
                 return self.conclude(place, &found, debt, touched).map(Some);
             }
-            put_back(place, &hidden, rules, debt)?;
+            put_back(place, (dir, name), rules, debt)?;
         }
         Ok(None)
     }

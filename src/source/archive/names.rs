@@ -16,11 +16,12 @@ const NAMES_TRIED: u32 = 1000;
 /// What the hidden names begin with that files have between their own name and the archive.
 pub const HIDDEN: &str = ".spoolmill-done-";
 
-/// The hidden name of the input of a microbatch.
-pub fn hidden_name(sequence: u64, attempt: u32) -> OsString {
+/// The hidden name of the input of a microbatch. The inode tells the files of two jobs apart that share
+/// a folder.
+pub fn hidden_name(sequence: u64, inode: u64, attempt: u32) -> OsString {
     match attempt {
-        0 => format!("{HIDDEN}{sequence}").into(),
-        more => format!("{HIDDEN}{sequence}.{more}").into(),
+        0 => format!("{HIDDEN}{sequence}-{inode}").into(),
+        more => format!("{HIDDEN}{sequence}-{inode}.{more}").into(),
     }
 }
 

@@ -3,10 +3,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Archiver;
 use crate::durable::{self, Dir};
 use crate::failure::Result;
+
+/// A folder in the drop folder: in it files have their hidden names when many are archived at once. In a large
+/// folder each change of a name costs a search, and so the second rename as much as the first.
+const SHELTER: &str = ".spoolmill-done";
+
+/// So many files are worth a shelter.
+const CROWD: usize = 64;
 
 /// The directories whose names have changed and are not durable yet.
 #[derive(Debug, Default)]
@@ -15,6 +23,7 @@ pub struct Touched {
     /// The drop folder itself, which is held open anyway.
     folder: bool,
     archive: bool,
+    shelter: Option<Arc<Dir>>,
 }
 
 impl Touched {
@@ -30,8 +39,45 @@ impl Touched {
         if self.folder {
             folder.sync("input directory")?;
         }
+        // What is still in it is in the ledger: last, since nothing is lost with it.
+        if let Some(shelter) = &self.shelter {
+            shelter.sync("input directory")?;
+        }
         *self = Self::default();
         Ok(())
+    }
+
+    /// So many files of this folder are to be archived.
+    pub fn expect(&mut self, files: usize, folder: &Dir) {
+        if files < CROWD || self.shelter.is_some() {
+            return;
+        }
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        let owner = (user.as_raw(), group.as_raw());
+        match folder.private_subdirectory(OsStr::new(SHELTER), owner) {
+            Ok(shelter) => self.shelter = Some(Arc::new(shelter)),
+            // They are hidden in the folder itself then.
+            Err(error) => tracing::debug!(%error, "no folder for hidden names"),
+        }
+    }
+
+    /// The shelter, where there is one by now.
+    pub(super) fn shelter(&self) -> Option<Arc<Dir>> {
+        self.shelter.clone()
+    }
+
+    /// The shelter of this folder, where an earlier process may have left files.
+    pub(super) fn shelter_of(&mut self, folder: &Dir) -> durable::Result<Option<Arc<Dir>>> {
+        if self.shelter.is_none() {
+            self.shelter = folder.subdirectory(OsStr::new(SHELTER))?.map(Arc::new);
+        }
+        Ok(self.shelter())
+    }
+
+    /// The job ends: what it needs no more is removed.
+    pub fn leave_folder(&mut self, folder: &Dir) -> durable::Result<()> {
+        self.shelter = None;
+        folder.remove_if_empty(OsStr::new(SHELTER))
     }
 
     /// A file was renamed in this subfolder of the drop folder, or in the folder itself.
