@@ -5,6 +5,7 @@
 //! a failure in between is rolled forward, never back.
 
 mod archiving;
+mod background;
 pub mod earlier;
 pub mod flow;
 mod formats;
@@ -30,6 +31,7 @@ mod whole;
 mod work;
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::durable::fault;
@@ -59,7 +61,7 @@ pub struct Pipeline {
     /// The outputs.
     pub publisher: Publisher,
     /// The way out of the drop folder.
-    pub archiver: Archiver,
+    pub archiver: Arc<Archiver>,
     /// The continuous queries.
     pub views: Views,
     earlier: Earlier,
@@ -91,7 +93,7 @@ impl Pipeline {
         Self {
             ledger,
             publisher,
-            archiver,
+            archiver: Arc::new(archiver),
             views,
             earlier,
             keeping,
@@ -344,7 +346,7 @@ impl Pipeline {
 
     /// Makes everything published and archived durable. The ledger hears of it with the next
     /// commit, or by [`Pipeline::settle`].
-    pub fn sync(&mut self, source: &Source) -> Result<()> {
+    pub fn sync(&mut self, source: &mut Source) -> Result<()> {
         self.publisher.sync()?;
         self.sync_archive(source)?;
         self.unsynced_since = None;

@@ -117,7 +117,7 @@ fn an_older_file_does_not_free_the_name_of_a_newer_one() {
 fn what_is_left_in_the_folder_for_hidden_names_is_archived() {
     let spool = Spool::new("");
     for number in 0..100 {
-        spool.drop_file(&format!("f{number:02}"), &format!("{number}\n"));
+        spool.drop_file(format!("f{number:02}"), format!("{number}\n"));
     }
     let mut command = spool.command("run");
     let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:2+").spawn().unwrap();
@@ -150,7 +150,7 @@ fn files_are_hidden_without_a_folder_of_their_own() {
             _ => {}
         }
         for number in 0..100 {
-            spool.drop_file(&format!("f{round}{number:02}"), &format!("{number}\n"));
+            spool.drop_file(format!("f{round}{number:02}"), format!("{number}\n"));
         }
         spool.run_once();
         assert_eq!(spool.output().lines().count(), 100 * (round + 1), "{there}");

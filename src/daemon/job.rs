@@ -147,10 +147,10 @@ impl Job {
         self.pipeline.replace_views(now)?;
         self.source.scan_if_due(now).map_err(Failure::Transient)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
-            self.pipeline.sync(&self.source)?;
+            self.pipeline.sync(&mut self.source)?;
         }
         self.pipeline.look_at_late_writes(&self.source, now)?;
-        self.pipeline.rotate(&self.source)?;
+        self.pipeline.rotate(&mut self.source)?;
         self.pipeline.prune(&self.source, now)?;
         if self.source.next_name().is_some() {
             self.check_disk()?;
@@ -198,7 +198,7 @@ impl Job {
     pub fn finish(&mut self, waits: bool) -> Result<()> {
         self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
-        self.pipeline.sync(&self.source)?;
+        self.pipeline.sync(&mut self.source)?;
         self.pipeline.leave_folder(&self.source);
         self.pipeline.settle()?;
         self.pipeline.finish_rotation(waits)?;
@@ -238,7 +238,7 @@ impl Job {
     /// Makes durable what has been published for a while, when nothing else goes on.
     pub fn settle_when_quiet(&mut self) -> Result<()> {
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
-            self.pipeline.sync(&self.source)?;
+            self.pipeline.sync(&mut self.source)?;
         }
         // Told at once after the sync, whoever asked for that; before it there is nothing to tell.
         if self.pipeline.sync_due().is_none() { self.pipeline.settle() } else { Ok(()) }

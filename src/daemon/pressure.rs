@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 
 use crate::durable::free_bytes as free;
 use crate::failure::{Failure, Result};
+use crate::source::archive::CROWD;
 
 /// Refuses to go on while one of these places has less than `least` bytes free.
 pub fn check_disk<'a>(places: impl IntoIterator<Item = &'a Path>, least: u64) -> Result<()> {
@@ -33,15 +34,17 @@ const DESCRIPTORS_UNKNOWN: u64 = 1024;
 /// Descriptors for each thread that works: staging files, and their copies that are synced.
 const WORKER_DESCRIPTORS: u64 = 8;
 
-/// How many inputs may be open at once: what the limit of this process leaves, one at least. The limit is
-/// read from proc(5), since a service may be forbidden to ask the kernel for it.
+/// How many inputs may be taken at once: what the limit of this process leaves, one at least. A crowd is still
+/// open, on its way to the archive, while the next group is gathered: together they may take that much. The
+/// limit is read from proc(5), since a service may be forbidden to ask the kernel for it.
 pub fn descriptors(workers: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let most = open_files(&limits).unwrap_or(DESCRIPTORS_UNKNOWN);
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
     let own = OWN_DESCRIPTORS / 2 + WORKER_DESCRIPTORS * workers as u64;
     let left = most.saturating_sub(open.max(OWN_DESCRIPTORS / 2)).saturating_sub(own);
-    usize::try_from(left).unwrap_or(usize::MAX).max(1)
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    (left / 2).max(left.min(CROWD - 1)).max(1)
 }
 
 /// The limit that is in force, of the text of proc(5).

@@ -7,14 +7,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::background::{Background, Load};
 use super::vanished::Vanished;
 use super::{Pipeline, prepare};
 use crate::failure::{Failure, Result};
 use crate::source::Source;
 use crate::source::archive::{Archived, Debt, Fate, Touched};
 use crate::source::input::{Input, Stamp};
+use crate::source::queue::Key;
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -34,6 +37,7 @@ pub struct Archiving {
     /// Set aside as altered, and not yet told to the ledger.
     untold: Vec<(Debt, PathBuf)>,
     touched: Touched,
+    background: Background,
     /// Renamed, but not durably.
     renamed: Vec<Renamed>,
     vanished: Vanished,
@@ -97,6 +101,12 @@ impl Archiving {
 impl Pipeline {
     /// Archives what is committed, and tries again what is due.
     pub(super) fn archive_all(&mut self, source: &mut Source) -> Result<()> {
+        let more_comes = source.next_name().is_some();
+        if self.archiving.unarchived.is_empty() && more_comes && self.archiving.background.is_busy()
+        {
+            return Ok(());
+        }
+        self.collect_archived(source)?;
         let now = Instant::now();
         while let Some((debt, path)) = self.archiving.untold.pop() {
             if let Err(failure) = self.note_altered(&debt, &path) {
@@ -112,18 +122,27 @@ impl Pipeline {
             return Ok(());
         }
         self.unsynced_since.get_or_insert(now);
-        let lost = match self.archiver.follow(&mut self.archiving.touched) {
+        let lost_why = match self.archiver.follow(&mut self.archiving.touched) {
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => Some(format!("{:#}", failure.into_error())),
-            Ok(()) => None,
+            Ok(there) => {
+                self.archiver = there.map_or(self.archiver.clone(), Arc::new);
+                None
+            }
         };
         // Without their folder files cannot be moved, and keep their names.
         let lost = |debt: &Debt| {
-            let lost = lost.as_ref().filter(|_| debt.fate == Fate::Processed)?;
+            let lost = lost_why.as_ref().filter(|_| debt.fate == Fate::Processed)?;
             Some(Failure::Transient(anyhow::anyhow!("{lost}")))
         };
-        let mut unarchived = std::mem::take(&mut self.archiving.unarchived).into_iter();
-        self.archiving.touched.expect(unarchived.len(), source.folder());
+        let unarchived = std::mem::take(&mut self.archiving.unarchived);
+        let is_crowd = self.archiving.touched.expect(unarchived.len(), source.folder());
+        let unarchived = if is_crowd && more_comes && lost_why.is_none() {
+            self.archive_behind(unarchived, source)
+        } else {
+            unarchived
+        };
+        let mut unarchived = unarchived.into_iter();
         while let Some((debt, input)) = unarchived.next() {
             let done = match lost(&debt) {
                 Some(failure) => self.archived(debt, Err(failure), 0, true),
@@ -154,11 +173,46 @@ impl Pipeline {
             (&input.file, &input.stamp),
             touched,
         );
+        self.finish_archive(debt, input.key, archived, source)
+    }
+
+    /// Archives these files while the next ones are gathered; gives them back where that cannot be.
+    fn archive_behind(&mut self, files: Vec<(Debt, Input)>, source: &Source) -> Vec<(Debt, Input)> {
+        let load = Load {
+            archiver: self.archiver.clone(),
+            folder: source.shared_folder(),
+            rules: source.shared_rules(),
+            files,
+            touched: std::mem::take(&mut self.archiving.touched),
+        };
+        let Err(load) = self.archiving.background.start(load) else { return Vec::new() };
+        self.archiving.touched = load.touched;
+        load.files
+    }
+
+    /// Takes up what has been archived behind.
+    fn collect_archived(&mut self, source: &mut Source) -> Result<()> {
+        let Some(unloaded) = self.archiving.background.collect()? else { return Ok(()) };
+        self.archiving.touched = unloaded.touched;
+        let mut done = Ok(());
+        for (debt, key, archived) in unloaded.archived {
+            done = self.finish_archive(debt, key, archived, source).and(done);
+        }
+        done
+    }
+
+    fn finish_archive(
+        &mut self,
+        debt: Debt,
+        key: Key,
+        archived: Result<Archived>,
+        source: &mut Source,
+    ) -> Result<()> {
         note_failed(&debt, &archived, source);
         match &archived {
             // What is there now, if anything, is a new file.
             Ok(Archived::Gone | Archived::Replaced) => self.archiving.free(&debt.name, source),
-            Ok(_) => source.release(input.key),
+            Ok(_) => source.release(key),
             Err(_) => {}
         }
         self.archived(debt, archived, 0, true)
@@ -244,6 +298,7 @@ impl Pipeline {
         source: &mut Source,
     ) -> Result<Option<Input>> {
         let Some(debt) = self.archiving.vanished.take(&input) else { return Ok(Some(input)) };
+        self.collect_archived(source)?;
         let (file, microbatch) = (crate::telemetry::text(input.name()), debt.sequence);
         tracing::warn!(file, microbatch, "was committed under another name");
         self.unsynced_since.get_or_insert_with(Instant::now);
@@ -252,7 +307,8 @@ impl Pipeline {
     }
 
     /// Makes the renames durable. What was written to a file meanwhile is found out.
-    pub(super) fn sync_archive(&mut self, source: &Source) -> Result<()> {
+    pub(super) fn sync_archive(&mut self, source: &mut Source) -> Result<()> {
+        self.collect_archived(source)?;
         self.archiving.touched.sync(source.folder(), &self.archiver)?;
         for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
             if let Some(path) = path.filter(|path| differs(path, &debt)) {

@@ -9,7 +9,7 @@ use crate::source::Source;
 
 impl Pipeline {
     /// Closes the output if that is due, and does what was decided before.
-    pub fn rotate(&mut self, source: &Source) -> Result<()> {
+    pub fn rotate(&mut self, source: &mut Source) -> Result<()> {
         let Some(mut rotation) = self.keeping.rotation.take() else { return Ok(()) };
         let rotated = self.rotate_with(&mut rotation, source);
         self.keeping.rotation = Some(rotation);
@@ -19,7 +19,7 @@ impl Pipeline {
     fn rotate_with(
         &mut self,
         rotation: &mut crate::publish::rotation::Rotation,
-        source: &Source,
+        source: &mut Source,
     ) -> Result<()> {
         rotation.carry_out(&mut self.ledger)?;
         if rotation.is_due(&self.ledger, now_ms())? {

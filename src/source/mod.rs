@@ -26,6 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use walkdir::WalkDir;
@@ -58,8 +59,8 @@ const PUT_OFF_MAX: Duration = Duration::from_mins(5);
 
 /// The state of one drop folder.
 pub struct Source {
-    rules: Rules,
-    folder: Dir,
+    rules: Arc<Rules>,
+    folder: Arc<Dir>,
     folder_stamp: Stamp,
     queue: Queue,
     plain: Plain,
@@ -103,8 +104,8 @@ impl Source {
         let folder = Dir::open(directory)?;
         let folder_stamp = stamp_of(&folder)?;
         Ok(Self {
-            rules,
-            folder,
+            rules: Arc::new(rules),
+            folder: Arc::new(folder),
             folder_stamp,
             queue: Queue::default(),
             plain,
@@ -143,9 +144,19 @@ impl Source {
         &self.folder
     }
 
+    /// The same, to be kept.
+    pub fn shared_folder(&self) -> Arc<Dir> {
+        self.folder.clone()
+    }
+
     /// The rules of the folder.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The same, to be kept.
+    pub fn shared_rules(&self) -> Arc<Rules> {
+        self.rules.clone()
     }
 
     /// Takes a hint.
@@ -216,7 +227,7 @@ impl Source {
             let claim = self.claimant.as_ref().map(|own| Claim::take(there.path(), own));
             self.claim = claim.transpose().map_err(crate::failure::Failure::into_error)?;
             tracing::warn!(folder = %self.folder.path().display(), "the drop folder was replaced");
-            self.folder = there;
+            self.folder = Arc::new(there);
             self.folder_stamp = stamp;
             self.last_scan = None;
         }

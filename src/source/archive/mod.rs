@@ -30,7 +30,7 @@ pub use names::{HIDDEN, shown_stem};
 use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
 pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
-pub use touched::Touched;
+pub use touched::{CROWD, Touched};
 
 /// A file that somebody writes to after its commit is looked at again after this time.
 const BUSY: Duration = Duration::from_secs(1);
@@ -124,17 +124,17 @@ impl Archiver {
         self.target.as_ref()
     }
 
-    /// The archive folder may have been replaced: what counts is what its path leads to.
+    /// The archive folder may have been replaced: what counts is what its path leads to. The one that moves
+    /// files there, if so.
     ///
     /// # Errors
     /// When it is gone, or what was moved to the old one cannot be made durable.
-    pub fn follow(&mut self, touched: &mut Touched) -> Result<()> {
-        let Some(target) = &self.target else { return Ok(()) };
-        let Some(there) = target.successor()? else { return Ok(()) };
+    pub fn follow(&self, touched: &mut Touched) -> Result<Option<Self>> {
+        let Some(target) = &self.target else { return Ok(None) };
+        let Some(there) = target.successor()? else { return Ok(None) };
         tracing::warn!(folder = %there.path().display(), "the archive folder was replaced");
         touched.leave(target)?;
-        self.target = Some(there);
-        Ok(())
+        Ok(Some(Self { action: self.action.clone(), target: Some(there) }))
     }
 
     /// Archives the input that was read on `file`, which has this stamp.

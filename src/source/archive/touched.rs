@@ -13,8 +13,8 @@ use crate::failure::Result;
 /// folder each change of a name costs a search, and so the second rename as much as the first.
 const SHELTER: &str = ".spoolmill-done";
 
-/// So many files are worth a shelter.
-const CROWD: usize = 64;
+/// So many files are worth a shelter, and a thread that archives them while the next are read.
+pub const CROWD: usize = 64;
 
 /// The directories whose names have changed and are not durable yet.
 #[derive(Debug, Default)]
@@ -47,10 +47,10 @@ impl Touched {
         Ok(())
     }
 
-    /// So many files of this folder are to be archived.
-    pub fn expect(&mut self, files: usize, folder: &Dir) {
+    /// So many files of this folder are to be archived. True when they are many.
+    pub fn expect(&mut self, files: usize, folder: &Dir) -> bool {
         if files < CROWD || self.shelter.is_some() {
-            return;
+            return files >= CROWD;
         }
         let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
         let owner = (user.as_raw(), group.as_raw());
@@ -59,6 +59,7 @@ impl Touched {
             // They are hidden in the folder itself then.
             Err(error) => tracing::debug!(%error, "no folder for hidden names"),
         }
+        true
     }
 
     /// The shelter, where there is one by now.
