@@ -296,6 +296,50 @@ fn an_abort_at_any_operation_of_the_recovery_changes_nothing_in_the_end() {
     }
 }
 
+/// So many files at once that they are archived while the next are read, which takes two groups.
+fn crowd() -> Spool {
+    let spool = Spool::new(CROWD.configuration);
+    for number in 0..150 {
+        spool.drop_file(format!("f{number:03}"), format!("{number}\n"));
+    }
+    spool
+}
+
+const CROWD: Job = Job {
+    configuration: "[output]\npath = \"output.txt\"\n[engine]\nfiles_per_commit = 70\n",
+    ..PLAIN
+};
+
+/// Two threads are at work: the operations have no fixed order, and every fourth is enough.
+#[test]
+fn an_abort_among_many_files_changes_nothing_in_the_end() {
+    let expected = undisturbed_from(&crowd(), CROWD);
+    let mut count = 0;
+    for number in (1..2000).step_by(4) {
+        let mut spool = crowd();
+        let aborted = run_with(&mut spool, &format!("abort:{number}"));
+        let again = run_with(&mut spool, &format!("abort:{}", number / 2 + 1));
+        spool.run_once();
+        second_round(&spool, CROWD);
+        spool.run_once();
+        assert_eq!(end(&spool, CROWD), expected, "after abort:{number}, {again}");
+        count = number;
+        if !aborted {
+            break;
+        }
+    }
+    assert!(count > 300, "only {count} operations were counted");
+}
+
+#[test]
+fn a_power_cut_among_many_files_changes_nothing_in_the_end() {
+    let expected = undisturbed_from(&crowd(), CROWD);
+    let (states, found) = explore_some(crowd(), CROWD, "", &expected, 7);
+    eprintln!("{states} states after a power cut among many files");
+    assert_eq!(found, None);
+    assert!(states > 300);
+}
+
 /// A failure that may pass pauses the daemon; then it goes on as if nothing had happened. Nothing
 /// is quarantined for it.
 #[test]
@@ -345,11 +389,17 @@ fn explore(job: Job, mutant: &str, expected: &End) -> (usize, Option<String>) {
     explore_from(scenario(job), job, mutant, expected)
 }
 
-fn explore_from(
+fn explore_from(spool: Spool, job: Job, mutant: &str, expected: &End) -> (usize, Option<String>) {
+    explore_some(spool, job, mutant, expected, 1)
+}
+
+/// The same after each `stride`-th operation only.
+fn explore_some(
     mut spool: Spool,
     job: Job,
     mutant: &str,
     expected: &End,
+    stride: usize,
 ) -> (usize, Option<String>) {
     let root = spool.path("");
     let start = Model::of(&root);
@@ -364,6 +414,9 @@ fn explore_from(
     let mut model = start;
     for (number, step) in steps.iter().enumerate() {
         model.apply(step);
+        if number % stride > 0 {
+            continue;
+        }
         for loss in LOSSES {
             states += 1;
             model.cut(loss);

