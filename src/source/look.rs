@@ -19,6 +19,13 @@ use crate::failure::{Failure, Result};
 /// How long it holds that the drop folder can be written to.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A look at a file that waits for something may come once in this time: with all that wait, a thousand in
+/// a second, which take less than one part in a hundred of a processor.
+const LOOK_COSTS: Duration = Duration::from_millis(1);
+
+/// Time between rounds of such looks: each round wakes the daemon once.
+const LOOK_ROUND: Duration = Duration::from_millis(100);
+
 /// Markers without a file that are told, each once.
 const ORPHANS_MAX: usize = 1000;
 
@@ -219,16 +226,23 @@ impl Source {
         pause: Option<Duration>,
     ) {
         let same = before.filter(|before| before.stamp == stamp && before.why == why);
-        let pause = match (pause, same) {
-            // What has waited for long may wait a little longer: a change makes an event of its own.
-            (Some(LOOK_AGAIN), Some(same)) => {
-                let most = if self.polls { POLL * 10 } else { self.rules.rescan };
-                Some(same.since.elapsed().min(most).max(LOOK_AGAIN))
-            }
-            (pause, _) => pause,
+        let due = match pause {
+            Some(LOOK_AGAIN) => Some(self.look_due(same)),
+            pause => pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1))),
         };
-        let due = pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1)));
         self.queue.wait(key, before, stamp, why, due);
+    }
+
+    /// When a file that waits for something is looked at again: together with others.
+    fn look_due(&self, same: Option<&Waiting>) -> Instant {
+        // What has waited for long may wait a little longer: a change makes an event of its own.
+        let most = if self.polls { POLL * 10 } else { self.rules.rescan };
+        let waited = same.map_or(LOOK_AGAIN, |same| same.since.elapsed().min(most));
+        let (_, waiting, _) = self.queue.counts();
+        let least = LOOK_COSTS.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
+        let due = self.opened.elapsed() + waited.max(LOOK_AGAIN).max(least);
+        let round = due.as_millis().div_ceil(LOOK_ROUND.as_millis());
+        self.opened + LOOK_ROUND.saturating_mul(u32::try_from(round).unwrap_or(u32::MAX))
     }
 }
 

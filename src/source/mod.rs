@@ -66,6 +66,7 @@ pub struct Source {
     plain: Plain,
     polls: bool,
     shares_clock: bool,
+    opened: Instant,
     scan_due: Instant,
     last_scan: Option<(Instant, Duration, Stamp)>,
     /// How often each file was put off.
@@ -111,6 +112,7 @@ impl Source {
             plain,
             polls,
             shares_clock,
+            opened: Instant::now(),
             scan_due: Instant::now(),
             last_scan: None,
             put_off: HashMap::new(),
