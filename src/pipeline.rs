@@ -38,9 +38,10 @@ use crate::durable::fault;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, ViewId};
 use crate::publish::{self, Publisher};
+use crate::record::Home;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
-use crate::source::archive::Archiver;
+use crate::source::archive::{Archiver, Debt};
 use crate::source::input::{self, Input, Writers};
 use crate::source::queue::Why;
 use archiving::Archiving;
@@ -206,7 +207,7 @@ impl Pipeline {
         self.discard(&discarded);
         let ended = group.iter().any(|prepared| prepared.ended);
         let (batches, inputs): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|prepared| (prepared.batch, prepared.input)).unzip();
+            group.into_iter().map(|prepared| at_home(prepared, source)).unzip();
         let committed = advanced.and_then(|Advanced { states, results, .. }| {
             Ok((self.ledger.commit(batches, states.all(), &settled)?, results))
         });
@@ -311,9 +312,9 @@ impl Pipeline {
         }
         for committed in owed {
             self.note_published(&committed);
-            if unarchived.contains(&committed.sequence()) {
+            if let Some(home) = unarchived.get(&committed.sequence()) {
                 source.hold(&committed.batch().name);
-                self.archiving.recovers(debt(&committed));
+                self.archiving.recovers(Debt { home: *home, ..debt(&committed) });
             }
         }
         self.archive_all(source)?;
@@ -370,6 +371,12 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// What is committed says where the input was.
+fn at_home(Prepared { batch, input, .. }: Prepared, source: &Source) -> (Microbatch, Input) {
+    let (_, folder) = source.folder_identity();
+    (Microbatch { home: Some(Home { device: input.stamp.device, folder }), ..batch }, input)
 }
 
 /// The mistake of the shell script, for the test that must catch it.

@@ -78,6 +78,15 @@ pub struct Identity {
     pub hash: [u8; 32],
 }
 
+/// Where an input was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    /// The number of the device that the file was on.
+    pub device: u64,
+    /// The inode number of the drop folder.
+    pub folder: u64,
+}
+
 /// The records decoded from one block of a file.
 #[derive(Debug)]
 pub struct Decoded {

@@ -161,6 +161,28 @@ fn files_are_hidden_without_a_folder_of_their_own() {
     assert_eq!(fs::read_dir(spool.path("elsewhere")).unwrap().count(), 0);
 }
 
+/// What was altered is reported and counted, wherever a crash comes between its new name and the report.
+#[test]
+fn an_abort_while_an_altered_file_is_set_aside_hides_nothing() {
+    for number in 1..100 {
+        let mut spool = Spool::new("");
+        let name = hidden(&spool);
+        appender(&spool, &name).write_all(b"late\n").unwrap();
+        spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+        let is_done = spool.run("run", &["--once"]).status.success();
+        spool.no_environment().run_once();
+        spool.assert_names(&["failed-a", "failed-a.error.json"]);
+        let status = spool.run("status", &["--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status["altered"], 1, "abort:{number}: {status}");
+        if is_done {
+            assert!(number > 10, "only {number} operations were counted");
+            return;
+        }
+    }
+    panic!("it is aborted for ever");
+}
+
 /// The daemon as a user that is not the uploader's: no lease can be asked for.
 fn other_user(spool: &Spool) -> Option<Daemon> {
     if !rustix::process::geteuid().is_root() {

@@ -73,6 +73,36 @@ fn a_committed_file_that_was_renamed_is_not_read_again() {
     spool.assert_names(&["processed-b", "processed-c"]);
 }
 
+/// A file system that is not mounted leaves an empty folder under its name, or another one with other files.
+/// What was committed and not renamed is known when the right one comes back, whenever that is.
+#[test]
+fn a_drop_folder_that_was_away_brings_nothing_twice() {
+    for is_running in [false, true] {
+        let spool = Spool::new("");
+        spool.configure("settle = \"0s\"\nrescan = \"1s\"", "");
+        lost_rename(&spool);
+        fs::rename(spool.path("in"), spool.path("away")).unwrap();
+        fs::create_dir(spool.path("in")).unwrap();
+        spool.run_once();
+        spool.drop_file("a", "another\n");
+        let log = spool.run_once();
+        let expected = "1\nanother\n";
+        assert_eq!(spool.output(), expected, "{log}");
+        let daemon = is_running.then(|| spool.start());
+        fs::rename(spool.path("in"), spool.path("other")).unwrap();
+        fs::rename(spool.path("away"), spool.path("in")).unwrap();
+        if daemon.is_none() {
+            spool.run_once();
+        }
+        wait_for("the archive", || spool.names().contains("processed-a"));
+        spool.assert_names(&["processed-a"]);
+        assert_eq!(spool.output(), expected);
+        drop(daemon);
+        let log = spool.run_once();
+        assert!(!log.contains("recovering") && spool.output() == expected, "{log}");
+    }
+}
+
 /// Before Linux 3.15, and on file systems that cannot do it, there is no rename that refuses to
 /// overwrite; before 5.6 no `openat2`.
 #[test]

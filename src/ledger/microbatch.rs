@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 
 use super::{Position, Target};
-use crate::record::Identity;
+use crate::record::{Home, Identity};
 
 /// The bytes that a microbatch adds to a target.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub struct Microbatch {
     pub name: OsString,
     /// Which file it was.
     pub identity: Identity,
+    /// Where the file was, if that is known.
+    pub home: Option<Home>,
     /// Why the input goes to quarantine, if it does; then nothing is added.
     pub quarantined: Option<String>,
     /// What it adds.
@@ -89,6 +91,7 @@ impl Microbatch {
         Self {
             name,
             identity,
+            home: None,
             quarantined: None,
             additions: Vec::new(),
             at_ms,

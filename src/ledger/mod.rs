@@ -43,6 +43,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
+use crate::record::Home;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
@@ -93,6 +94,8 @@ pub struct Settled {
     pub archived: Vec<u64>,
     /// Of these microbatches the input was not there any more when it was to be archived.
     pub gone: Vec<u64>,
+    /// Of these microbatches the input may be in another folder that was the drop folder.
+    pub elsewhere: Vec<u64>,
     /// The states of this view have been made anew.
     pub rebuilt: Option<ViewId>,
 }
@@ -103,6 +106,7 @@ impl Settled {
         self.published.is_none()
             && self.archived.is_empty()
             && self.gone.is_empty()
+            && self.elsewhere.is_empty()
             && self.rebuilt.is_none()
     }
 }
@@ -379,11 +383,16 @@ impl Ledger {
         self.transact(|connection| connection.execute("DELETE FROM ended", ()).map(drop))
     }
 
-    /// The sequence numbers of inputs that are not archived.
-    pub fn unarchived(&self) -> Result<std::collections::HashSet<u64>> {
+    /// The sequence numbers of inputs that are not archived, and where these were.
+    pub fn unarchived(&self) -> Result<HashMap<u64, Option<Home>>> {
         let load = || -> rusqlite::Result<_> {
-            let mut statement = self.connection.prepare("SELECT sequence FROM unarchived")?;
-            statement.query_map((), |row| row.get(0))?.collect()
+            let select = "SELECT sequence, device, folder FROM unarchived";
+            let mut statement = self.connection.prepare(select)?;
+            let home = |device: Option<i64>, folder: Option<i64>| {
+                Some(Home { device: device?.cast_unsigned(), folder: folder?.cast_unsigned() })
+            };
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, home(row.get(1)?, row.get(2)?)));
+            statement.query_map((), row)?.collect()
         };
         load().map_err(failure)
     }

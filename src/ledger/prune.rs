@@ -49,7 +49,7 @@ impl Ledger {
             let select = format!(
                 "{} WHERE sequence > ?1 AND sequence < ?2 AND sequence < coalesce(min(
                     (SELECT ifnull(min(sequence), ?2) FROM owed),
-                    (SELECT ifnull(min(sequence), ?2) FROM unarchived)), ?2)
+                    (SELECT ifnull(min(sequence), ?2) FROM unarchived WHERE NOT elsewhere)), ?2)
                 ORDER BY sequence LIMIT ?3",
                 rows::COMMITTED
             );
@@ -96,7 +96,7 @@ impl Ledger {
             connection
                 .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
                 .execute(params![before.history, history])?;
-            for table in ["altered", "gone"] {
+            for table in ["altered", "gone", "unarchived"] {
                 let delete = format!("DELETE FROM {table} WHERE sequence <= ?");
                 connection.prepare_cached(&delete)?.execute([history])?;
             }

@@ -22,7 +22,8 @@ pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::
     let mut owed = connection.prepare_cached(
         "INSERT INTO owed (sequence, target, bytes, file, skip) VALUES (?, ?, ?, ?, ?)",
     )?;
-    let mut unarchived = connection.prepare_cached("INSERT INTO unarchived VALUES (?)")?;
+    let mut unarchived = connection
+        .prepare_cached("INSERT INTO unarchived (sequence, device, folder) VALUES (?, ?, ?)")?;
     for committed in group {
         let Committed { sequence, batch, .. } = committed;
         let Identity { inode, size, modified_ns, hash } = &batch.identity;
@@ -45,7 +46,13 @@ pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::
             batch.again_of
         ])?;
         if batch.has_input() {
-            unarchived.execute([sequence])?;
+            let home =
+                batch.home.map(|home| (home.device.cast_signed(), home.folder.cast_signed()));
+            unarchived.execute(params![
+                sequence,
+                home.map(|home| home.0),
+                home.map(|home| home.1)
+            ])?;
         }
         if batch.ends {
             connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
@@ -73,6 +80,11 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;
+    }
+    for sequence in &settled.elsewhere {
+        connection
+            .prepare_cached("UPDATE unarchived SET elsewhere = 1 WHERE sequence = ?")?
+            .execute([sequence])?;
     }
     for sequence in &settled.gone {
         connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;
@@ -145,6 +157,7 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
     let batch = Microbatch {
         name: OsStr::from_bytes(row.get_ref(2)?.as_blob()?).to_owned(),
         identity,
+        home: None,
         quarantined: row.get(7)?,
         at_ms: row.get(1)?,
         additions: Vec::new(),

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -169,6 +169,14 @@ const MIGRATIONS: [&str; 7] = [
     CREATE INDEX microbatch_again ON microbatch (again_of) WHERE again_of IS NOT NULL;
     -- How the records in a target are written; NULL where that is not known.
     ALTER TABLE target ADD COLUMN format TEXT;
+",
+    "
+    -- Where the input was: the device of the file, and the inode of the drop folder. NULL where that is
+    -- not known.
+    ALTER TABLE unarchived ADD COLUMN device INTEGER;
+    ALTER TABLE unarchived ADD COLUMN folder INTEGER;
+    -- The drop folder was another one when the input was to be archived: it may come back.
+    ALTER TABLE unarchived ADD COLUMN elsewhere INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

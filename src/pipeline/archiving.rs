@@ -208,10 +208,13 @@ impl Pipeline {
         archived: Result<Archived>,
         source: &mut Source,
     ) -> Result<()> {
+        let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
         note_failed(&debt, &archived, source);
         match &archived {
             // What is there now, if anything, is a new file.
-            Ok(Archived::Gone | Archived::Replaced) => self.archiving.free(&debt.name, source),
+            Ok(Archived::Gone | Archived::Replaced | Archived::Elsewhere) => {
+                self.archiving.free(&debt.name, source);
+            }
             Ok(_) => source.release(key),
             Err(_) => {}
         }
@@ -223,6 +226,7 @@ impl Pipeline {
         let touched = &mut self.archiving.touched;
         let (folder, rules) = (source.folder(), source.rules());
         let archived = self.archiver.recover(folder, rules, &debt, prepare::hash, touched);
+        let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
         note_failed(&debt, &archived, source);
         if archived.is_ok() && has_name {
             self.archiving.free(&debt.name, source);
@@ -262,6 +266,11 @@ impl Pipeline {
             Archived::Held(pause) => {
                 let waiting = Waiting { debt, tries, is_held: true, has_name: false };
                 self.archiving.wait(waiting, pause);
+                return Ok(());
+            }
+            Archived::Elsewhere => {
+                self.settled.elsewhere.push(debt.sequence);
+                self.archiving.vanished.keep(debt);
                 return Ok(());
             }
             Archived::As(path) => (!self.is_deleted(&debt)).then_some(path),
@@ -337,6 +346,15 @@ impl Pipeline {
     /// When the next file that could not be archived is due.
     pub fn stuck_due(&self) -> Option<Instant> {
         self.archiving.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+/// What is gone from another folder than its own may be found when that one comes back.
+fn or_elsewhere(archived: Archived, debt: &Debt, source: &Source) -> Archived {
+    let is_home = || debt.home.is_none_or(|home| source.is_home(&debt.name, home));
+    match archived {
+        Archived::Gone | Archived::Replaced if !is_home() => Archived::Elsewhere,
+        archived => archived,
     }
 }
 

@@ -60,5 +60,5 @@ pub fn debt(committed: &Committed) -> Debt {
         None => Fate::Processed,
     };
     let (name, identity) = (batch.name.clone(), batch.identity);
-    Debt { name, identity, sequence: committed.sequence(), fate }
+    Debt { name, identity, home: batch.home, sequence: committed.sequence(), fate }
 }

@@ -2,9 +2,10 @@
 //!
 //! What holds here: such a file, when it comes back under another name in the drop folder, is known
 //! by its inode, size, time and content, and is archived instead of being read again. It is known
-//! for [`KNOWN_FOR`], so that a file which somebody drops once more on purpose is a new one.
+//! for [`KNOWN_FOR`], so that a file which somebody drops once more on purpose is a new one. A file whose
+//! folder is away, as when a file system is not mounted, is known until it comes back.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::prepare;
@@ -21,6 +22,8 @@ const KNOWN_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Vanished {
     files: VecDeque<File>,
+    /// By inode number.
+    elsewhere: HashMap<u64, Debt>,
 }
 
 #[derive(Debug)]
@@ -39,12 +42,31 @@ impl Vanished {
         }
     }
 
+    /// Remembers an input that was in another folder.
+    pub fn keep(&mut self, debt: Debt) {
+        if self.elsewhere.is_empty() {
+            let (file, microbatch) = (crate::telemetry::text(&debt.name), debt.sequence);
+            tracing::warn!(
+                file,
+                microbatch,
+                "the drop folder is another one than when the file was committed; files of that one are \
+                 known when it comes back"
+            );
+        }
+        self.elsewhere.insert(debt.identity.inode, debt);
+    }
+
     /// What is to be done with `input` if it is one of the files under another name.
     pub fn take(&mut self, input: &Input) -> Option<Debt> {
         self.forget_old();
-        let at = self.files.iter().position(|file| file.is(input))?;
+        let name = input.name().to_owned();
+        if self.elsewhere.get(&input.stamp.inode).is_some_and(|debt| is(debt, input)) {
+            let debt = self.elsewhere.remove(&input.stamp.inode)?;
+            return Some(Debt { name, ..debt });
+        }
+        let at = self.files.iter().position(|file| is(&file.debt, input))?;
         let file = self.files.remove(at)?;
-        Some(Debt { name: input.name().to_owned(), ..file.debt })
+        Some(Debt { name, ..file.debt })
     }
 
     fn forget_old(&mut self) {
@@ -54,10 +76,8 @@ impl Vanished {
     }
 }
 
-impl File {
-    fn is(&self, input: &Input) -> bool {
-        let (known, stamp) = (&self.debt.identity, &input.stamp);
-        (known.inode, known.size, known.modified_ns) == (stamp.inode, stamp.size, stamp.modified_ns)
-            && prepare::hash(&input.file).is_ok_and(|hash| hash == known.hash)
-    }
+fn is(debt: &Debt, input: &Input) -> bool {
+    let (known, stamp) = (&debt.identity, &input.stamp);
+    (known.inode, known.size, known.modified_ns) == (stamp.inode, stamp.size, stamp.modified_ns)
+        && prepare::hash(&input.file).is_ok_and(|hash| hash == known.hash)
 }

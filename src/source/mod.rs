@@ -33,6 +33,7 @@ use walkdir::WalkDir;
 
 use crate::durable::{self, Dir};
 use crate::failure::Result;
+use crate::record::Home;
 use claim::{Claim, Claimant};
 use complete::Plain;
 use input::{Input, Stamp};
@@ -234,6 +235,17 @@ impl Source {
             self.last_scan = None;
         }
         Ok(())
+    }
+
+    /// True when the folder is the one that a file of this name was in; a file system that is not mounted may
+    /// have held it.
+    pub fn is_home(&self, name: &OsStr, home: Home) -> bool {
+        let device = match input::open_parent(&self.folder, name) {
+            Ok(None) => Some(self.folder_stamp.device),
+            Ok(Some(parent)) => parent.stat_self().ok().map(|stat| stat.st_dev),
+            Err(_) => None,
+        };
+        home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
     }
 
     /// True when the folder is another one than before; the caller has to watch it anew.

@@ -93,7 +93,8 @@ fn became(
     let is_deleted = action == Action::Delete && fate == Fate::Processed;
     let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
     let archiver = Archiver::open(action, target.as_deref())?;
-    let debt = Debt { name: name.clone(), identity: *identity, sequence: *sequence, fate };
+    let debt =
+        Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
     let found = archiver.find_archived(&folder, &debt, crate::pipeline::prepare::hash);
     let there = found.map(|(dir, name)| {
         let path = dir.path().join(name);

@@ -309,7 +309,8 @@ impl Audit<'_> {
         };
         let Entry { name, identity, sequence, .. } = entry;
         let failed = matches!(fate, Fate::Failed(_));
-        let debt = Debt { name: name.clone(), identity: *identity, sequence: *sequence, fate };
+        let debt =
+            Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
         let shown = escaped(name.as_encoded_bytes());
         let Some((dir, found)) =
             archiver.find_archived(folder, &debt, crate::pipeline::prepare::hash)

@@ -87,6 +87,25 @@ pub(super) fn set_aside_altered(
     let (dir, sequence) = (place.dir(), debt.sequence);
     let name = rename_free(from, hidden, place.name, dir, FAILED, sequence)?;
     let name = name.unwrap_or_else(|| hidden.to_owned());
+    report_altered(dir, &name, debt)?;
+    Ok(name)
+}
+
+/// Where an earlier process has set the altered file aside, which may not have come to the report.
+pub(super) fn find_altered(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
+    for attempt in 0..2 {
+        let name = names::archived_name(FAILED, place.name, debt.sequence, attempt);
+        let there = place.dir().stat(&name)?.map(|stat| Stamp::of(&stat));
+        if there.is_some_and(|there| there.inode == debt.identity.inode) {
+            report_altered(place.dir(), &name, debt)?;
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn report_altered(dir: &Dir, name: &OsStr, debt: &Debt) -> Result<()> {
+    let sequence = debt.sequence;
     let reason = match debt.fate {
         Fate::Processed => format!(
             "the file was altered after it was committed as microbatch {sequence}: only what was \
@@ -97,6 +116,5 @@ pub(super) fn set_aside_altered(
             format!("the file was altered after it was set aside as microbatch {sequence}")
         }
     };
-    report_failure(dir, &name, sequence, &report::short(&debt.name, &reason, sequence))?;
-    Ok(name)
+    report_failure(dir, name, sequence, &report::short(&debt.name, &reason, sequence))
 }

@@ -24,8 +24,8 @@ use super::input::{self, Stamp, Writers};
 use super::rules::{FAILED, PROCESSED, Rules};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::record::Identity;
-use hidden::{Hidden, Nook, hide, put_back, set_aside_altered};
+use crate::record::{Home, Identity};
+use hidden::{Hidden, Nook, find_altered, hide, put_back, set_aside_altered};
 pub use names::{HIDDEN, shown_stem};
 use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
@@ -77,6 +77,8 @@ pub struct Debt {
     pub name: OsString,
     /// Which file it was.
     pub identity: Identity,
+    /// Where it was, if that is known.
+    pub home: Option<Home>,
     /// Its microbatch's sequence number.
     pub sequence: u64,
     /// What it came to.
@@ -92,6 +94,8 @@ pub enum Archived {
     Gone,
     /// The name is another file now, which is a new one.
     Replaced,
+    /// The same, in another folder than the one that the file was in, which may come back.
+    Elsewhere,
     /// The file is what is left of the committed one, or more than it: it was set aside under this
     /// name.
     Altered(PathBuf),
@@ -291,6 +295,14 @@ impl Archiver {
         if let Some(archived) = hidden {
             return Ok(archived);
         }
+        // The inode of a file that was deleted is used again at once, so it says nothing then.
+        let keeps_inodes = self.action != Action::Delete;
+        if archived.is_none()
+            && keeps_inodes
+            && let Some(name) = find_altered(place, debt)?
+        {
+            return Ok(Archived::Altered(place.dir().path().join(name)));
+        }
         let (file, stamp) = match input::open(folder, &debt.name) {
             input::Found::File(file, stamp) => (file, stamp),
             input::Found::Gone | input::Found::NoInput => {
@@ -310,8 +322,7 @@ impl Archiver {
         if known(&file, &stamp)? {
             return self.archive(folder, rules, debt, (&file, &stamp), touched);
         }
-        // The inode of a file that was deleted is used again at once, so it says nothing then.
-        let same_inode = stamp.inode == identity.inode && self.action != Action::Delete;
+        let same_inode = stamp.inode == identity.inode && keeps_inodes;
         if same_inode || stamp.modified_ns == identity.modified_ns {
             let opened = Opened { file: &file, stamp: &stamp, is_whole: false };
             return self.archive_known(folder, rules, debt, opened, touched);
