@@ -275,13 +275,13 @@ impl Dir {
         Ok(Self { fd, path })
     }
 
-    /// The directory `name` in this one, if there is one. A symbolic link is none.
+    /// The directory `name` in this one, if there is one that may be read. A symbolic link is none.
     pub fn subdirectory(&self, name: &OsStr) -> Result<Option<Self>> {
         let path = self.path.join(name);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Self { fd, path })),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => Ok(None),
             Err(errno) => Err(Error::new(Operation::Open, &path, errno)),
         }
     }

@@ -313,7 +313,9 @@ impl Pipeline {
         for committed in owed {
             self.note_published(&committed);
             if let Some(home) = unarchived.get(&committed.sequence()) {
-                source.hold(&committed.batch().name);
+                let batch = committed.batch();
+                source.hold(&batch.name, &batch.identity, *home);
+                self.settled.elsewhere.push((committed.sequence(), false));
                 self.archiving.recovers(Debt { home: *home, ..debt(&committed) });
             }
         }

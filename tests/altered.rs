@@ -142,11 +142,15 @@ fn what_is_left_in_the_folder_for_hidden_names_is_archived() {
 fn files_are_hidden_without_a_folder_of_their_own() {
     let spool = Spool::new("");
     fs::create_dir(spool.path("elsewhere")).unwrap();
-    for (round, there) in ["nothing", "link", "file"].iter().enumerate() {
+    for (round, there) in ["nothing", "link", "file", "open to all"].iter().enumerate() {
         let shelter = spool.input(".spoolmill-done");
         match *there {
             "link" => std::os::unix::fs::symlink(spool.path("elsewhere"), &shelter).unwrap(),
             "file" => fs::write(&shelter, "").unwrap(),
+            "open to all" => {
+                fs::create_dir(&shelter).unwrap();
+                fs::set_permissions(&shelter, Permissions::from_mode(0o1777)).unwrap();
+            }
             _ => {}
         }
         for number in 0..100 {

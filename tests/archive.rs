@@ -73,6 +73,47 @@ fn a_committed_file_that_was_renamed_is_not_read_again() {
     spool.assert_names(&["processed-b", "processed-c"]);
 }
 
+/// Somebody renames files while they are taken, many at once, which are archived while others are read.
+#[test]
+fn files_that_are_renamed_again_and_again_count_once() {
+    let spool = Spool::new("");
+    spool.configure("settle = \"0s\"", "[engine]\nfiles_per_commit = 100\n");
+    for number in 0..900 {
+        spool.drop_file(format!("f{number:03}"), format!("{number:03}\n"));
+    }
+    let daemon = spool.start();
+    for (from, to) in [("f", "g"), ("g", "h"), ("h", "f"), ("f", "x")] {
+        for name in spool.names().iter().filter(|name| name.starts_with(from)) {
+            let _ = fs::rename(spool.input(name), spool.input(name.replacen(from, to, 1)));
+        }
+    }
+    wait_for("the archive", || spool.names().iter().all(|name| name.starts_with("processed-")));
+    wait_for("the output", || spool.output().lines().count() >= 900);
+    let log = daemon.stop();
+    let output = spool.output();
+    let mut records: Vec<_> = output.lines().collect();
+    records.sort_unstable();
+    let expected: Vec<_> = (0..900).map(|number| format!("{number:03}")).collect();
+    assert_eq!(records, expected, "{}", log.lines().filter(|line| line.contains("WARN")).count());
+    spool.run_once();
+    assert_eq!(spool.output(), output);
+}
+
+/// With an order by time, too, a name of which the file is gone is free for the next one.
+#[test]
+fn a_name_whose_committed_file_is_gone_is_free() {
+    for order in ["name", "natural", "modified", "arrival"] {
+        let spool = Spool::new("");
+        spool.configure(&format!("settle = \"0s\"\norder = \"{order}\""), "");
+        lost_rename(&spool);
+        fs::remove_file(spool.input("a")).unwrap();
+        let daemon = spool.start();
+        wait_for("the start", || daemon.log().contains("watching"));
+        spool.drop_file("a", "2\n");
+        wait_for("the next one", || spool.output() == "1\n2\n");
+    }
+}
+
 /// A file system that is not mounted leaves an empty folder under its name, or another one with other files.
 /// What was committed and not renamed is known when the right one comes back, whenever that is.
 #[test]

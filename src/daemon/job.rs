@@ -146,6 +146,9 @@ impl Job {
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
         self.source.scan_if_due(now).map_err(Failure::Transient)?;
+        if let Some(left) = self.source.take_left() {
+            self.pipeline.move_in(&left, &mut self.source)?;
+        }
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&mut self.source)?;
         }

@@ -94,8 +94,8 @@ pub struct Settled {
     pub archived: Vec<u64>,
     /// Of these microbatches the input was not there any more when it was to be archived.
     pub gone: Vec<u64>,
-    /// Of these microbatches the input may be in another folder that was the drop folder.
-    pub elsewhere: Vec<u64>,
+    /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
+    pub elsewhere: Vec<(u64, bool)>,
     /// The states of this view have been made anew.
     pub rebuilt: Option<ViewId>,
 }

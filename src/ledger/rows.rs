@@ -81,10 +81,10 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     for sequence in &settled.archived {
         archived.execute([sequence])?;
     }
-    for sequence in &settled.elsewhere {
+    for (sequence, is_elsewhere) in &settled.elsewhere {
         connection
-            .prepare_cached("UPDATE unarchived SET elsewhere = 1 WHERE sequence = ?")?
-            .execute([sequence])?;
+            .prepare_cached("UPDATE unarchived SET elsewhere = ?2 WHERE sequence = ?1")?
+            .execute(params![sequence, is_elsewhere])?;
     }
     for sequence in &settled.gone {
         connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::background::{Background, Load};
 use super::vanished::Vanished;
 use super::{Pipeline, prepare};
+use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::source::Source;
 use crate::source::archive::{Archived, Debt, Fate, Touched};
@@ -135,8 +136,9 @@ impl Pipeline {
             let lost = lost_why.as_ref().filter(|_| debt.fate == Fate::Processed)?;
             Some(Failure::Transient(anyhow::anyhow!("{lost}")))
         };
+        let files = self.archiving.unarchived.len();
+        let is_crowd = self.archiving.touched.expect(files, source.folder())?;
         let unarchived = std::mem::take(&mut self.archiving.unarchived);
-        let is_crowd = self.archiving.touched.expect(unarchived.len(), source.folder());
         let unarchived = if is_crowd && more_comes && lost_why.is_none() {
             self.archive_behind(unarchived, source)
         } else {
@@ -193,7 +195,7 @@ impl Pipeline {
     /// Takes up what has been archived behind.
     fn collect_archived(&mut self, source: &mut Source) -> Result<()> {
         let Some(unloaded) = self.archiving.background.collect()? else { return Ok(()) };
-        self.archiving.touched = unloaded.touched;
+        self.archiving.touched.merge(unloaded.touched);
         let mut done = Ok(());
         for (debt, key, archived) in unloaded.archived {
             done = self.finish_archive(debt, key, archived, source).and(done);
@@ -225,7 +227,8 @@ impl Pipeline {
         let Waiting { debt, tries, has_name, .. } = waiting;
         let touched = &mut self.archiving.touched;
         let (folder, rules) = (source.folder(), source.rules());
-        let archived = self.archiver.recover(folder, rules, &debt, prepare::hash, touched);
+        let of = (&debt, is_home(&debt, source));
+        let archived = self.archiver.recover(folder, rules, of, prepare::hash, touched);
         let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
         note_failed(&debt, &archived, source);
         if archived.is_ok() && has_name {
@@ -269,7 +272,7 @@ impl Pipeline {
                 return Ok(());
             }
             Archived::Elsewhere => {
-                self.settled.elsewhere.push(debt.sequence);
+                self.settled.elsewhere.push((debt.sequence, true));
                 self.archiving.vanished.keep(debt);
                 return Ok(());
             }
@@ -318,7 +321,26 @@ impl Pipeline {
     /// Makes the renames durable. What was written to a file meanwhile is found out.
     pub(super) fn sync_archive(&mut self, source: &mut Source) -> Result<()> {
         self.collect_archived(source)?;
-        self.archiving.touched.sync(source.folder(), &self.archiver)?;
+        self.sync_archive_in(source.folder())
+    }
+
+    /// The drop folder was replaced: what was renamed in the one before is made durable there, and what is
+    /// owed to an earlier one is looked for in this one.
+    pub fn move_in(&mut self, left: &Dir, source: &mut Source) -> Result<()> {
+        self.collect_archived(source)?;
+        self.sync_archive_in(left)?;
+        for debt in self.archiving.vanished.take_elsewhere() {
+            self.settled.elsewhere.push((debt.sequence, false));
+            source.hold(&debt.name, &debt.identity, debt.home);
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            let waiting = Waiting { debt, tries: 0, is_held: false, has_name: true };
+            self.archive_again(waiting, source)?;
+        }
+        Ok(())
+    }
+
+    fn sync_archive_in(&mut self, folder: &Dir) -> Result<()> {
+        self.archiving.touched.sync(folder, &self.archiver)?;
         for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
             if let Some(path) = path.filter(|path| differs(path, &debt)) {
                 self.late_writes.note(path);
@@ -351,11 +373,14 @@ impl Pipeline {
 
 /// What is gone from another folder than its own may be found when that one comes back.
 fn or_elsewhere(archived: Archived, debt: &Debt, source: &Source) -> Archived {
-    let is_home = || debt.home.is_none_or(|home| source.is_home(&debt.name, home));
     match archived {
-        Archived::Gone | Archived::Replaced if !is_home() => Archived::Elsewhere,
+        Archived::Gone | Archived::Replaced if !is_home(debt, source) => Archived::Elsewhere,
         archived => archived,
     }
+}
+
+fn is_home(debt: &Debt, source: &Source) -> bool {
+    debt.home.is_none_or(|home| source.is_home(&debt.name, home))
 }
 
 fn note_failed(debt: &Debt, archived: &Result<Archived>, source: &mut Source) {

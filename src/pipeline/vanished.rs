@@ -23,7 +23,7 @@ const KNOWN_MAX: usize = 1024;
 pub struct Vanished {
     files: VecDeque<File>,
     /// By inode number.
-    elsewhere: HashMap<u64, Debt>,
+    elsewhere: HashMap<u64, Vec<Debt>>,
 }
 
 #[derive(Debug)]
@@ -53,16 +53,22 @@ impl Vanished {
                  known when it comes back"
             );
         }
-        self.elsewhere.insert(debt.identity.inode, debt);
+        self.elsewhere.entry(debt.identity.inode).or_default().push(debt);
+    }
+
+    /// Another folder came: all that was in others.
+    pub fn take_elsewhere(&mut self) -> Vec<Debt> {
+        std::mem::take(&mut self.elsewhere).into_values().flatten().collect()
     }
 
     /// What is to be done with `input` if it is one of the files under another name.
     pub fn take(&mut self, input: &Input) -> Option<Debt> {
         self.forget_old();
         let name = input.name().to_owned();
-        if self.elsewhere.get(&input.stamp.inode).is_some_and(|debt| is(debt, input)) {
-            let debt = self.elsewhere.remove(&input.stamp.inode)?;
-            return Some(Debt { name, ..debt });
+        if let Some(debts) = self.elsewhere.get_mut(&input.stamp.inode)
+            && let Some(at) = debts.iter().position(|debt| is(debt, input))
+        {
+            return Some(Debt { name, ..debts.swap_remove(at) });
         }
         let at = self.files.iter().position(|file| is(&file.debt, input))?;
         let file = self.files.remove(at)?;

@@ -227,7 +227,7 @@ impl Source {
     ) {
         let same = before.filter(|before| before.stamp == stamp && before.why == why);
         let due = match pause {
-            Some(LOOK_AGAIN) => Some(self.look_due(same)),
+            Some(LOOK_AGAIN) if why != Why::Settling => Some(self.look_due(same)),
             pause => pause.map(|pause| Instant::now() + pause.max(Duration::from_millis(1))),
         };
         self.queue.wait(key, before, stamp, why, due);

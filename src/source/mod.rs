@@ -12,6 +12,7 @@ pub mod archive;
 pub mod claim;
 pub mod complete;
 pub mod globs;
+mod in_hand;
 pub mod input;
 mod look;
 pub mod queue;
@@ -33,9 +34,10 @@ use walkdir::WalkDir;
 
 use crate::durable::{self, Dir};
 use crate::failure::Result;
-use crate::record::Home;
+use crate::record::{Home, Identity};
 use claim::{Claim, Claimant};
 use complete::Plain;
+use in_hand::InHand;
 use input::{Input, Stamp};
 use queue::{Key, Queue, Why};
 use rules::Rules;
@@ -63,7 +65,10 @@ pub struct Source {
     rules: Arc<Rules>,
     folder: Arc<Dir>,
     folder_stamp: Stamp,
+    /// The one before, until somebody asks for it.
+    left: Option<Arc<Dir>>,
     queue: Queue,
+    in_hand: InHand,
     plain: Plain,
     polls: bool,
     shares_clock: bool,
@@ -109,7 +114,9 @@ impl Source {
             rules: Arc::new(rules),
             folder: Arc::new(folder),
             folder_stamp,
+            left: None,
             queue: Queue::default(),
+            in_hand: InHand::default(),
             plain,
             polls,
             shares_clock,
@@ -230,7 +237,7 @@ impl Source {
             let claim = self.claimant.as_ref().map(|own| Claim::take(there.path(), own));
             self.claim = claim.transpose().map_err(crate::failure::Failure::into_error)?;
             tracing::warn!(folder = %self.folder.path().display(), "the drop folder was replaced");
-            self.folder = Arc::new(there);
+            self.left = Some(std::mem::replace(&mut self.folder, Arc::new(there)));
             self.folder_stamp = stamp;
             self.last_scan = None;
         }
@@ -246,6 +253,11 @@ impl Source {
             Err(_) => None,
         };
         home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
+    }
+
+    /// The folder before this one, once after it was replaced.
+    pub fn take_left(&mut self) -> Option<Arc<Dir>> {
+        self.left.take()
     }
 
     /// True when the folder is another one than before; the caller has to watch it anew.
@@ -318,8 +330,14 @@ impl Source {
             let Some((key, waiting)) = self.queue.pop(up_to) else { return Ok(None) };
             let is_end = end.as_ref() == Some(&key);
             if let Some(input) = self.look(key, waiting.as_ref())? {
-                self.queue.take(input.name());
-                return Ok(Some(input));
+                let file = (input.stamp.device, input.stamp.inode);
+                if !self.in_hand.has(file) {
+                    self.queue.take(input.name());
+                    self.in_hand.take(input.name(), file);
+                    return Ok(Some(input));
+                }
+                // It was renamed since it was taken: what becomes of it is to be known first.
+                self.wait(input.key, None, input.stamp, Why::Settling, Some(LOOK_AGAIN));
             }
             if is_end && end.is_some_and(|end| !self.queue.is_waiting(&end.name)) {
                 // What was to end the job went away.
@@ -330,6 +348,7 @@ impl Source {
 
     /// The input changed, or was not needed after all: it is looked at again.
     pub fn give_back(&mut self, input: Input) {
+        self.in_hand.let_go(input.name());
         self.queue.release(input.key, true);
     }
 
@@ -347,26 +366,34 @@ impl Source {
                 PUT_OFF.saturating_mul(1 << (*tries - 1).min(16)).min(PUT_OFF_MAX)
             }
         };
+        self.in_hand.let_go(input.name());
         self.queue.release(input.key.clone(), false);
         self.wait(input.key, None, input.stamp, why, Some(pause));
     }
 
     /// The input is archived, or gone: a file under its name is a new one.
     pub fn release(&mut self, key: Key) {
+        self.in_hand.let_go(&key.name);
         self.put_off.remove(&key.name);
         self.queue.release(key, false);
     }
 
-    /// A name that is committed but not archived yet is not to be taken.
-    pub fn hold(&mut self, name: &OsStr) {
-        self.queue.take(name);
+    /// A file that is committed but not archived yet is not to be taken.
+    pub fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
+        if let Some(home) = home {
+            self.in_hand.take(name, (home.device, identity.inode));
+        }
+        let key = Key::of(&self.folder, name, self.rules.order);
+        self.queue.hold(name, key.as_ref());
     }
 
     /// The name that was held is free: whatever is there now is a new file.
     pub fn free(&mut self, name: &OsStr) {
         self.put_off.remove(name);
-        if let Some(key) = Key::of(&self.folder, name, self.rules.order) {
-            self.queue.release(key, true);
+        self.in_hand.let_go(name);
+        match Key::of(&self.folder, name, self.rules.order) {
+            Some(key) => self.queue.release(key, true),
+            None => self.queue.forget(name),
         }
     }
 

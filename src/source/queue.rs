@@ -227,6 +227,19 @@ impl Queue {
         self.taken.insert(name.into(), false);
     }
 
+    /// The name is taken, also if it is due by now; `key` is its place, if it has one.
+    pub fn hold(&mut self, name: &OsStr, key: Option<&Key>) {
+        if let Some(key) = key {
+            self.due_now.remove(key);
+        }
+        self.take(name);
+    }
+
+    /// The name is free again, and nothing has it.
+    pub fn forget(&mut self, name: &OsStr) {
+        self.taken.remove(name);
+    }
+
     /// The name is free again; due, if it was seen meanwhile or `again` says so.
     pub fn release(&mut self, key: Key, again: bool) {
         let seen = self.taken.remove(&key.name).unwrap_or(false);

@@ -258,11 +258,11 @@ pub fn shortened(name: &OsStr, extra: usize) -> Cow<'_, OsStr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use globset::Glob;
 
-    fn rules(pattern: &str, complete: Option<Complete>) -> Rules {
+    pub(in crate::source) fn rules(pattern: &str, complete: Option<Complete>) -> Rules {
         Rules {
             pattern: Glob::new(pattern).unwrap().compile_matcher(),
             exclude: GlobSet::empty(),

@@ -255,18 +255,19 @@ impl Archiver {
 
     /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the
     /// committed one only if size, time and content all agree, or if it is the same inode under the
-    /// hidden name.
+    /// hidden name. In another folder than its own, inodes say nothing.
     pub fn recover(
         &self,
         folder: &Dir,
         rules: &Rules,
-        debt: &Debt,
+        (debt, is_home): (&Debt, bool),
         hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
         let Some(place) = Place::there(folder, &debt.name)? else { return Ok(Archived::Gone) };
         // Whatever was done before may not be durable yet.
         touched.recovers(self.target.is_some());
+        let debt = (debt, is_home);
         let archived = self.recover_at(&place, folder, rules, debt, &hash, touched);
         place.touch(touched);
         archived
@@ -277,7 +278,7 @@ impl Archiver {
         place: &Place<'_>,
         folder: &Dir,
         rules: &Rules,
-        debt: &Debt,
+        (debt, is_home): (&Debt, bool),
         hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
@@ -296,7 +297,7 @@ impl Archiver {
             return Ok(archived);
         }
         // The inode of a file that was deleted is used again at once, so it says nothing then.
-        let keeps_inodes = self.action != Action::Delete;
+        let keeps_inodes = is_home && self.action != Action::Delete;
         if archived.is_none()
             && keeps_inodes
             && let Some(name) = find_altered(place, debt)?
@@ -323,7 +324,7 @@ impl Archiver {
             return self.archive(folder, rules, debt, (&file, &stamp), touched);
         }
         let same_inode = stamp.inode == identity.inode && keeps_inodes;
-        if same_inode || stamp.modified_ns == identity.modified_ns {
+        if same_inode || is_home && stamp.modified_ns == identity.modified_ns {
             let opened = Opened { file: &file, stamp: &stamp, is_whole: false };
             return self.archive_known(folder, rules, debt, opened, touched);
         }

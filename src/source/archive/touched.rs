@@ -48,18 +48,19 @@ impl Touched {
     }
 
     /// So many files of this folder are to be archived. True when they are many.
-    pub fn expect(&mut self, files: usize, folder: &Dir) -> bool {
+    pub fn expect(&mut self, files: usize, folder: &Dir) -> durable::Result<bool> {
         if files < CROWD || self.shelter.is_some() {
-            return files >= CROWD;
+            return Ok(files >= CROWD);
         }
         let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
         let owner = (user.as_raw(), group.as_raw());
         match folder.private_subdirectory(OsStr::new(SHELTER), owner) {
-            Ok(shelter) => self.shelter = Some(Arc::new(shelter)),
+            Ok(shelter) => self.shelter = own(shelter)?.map(Arc::new),
+            Err(error) if error.is_sync() => return Err(error),
             // They are hidden in the folder itself then.
             Err(error) => tracing::debug!(%error, "no folder for hidden names"),
         }
-        true
+        Ok(true)
     }
 
     /// The shelter, where there is one by now.
@@ -70,7 +71,8 @@ impl Touched {
     /// The shelter of this folder, where an earlier process may have left files.
     pub(super) fn shelter_of(&mut self, folder: &Dir) -> durable::Result<Option<Arc<Dir>>> {
         if self.shelter.is_none() {
-            self.shelter = folder.subdirectory(OsStr::new(SHELTER))?.map(Arc::new);
+            let there = folder.subdirectory(OsStr::new(SHELTER))?;
+            self.shelter = there.map(own).transpose()?.flatten().map(Arc::new);
         }
         Ok(self.shelter())
     }
@@ -89,6 +91,14 @@ impl Touched {
             }
             None => self.folder = true,
         }
+    }
+
+    /// What another thread has renamed.
+    pub fn merge(&mut self, other: Self) {
+        self.dirs.extend(other.dirs);
+        self.folder |= other.folder;
+        self.archive |= other.archive;
+        self.shelter = self.shelter.take().or(other.shelter);
     }
 
     /// An earlier process may have moved a file to the archive.
@@ -124,4 +134,12 @@ impl Touched {
         self.dirs.insert(path.clone(), Dir::open(&path)?);
         Ok(Some(Dir::open(&path)?))
     }
+}
+
+/// A shelter in which others can do something is none: the last six bits of its mode are theirs.
+fn own(shelter: Dir) -> durable::Result<Option<Dir>> {
+    let stat = shelter.stat_self()?;
+    let is_own =
+        stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode.trailing_zeros() >= 6;
+    Ok(is_own.then_some(shelter))
 }
