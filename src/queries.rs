@@ -181,6 +181,11 @@ impl Queries {
         Tap::new(self.views.iter().map(|definition| definition.view.clone()), judge)
     }
 
+    /// The same where nobody sees the views.
+    pub fn no_tap(&self, judge: Option<Arc<Judge>>) -> Tap {
+        Tap::new(std::iter::empty(), judge)
+    }
+
     /// Forgets what these views have kept: the next start makes them anew.
     pub fn reset_views(
         &self,

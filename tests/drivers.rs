@@ -145,18 +145,29 @@ fn a_batch_ends_at_the_end_marker() {
     assert!(spool.rejects().contains("behind the end marker"));
 }
 
-/// The rejects of a batch go behind those that a ledger counts on.
+/// The ledger counts on the rejects, and on the output: a batch touches neither.
 #[test]
-fn a_batch_leaves_the_rejects_of_the_daemon_alone() {
+fn a_batch_leaves_the_files_of_the_daemon_alone() {
     let spool = Spool::new(NUMBERS);
-    spool.drop_file("a", "bad\n");
+    spool.drop_file("a", "1\nbad\n");
     spool.run_once();
-    let before = spool.rejects();
-    spool.pipe("batch", &["-"], b"worse\n");
-    assert!(spool.rejects().starts_with(&before) && spool.rejects().len() > before.len());
+    let (before, output) = (spool.rejects(), spool.output());
+    std::os::unix::fs::symlink("output.txt", spool.path("link")).unwrap();
+    for arguments in [&["-"][..], &["-", "-o", "output.txt"], &["-", "-o", "link"]] {
+        let refused = spool.pipe("batch", arguments, b"worse\n");
+        let log = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && log.contains("belongs to the ledger"), "{log}");
+    }
+    // Without a bad record there is nothing to write.
+    assert!(spool.pipe("batch", &["-"], b"1\n").status.success());
+    let other = spool.pipe("batch", &["-", "--rejects", "other.jsonl"], b"worse\n");
+    assert!(other.status.success() && spool.read("other.jsonl").contains("worse"));
+    let said = spool.pipe("batch", &["-", "--rejects", "-"], b"worse\n");
+    assert!(said.status.success() && String::from_utf8_lossy(&said.stderr).contains("worse"));
+    assert_eq!((spool.rejects(), spool.output()), (before, output));
     spool.drop_file("b", "worst\n");
     spool.run_once();
-    assert_eq!(spool.rejects().lines().count(), 3);
+    assert_eq!(spool.rejects().lines().count(), 2);
 }
 
 #[test]

@@ -144,8 +144,17 @@ fn a_batch_does_not_replace_the_output_of_a_running_job() {
     wait_for("the first", || spool.names().contains("processed-a"));
     fs::write(spool.path("more"), "9\n").unwrap();
     let output = spool.run("batch", &["more", "-o", "output.txt"]);
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("output.txt"), "{}", said(&output));
+    // Nor does one of a job that has no ledger.
+    let job =
+        spool.read("job.toml").replace("output.txt", "mine.txt").replace("\"state\"", "\"none\"");
+    fs::write(spool.path("other.toml"), job).unwrap();
+    let batch = ["batch", "-c", "other.toml", "more", "-o", "output.txt"];
+    let program = env!("CARGO_BIN_EXE_spoolmill");
+    let output = Command::new(program).args(batch).current_dir(spool.path("")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("a running job writes to"), "{}", said(&output));
     assert_eq!(spool.output(), "1\n");
     daemon.stop();
     let output = spool.run("batch", &["more", "-o", "copy.txt"]);

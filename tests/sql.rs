@@ -351,12 +351,17 @@ fn the_output_is_sorted_when_the_job_ends() {
     spool.run_once();
     assert_eq!(spool.output(), "12.0\n300.0\n100.0\n30.0\n");
     assert_eq!(spool.read("sorted-output.txt"), "12.0\n30.0\n100.0\n300.0\n");
-    // A batch ends by itself, to a file and to standard output.
-    fs::remove_file(spool.path("sorted-output.txt")).unwrap();
+    // A batch ends by itself. It does not replace what the ledger stands for.
+    let sorted = spool.read("sorted-output.txt");
     fs::write(spool.path("more"), "5\n20\n").unwrap();
-    let output = spool.run("batch", &["more"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "500.0\n20.0\n");
-    assert_eq!(spool.read("sorted-output.txt"), "20.0\n500.0\n");
+    let refused = spool.run("batch", &["more"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    for name in ["sorted-output", "sorted-output.txt"] {
+        let output = spool.run("batch", &["more", "--view", &format!("{name}=mine.txt")]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "500.0\n20.0\n");
+        assert_eq!(spool.read("mine.txt"), "20.0\n500.0\n");
+    }
+    assert_eq!(spool.read("sorted-output.txt"), sorted);
 }
 
 /// Between the commit of the end and its final result the program may die.

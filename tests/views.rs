@@ -96,10 +96,19 @@ fn a_batch_gives_what_the_daemon_gives() {
     spool.run_once();
     let all = spool.read("all.csv");
     assert_eq!(all.lines().count(), 1002);
-    fs::remove_file(spool.path("all.csv")).unwrap();
-    let output = spool.run("batch", &["-o", "again.txt", "in/processed-a", "in/processed-b"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(spool.read("all.csv") == all);
+    let changes = spool.read("changed.csv");
+    let inputs = ["-o", "again.txt", "in/processed-a", "in/processed-b", "--rejects", "-"];
+    let refused = spool.run("batch", &inputs);
+    let log = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && log.contains("--no-views"), "{log}");
+    assert!(log.contains("all.csv") && log.contains("changed.csv"), "{log}");
+    let others = ["--view", "all=all-again.csv", "--view", "changed=changed-again.csv"];
+    for more in [&others[..], &["--no-views"]] {
+        let output = spool.run("batch", &[&inputs[..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(spool.read("all-again.csv") == all && spool.read("all.csv") == all);
+    assert!(spool.read("changed.csv") == changes);
 }
 
 /// The seed: unique numbers so far, sorted, seen after each file.

@@ -16,6 +16,7 @@ use clap::Args;
 
 use super::delivery::{Plain, quiet_if_reader_left};
 use super::progress::Progress;
+use super::targets::Targets;
 use super::{JobFile, signalled, signals};
 use crate::config::Config;
 use crate::daemon::job::{flow, tolerance};
@@ -40,23 +41,25 @@ pub struct Batch {
     /// Replace this file with the output, in place of writing to standard output
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    targets: Targets,
 }
 
 impl Batch {
     pub fn run(self) -> anyhow::Result<()> {
-        let config = self.job.read()?;
+        let mut config = self.job.read()?;
+        let held = self.targets.apply(&mut config, self.output.as_ref())?;
         config.check_program()?;
         let pulse = Pulse::default();
         signals::stop_on_any(&pulse)?;
-        let done = self.work(&config, &pulse);
-        signalled(&pulse, done)
+        let done = self.work(&config, held.rejects.clone(), &pulse);
+        signalled(&pulse, done.and_then(|()| held.finish(&config)))
     }
 
-    fn work(&self, config: &Config, pulse: &Pulse) -> anyhow::Result<()> {
+    fn work(&self, config: &Config, refused: Option<String>, pulse: &Pulse) -> anyhow::Result<()> {
         let inputs = self.inputs(config)?;
         let queries = Queries::open(config, &std::env::temp_dir())?;
-        let rejects = rejects(config)?;
-        let _locks = self.output.as_deref().map(locks).transpose()?;
+        let rejects = rejects(config, refused)?;
         let through = self.output.as_ref().filter(|path| {
             // A device or a pipe cannot be read back for a final.
             path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir())
@@ -106,21 +109,6 @@ impl Batch {
     }
 }
 
-/// Locks an output that a job may be writing to, under the name given and under its own.
-fn locks(output: &Path) -> anyhow::Result<Vec<File>> {
-    let mut names = vec![std::path::absolute(output)?];
-    names.extend(output.canonicalize().ok().filter(|own| !names.contains(own)));
-    let lock = |path: PathBuf| match durable::lock_if_there(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Err(anyhow::anyhow!(
-            "a running job writes to {}: stop it, or choose another output with -o",
-            path.display()
-        )),
-        lock => Ok(lock?),
-    };
-    let locks = names.into_iter().map(lock).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(locks.into_iter().flatten().collect())
-}
-
 /// Standard output, and a copy of it where something is made of the whole output.
 struct Doubled {
     stdout: File,
@@ -168,16 +156,14 @@ fn seekable(file: File) -> anyhow::Result<File> {
     Ok(copy)
 }
 
-/// Where the job says that rejects go. What the daemon has written there stays: the ledger counts
-/// on it.
-fn rejects(config: &Config) -> anyhow::Result<Replaced> {
+/// Where the rejects go: to standard error in the end.
+fn rejects(config: &Config, refused: Option<String>) -> anyhow::Result<Replaced> {
+    if let Some(reason) = refused {
+        return Ok(Replaced::refused(reason));
+    }
     let Some(path) = &config.rejects else { return Ok(Replaced::stderr()) };
     durable::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-    let mut replaced = Replaced::new(path)?;
-    if config.state.join("ledger.db").is_file() {
-        replaced.append();
-    }
-    Ok(replaced)
+    Replaced::new(path)
 }
 
 /// Runs all inputs through the job, one after the other.

@@ -19,6 +19,7 @@ mod signals;
 mod split;
 mod status;
 mod stream;
+mod targets;
 mod verify;
 
 use std::path::PathBuf;

@@ -73,7 +73,7 @@ impl Stream {
         }
         let judge = queries.judge();
         let mut delivery = Plain {
-            tap: queries.tap(judge.clone()),
+            tap: queries.no_tap(judge.clone()),
             envelope: Envelope::new(encode),
             output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
             rejects: std::io::stderr(),

@@ -15,6 +15,8 @@ pub struct Replaced {
     place: Option<Place>,
     /// A device or a pipe, which nothing can take the place of.
     through: Option<File>,
+    /// Why nothing may be written, if so.
+    refused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -24,8 +26,6 @@ struct Place {
     temporary: OsString,
     file: File,
     written: u64,
-    /// Goes to the end of what is there in place of replacing it.
-    appends: bool,
 }
 
 impl Replaced {
@@ -39,7 +39,7 @@ impl Replaced {
         if before.as_ref().is_some_and(|before| !before.is_file()) {
             let file = File::options().write(true).open(path);
             let through = file.with_context(|| format!("open the output {}", path.display()))?;
-            return Ok(Self { place: None, through: Some(through) });
+            return Ok(Self { place: None, through: Some(through), refused: None });
         }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let dir = Dir::open(parent.unwrap_or(Path::new(".")))?;
@@ -49,8 +49,8 @@ impl Replaced {
         temporary.push(format!(".{}.tmp", std::process::id()));
         dir.unlink(&temporary)?;
         let file = dir.create_new(&temporary)?;
-        let place = Place { dir, name, temporary, file, written: 0, appends: false };
-        let replaced = Self { place: Some(place), through: None };
+        let place = Place { dir, name, temporary, file, written: 0 };
+        let replaced = Self { place: Some(place), through: None, refused: None };
         if let (Some(before), Some(place)) = (before, &replaced.place) {
             place.look_like(&before)?;
         }
@@ -59,24 +59,17 @@ impl Replaced {
 
     /// Nowhere but standard error.
     pub fn stderr() -> Self {
-        Self { place: None, through: None }
+        Self { place: None, through: None, refused: None }
     }
 
-    /// Goes to the end of what is there in place of replacing it.
-    pub fn append(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.appends = true;
-        }
+    /// Nowhere, for this reason: nothing must come.
+    pub fn refused(reason: String) -> Self {
+        Self { place: None, through: None, refused: Some(reason) }
     }
 
     /// Puts the file in its place.
     pub fn finish(mut self) -> anyhow::Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
-        let path = place.dir.path().join(&place.name);
-        if place.appends {
-            // Dropped, it takes the temporary file with it.
-            return place.append(&path);
-        }
         let temporary = place.dir.path().join(&place.temporary);
         durable::sync_data(&place.file, &temporary, "batch output")?;
         place.dir.replace(&place.temporary, &place.name)?;
@@ -95,28 +88,13 @@ impl Place {
         let _ = std::os::unix::fs::fchown(&self.file, owner.0, owner.1);
         self.file.set_permissions(before.permissions()).context("set the mode of the output")
     }
-
-    /// Appends to a file that a daemon may also append to, under its lock.
-    fn append(&self, path: &Path) -> anyhow::Result<()> {
-        if self.written == 0 {
-            return Ok(());
-        }
-        let lock = durable::lock(&durable::lock_of(path))?;
-        anyhow::ensure!(
-            lock.is_some(),
-            "a daemon is writing to {}: stop it, or give this batch a job file with another \
-             rejects.path",
-            path.display()
-        );
-        let file = File::options().create(true).append(true).open(path)?;
-        let mut new = self.dir.open_existing(&self.temporary)?;
-        std::io::copy(&mut new, &mut &file)?;
-        Ok(durable::sync_data(&file, path, "batch rejects")?)
-    }
 }
 
 impl Write for Replaced {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(reason) = &self.refused {
+            return Err(std::io::Error::other(reason.clone()));
+        }
         if let Some(through) = &mut self.through {
             return through.write(bytes);
         }
