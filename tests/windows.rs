@@ -534,6 +534,122 @@ fn a_stream_shows_a_window_when_it_closes() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Functions of every kind that a view takes, of which some have no state of nothing.
+const FUNCTIONS: [&str; 23] = [
+    "first_value(n order by t)",
+    "last_value(n order by t)",
+    "sum(n)",
+    "sum(n * cast(1.5 as double))",
+    "avg(n)",
+    "avg(n * 1.50)",
+    "min(k)",
+    "max(t)",
+    "count(n)",
+    "count(distinct n)",
+    "stddev(n)",
+    "var_pop(n)",
+    "corr(n, n)",
+    "covar_samp(n, n)",
+    "regr_slope(n, n)",
+    "bool_and(n > 0)",
+    "bit_xor(n)",
+    "approx_distinct(n)",
+    "approx_percentile_cont(0.5) within group (order by n)",
+    "median(n)",
+    "array_to_string(array_agg(k), '+')",
+    "string_agg(k, '+')",
+    "count(*) filter (where n > 1)",
+];
+
+/// A file that touches no group, and windows that are closed without a record, in every mode and kind of
+/// window, for every function.
+#[test]
+fn what_touches_no_group_is_nothing_to_do() {
+    let windows = [
+        "tumble(output, t, '10 seconds')",
+        "hop(output, t, '5 seconds', '10 seconds')",
+        "session(output, t, '3 seconds')",
+    ];
+    let event_time = EVENT_TIME.replace("max_future", "idle_close = \"100ms\"\nmax_future");
+    for (window, mode) in windows
+        .iter()
+        .flat_map(|window| ["append", "update", "complete"].map(|mode| (window, mode)))
+    {
+        if mode == "update" && window.starts_with("session") {
+            // Refused: the parts could not be taken back.
+            continue;
+        }
+        let list: String = FUNCTIONS
+            .iter()
+            .enumerate()
+            .fold(String::new(), |list, (place, one)| format!("{list}, {one} as f{place}"));
+        let job = format!(
+            "[transform.sql]\nquery = \"select * from input where n >= 0\"\n{INPUT}{event_time}\
+             [[view]]\nname = \"v\"\nmode = \"{mode}\"\npath = \"v.csv\"\nevery = \"0s\"\n\
+             allow_unbounded_state = true\nquery = \"\"\"select window_start, k{list} from {window} \
+             group by window_start, k\"\"\"\n"
+        );
+        let spool = Spool::new(&job);
+        let daemon = spool.start();
+        let nothing = ["", "\n", "bad\n", &rows(&[("x", -1, 500)])];
+        let mut done = 0;
+        let mut drop_all = |contents: &[&str]| {
+            for content in contents {
+                let name = format!("f{done}");
+                spool.drop_file(&name, content);
+                let archived = format!("processed-{name}");
+                wait_for("the archive", || {
+                    assert!(!daemon.log().contains("paused"), "{window} {mode}: {}", daemon.log());
+                    spool.names().contains(&archived)
+                });
+                done += 1;
+            }
+        };
+        drop_all(&nothing);
+        let one = rows(&[("x", 1, 3), ("x", 2, 4)]);
+        drop_all(&[&one]);
+        drop_all(&nothing);
+        wait_for("the result", || !results_of(&spool).is_empty());
+        let closed = || daemon.log().matches("all windows are closed").count();
+        wait_for("the close", || mode == "complete" || closed() > 0);
+        drop_all(&nothing);
+        let more = rows(&[("x", 1, 903), ("x", 2, 904)]);
+        drop_all(&[&more]);
+        wait_for("the second result", || {
+            results_of(&spool).contains("00:15:0") || mode == "append"
+        });
+        let log = daemon.stop();
+        assert!(!log.contains("ERROR") && !log.contains("paused"), "{window} {mode}: {log}");
+    }
+}
+
+fn results_of(spool: &Spool) -> String {
+    spool.read("v.csv")
+}
+
+/// A file that waits for its marker was there first: its windows stay open for it.
+#[test]
+fn a_folder_in_which_a_file_waits_is_not_quiet() {
+    let event_time = EVENT_TIME.replace("max_future", "idle_close = \"100ms\"\nmax_future");
+    let job = format!("{INPUT}{event_time}{}", view("v", "append", SUMS));
+    let input = "settle = \"0s\"\nrescan = \"1s\"\ncomplete = { marker = \".done\" }";
+    let spool = Spool::with_input(input, &job);
+    spool.drop_file("b", rows(&[("x", 2, 4)]));
+    let daemon = spool.start();
+    spool.drop_file("a", rows(&[("x", 1, 3)]));
+    spool.drop_file("a.done", "");
+    wait_for("the first", || spool.names().contains("processed-a"));
+    let begun = std::time::Instant::now();
+    wait_for("many times the quiet", || begun.elapsed() > std::time::Duration::from_secs(1));
+    assert_eq!(results(&spool, "v"), Vec::<String>::new(), "{}", daemon.log());
+    spool.drop_file("b.done", "");
+    wait_for("the window is closed", || !results(&spool, "v").is_empty());
+    assert_eq!(results(&spool, "v"), ["00-10 x 2 3"]);
+    assert_eq!(spool.read("late.jsonl"), "");
+    let log = daemon.stop();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
 /// In a batch nothing is late, and all windows close.
 #[test]
 fn a_batch_closes_all_windows() {

@@ -293,6 +293,11 @@ impl Views {
         Some(self.idle_since? + idle.0)
     }
 
+    /// Something is under way: quiet begins when it is done.
+    pub fn stir(&mut self, now: Instant) {
+        self.idle_since = self.idle_since.map(|_| now);
+    }
+
     /// No window is open until something comes.
     pub fn rest(&mut self) {
         self.idle_since = None;

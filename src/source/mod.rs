@@ -438,6 +438,12 @@ impl Source {
         (due + waiting + taken, waiting)
     }
 
+    /// True while files are there that are to be taken, now or when they are complete.
+    pub fn is_under_way(&self) -> bool {
+        let (due, waiting, _) = self.queue.counts();
+        due + waiting > 0
+    }
+
     /// How long the file that has waited longest has been unchanged.
     pub fn oldest(&self) -> Option<Duration> {
         self.queue.oldest_wait(Instant::now())

@@ -51,6 +51,10 @@ impl View {
             }
             parts => intern(parts),
         };
+        if keys.len() == 0 {
+            // Not every function has a state of nothing.
+            return Ok(States { keys, states: Vec::new() });
+        }
         let mut old = (Rows::default(), Vec::new());
         for (place, key) in keys.iter().enumerate() {
             if let Some(value) = store.get(key)? {
@@ -157,7 +161,7 @@ impl View {
 
     /// Merges rows of states into so many groups; each row has its group.
     ///
-    /// All rows at once: an accumulator takes it that each group up to the last has had a row by then,
+    /// No rows are merged into nothing: not every function has a state of that. All rows at once: an accumulator takes it that each group up to the last has had a row by then,
     /// and a group that it has only heard of would have a sum of 0 where it has none.
     pub(super) fn merged(
         &self,
@@ -165,14 +169,14 @@ impl View {
         parts: &[(Vec<ArrayRef>, Vec<usize>)],
     ) -> Fallible<Vec<ArrayRef>> {
         let parts: Vec<_> = parts.iter().filter(|(_, places)| !places.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(Vec::new());
+        }
         let places: Vec<usize> =
             parts.iter().flat_map(|(_, places)| places.iter().copied()).collect();
         let mut number = 0;
         let mut merge = |aggregate: &_| {
             let mut merging = super::accumulator(aggregate)?;
-            if places.is_empty() {
-                return merging.state(EmitTo::All);
-            }
             let columns = aggregate.state_fields()?.len();
             let column = |number: usize| {
                 let pieces = parts.iter().filter_map(|(columns, _)| columns.get(number));

@@ -96,6 +96,9 @@ impl Views {
         false
     }
 
+    /// Nothing is open.
+    pub fn stir(&mut self, _now: Instant) {}
+
     /// Nothing changes.
     pub fn advance(
         &self,
