@@ -249,6 +249,14 @@ impl View {
         Ok(States { keys, states: self.decode_states(&values)? })
     }
 
+    /// The key of the only one of these groups, for people.
+    pub fn key_of(&self, group: &States) -> String {
+        let columns = self.decode_groups(&group.keys).unwrap_or_default();
+        let value = |column: &ArrayRef| arrow_cast::display::array_value_to_string(column, 0);
+        let values = columns.iter().map(|column| value(column).unwrap_or_default());
+        values.collect::<Vec<_>>().join(", ")
+    }
+
     /// The result over these groups.
     pub fn evaluate(&self, states: &States) -> Result<Vec<RecordBatch>, Problem> {
         let groups = Problem::guard(|| self.groups_of(states))?;
@@ -343,6 +351,25 @@ impl States {
     }
 
     /// Some of them, in this order.
+    /// Two halves of these groups, one after the other.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn halves(&self) -> Result<[Self; 2], Problem> {
+        let places: Vec<usize> = (0..self.len()).collect();
+        let (first, second) = places.split_at(places.len() / 2);
+        Ok([self.only(first)?, self.only(second)?])
+    }
+
+    /// All but those at these places, which are in order.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn without(&self, places: &[usize]) -> Result<Self, Problem> {
+        let stay = (0..self.len()).filter(|place| places.binary_search(place).is_err());
+        Ok(self.only(&stay.collect::<Vec<_>>())?)
+    }
+
     fn only(&self, places: &[usize]) -> Fallible<Self> {
         let rows: UInt64Array = places.iter().map(|place| *place as u64).collect();
         let states = self.states.iter().map(|column| Ok(take(column, &rows, None)?));

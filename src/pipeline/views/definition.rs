@@ -46,13 +46,35 @@ impl Definition {
         self.asked != Asked::All
     }
 
-    /// The result over these groups.
+    /// The result over these groups, each by itself. One that cannot be computed is left out until it can
+    /// be, and told: whatever comes later would find it again.
     pub fn encode_states(
         &self,
         states: &States,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        write(&self.encoded(states)?)
+        match self.encoded(states) {
+            Ok(bytes) => write(&bytes),
+            Err(Failure::Bad(reason)) if states.len() == 1 => {
+                self.tell_left_out(states, &reason);
+                Ok(())
+            }
+            Err(Failure::Bad(_)) if states.len() > 1 => {
+                let halves = states.halves().map_err(work::failure)?;
+                halves.iter().try_for_each(|half| self.encode_states(half, write))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn tell_left_out(&self, group: &States, reason: &str) {
+        let (view, group) = (&self.name, crate::record::reason(self.view.key_of(group)));
+        tracing::error!(
+            view,
+            group,
+            reason,
+            "a group cannot be computed and is left out; its records are in the output"
+        );
     }
 
     fn encoded(&self, states: &States) -> Result<Vec<u8>> {
@@ -63,8 +85,7 @@ impl Definition {
         Ok(bytes)
     }
 
-    /// The result over groups as they were kept, each by itself. One that cannot be computed is left
-    /// out: whatever comes later would find it again.
+    /// The same over groups as they were kept.
     pub fn encode_entries(
         &self,
         entries: &Entries,
@@ -72,41 +93,28 @@ impl Definition {
     ) -> Result<()> {
         for start in (0..entries.len()).step_by(RESULT_GROUPS) {
             let end = entries.len().min(start + RESULT_GROUPS);
-            self.encode_some(&entries.part(start..end), write)?;
+            let states = self.view.states(entries.part(start..end)).map_err(work::failure)?;
+            self.encode_states(&states, write)?;
         }
         Ok(())
-    }
-
-    fn encode_some(
-        &self,
-        entries: &Entries,
-        write: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let states = self.view.states(entries.clone()).map_err(work::failure);
-        match states.and_then(|states| self.encoded(&states)) {
-            Ok(bytes) => write(&bytes),
-            Err(Failure::Bad(reason)) if entries.len() == 1 => {
-                let view = &self.name;
-                tracing::error!(
-                    view,
-                    reason,
-                    "a window cannot be computed and is left out; its records are in the output"
-                );
-                Ok(())
-            }
-            Err(Failure::Bad(_)) => {
-                let half = entries.len() / 2;
-                self.encode_some(&entries.part(0..half), write)?;
-                self.encode_some(&entries.part(half..entries.len()), write)
-            }
-            Err(failure) => Err(failure),
-        }
     }
 
     /// The whole result over these groups, with all that is around it.
     pub fn result(&self, entries: Entries) -> Result<Vec<u8>> {
         let states = self.view.states(entries).map_err(work::failure)?;
-        let results = self.view.evaluate(&states).map_err(work::failure)?;
+        let results = match self.view.evaluate(&states).map_err(work::failure) {
+            Err(Failure::Bad(reason)) => {
+                let mut bad = Vec::new();
+                self.leave_out(&states, 0, &mut bad)?;
+                if bad.is_empty() {
+                    // No group is to blame.
+                    return Err(Failure::Bad(reason));
+                }
+                let good = states.without(&bad).map_err(work::failure)?;
+                self.view.evaluate(&good).map_err(work::failure)?
+            }
+            results => results?,
+        };
         let mut envelope = Envelope::new(self.encode);
         let mut bytes = envelope.begin(&self.view.schema()).map_err(Failure::Bad)?;
         for records in &results {
@@ -118,6 +126,24 @@ impl Definition {
         }
         bytes.extend(envelope.end().map_err(Failure::Bad)?);
         Ok(bytes)
+    }
+
+    /// Those of these groups, of which the first has this place, whose row cannot be computed.
+    fn leave_out(&self, states: &States, first: usize, bad: &mut Vec<usize>) -> Result<()> {
+        match self.view.evaluate(states).map_err(work::failure) {
+            Ok(_) => Ok(()),
+            Err(Failure::Bad(reason)) if states.len() == 1 => {
+                self.tell_left_out(states, &reason);
+                bad.push(first);
+                Ok(())
+            }
+            Err(Failure::Bad(_)) if states.len() > 1 => {
+                let [before, behind] = states.halves().map_err(work::failure)?;
+                self.leave_out(&before, first, bad)?;
+                self.leave_out(&behind, first + before.len(), bad)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Puts a result in place of the one before.
