@@ -20,6 +20,7 @@ use arrow_schema::SchemaRef;
 use crate::aggregate::Judge;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
+pub use crate::engine::continues;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
 use crate::ledger::Ledger;

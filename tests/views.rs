@@ -171,6 +171,15 @@ fn what_cannot_be_kept_is_refused_with_its_reason() {
             view("v", "update", "select k, median(n) as m from output group by k", ""),
             "allow_unbounded_state",
         ),
+        (
+            view(
+                "v",
+                "update",
+                "select k, count(distinct k, n) as c from output group by k",
+                "allow_unbounded_state = true\n",
+            ),
+            "not implemented",
+        ),
         (view("v", "update", SUMS, "[view.format.parquet]\n"), "cannot be appended to"),
         (view("v", "update", SUMS, "") + &view("v", "update", SUMS, ""), "found `v` twice"),
         (

@@ -36,7 +36,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
             }
         }
         for (name, signature) in queries.signatures() {
-            let refused = ledger.refuses_view(&name, &signature)?;
+            let refused = ledger.refuses_view(&name, &signature, crate::queries::continues)?;
             refused.map_or(Ok(()), |message| Err(Halt(message)))?;
         }
         check_format(config, ledger.format(output)?)?;

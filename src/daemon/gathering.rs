@@ -43,6 +43,8 @@ impl Job {
             if inputs.is_empty() {
                 return (group, trouble);
             }
+            // A table that was replaced before a file came counts for that file.
+            self.queries.refresh();
             let large = inputs.iter().any(is_large);
             let mut waits = false;
             let is_command = matches!(self.config.written.transform, Transform::Command(_));

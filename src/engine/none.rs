@@ -62,3 +62,8 @@ impl Ready<'_> {
         match **query {}
     }
 }
+
+/// There is no state.
+pub fn continues(kept: &str, own: &str) -> bool {
+    kept == own
+}

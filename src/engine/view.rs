@@ -33,11 +33,13 @@ use super::statement::Statement;
 use super::{Engine, Problem, Run, types};
 use crate::aggregate::Window;
 use partial::Delta;
+pub use signature::continues;
 pub use store::{Entries, Entry, Memory, Store};
 
 mod merge;
 mod partial;
 mod sessions;
+mod signature;
 mod store;
 
 /// The table of a view: the records of the output.
@@ -167,7 +169,7 @@ impl View {
         let upper = context.create_physical_plan(&upper).await.map_err(explain)?;
         let keys = aggregate.group_expr.len();
         let event_time = definition.event_time.filter(|_| windowed.is_some());
-        let signature = signature(statement.sql(), asked, event_time, &partial.schema());
+        let signature = signature::signature(statement.sql(), asked, event_time, &partial.schema());
         let (engine, lower) = (engine.clone(), Arc::new(partial));
         let closes = asked != Asked::All;
         let plans = RwLock::new(Arc::new(Plans { lower, upper }));
@@ -175,6 +177,12 @@ impl View {
         let view =
             Self { engine, plans, aggregates, groups, keys, windowed, closes, signature, source };
         view.check_state()?;
+        // What can be planned may have no implementation; the one for groups may be made of the other.
+        let is_made = |one: &Arc<AggregateFunctionExpr>| {
+            accumulator(one)?;
+            one.create_accumulator().map(drop)
+        };
+        view.aggregates.iter().try_for_each(is_made).map_err(explain)?;
         Ok(view)
     }
 
@@ -407,20 +415,6 @@ fn is_unbounded(aggregate: &AggregateFunctionExpr) -> bool {
     let name = aggregate.fun().name();
     let keeps_values = aggregate.is_distinct() && !["min", "max"].contains(&name);
     keeps_values || UNBOUNDED.contains(&name)
-}
-
-/// The query, the layout of its state, and the engine that defines it.
-fn signature(sql: &str, asked: Asked, event_time: Option<&str>, state: &Schema) -> String {
-    let fields = state.fields().iter().map(|field| field.data_type().to_string());
-    let fields: Vec<_> = fields.collect();
-    let event_time = event_time.map(|column| format!("\nevent time {column}")).unwrap_or_default();
-    let version = datafusion::DATAFUSION_VERSION;
-    let mode = match asked {
-        Asked::Changed => "update",
-        Asked::All => "complete",
-        Asked::Closed => "append",
-    };
-    format!("{sql}\nmode {mode}\n{}{event_time}\nDataFusion {version}", fields.join(", "))
 }
 
 /// What a mode asks of the windows.

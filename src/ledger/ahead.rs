@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::{Look, job, views};
+use super::views::{self, Continues};
+use super::{Look, job};
 
 /// A ledger, as a start would find it.
 pub struct Ahead {
@@ -46,13 +47,20 @@ impl Ahead {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn refuses_view(&self, name: &str, signature: &str) -> anyhow::Result<Option<String>> {
+    pub fn refuses_view(
+        &self,
+        name: &str,
+        signature: &str,
+        continues: Continues,
+    ) -> anyhow::Result<Option<String>> {
         let select = "SELECT signature, iif(rebuild, ?1, seen) FROM view WHERE name = ?2";
         let kept = self.connection().query_row(select, (self.last, name), |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
         });
         let kept = kept.optional()?;
-        Ok(kept.and_then(|(kept, seen)| views::refuses(name, (&kept, seen), signature, self.last)))
+        Ok(kept.and_then(|(kept, seen)| {
+            views::refuses(name, (&kept, seen), (signature, continues), self.last)
+        }))
     }
 
     /// The files to which bytes are owed, and how many.

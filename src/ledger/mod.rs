@@ -55,7 +55,7 @@ use recent::Recent;
 pub use recent::merged;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
-pub use views::{Reading, StatePut, ViewId};
+pub use views::{Continues, Reading, StatePut, ViewId};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";

@@ -28,14 +28,17 @@ pub struct StatePut<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// True when a state that was kept under the first signature has a meaning under the second.
+pub type Continues = fn(&str, &str) -> bool;
+
 /// Why a view cannot go on from what was kept of it under a signature, up to a microbatch.
 pub(super) fn refuses(
     name: &str,
     (kept, seen): (&str, u64),
-    signature: &str,
+    (signature, continues): (&str, Continues),
     last: u64,
 ) -> Option<String> {
-    if kept != signature {
+    if !continues(kept, signature) {
         return Some(format!(
             "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
              It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
@@ -56,7 +59,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When its states were kept under another signature: they have no meaning now.
-    pub fn view(&mut self, name: &str, signature: &str) -> Result<ViewId> {
+    pub fn view(&mut self, name: &str, signature: &str, continues: Continues) -> Result<ViewId> {
         let last = self.last_sequence();
         let enter = || -> rusqlite::Result<(i64, String, u64)> {
             self.connection.execute(
@@ -69,7 +72,7 @@ impl Ledger {
             })
         };
         let (id, kept, seen): (i64, String, u64) = enter().map_err(failure)?;
-        if let Some(message) = refuses(name, (&kept, seen), signature, last) {
+        if let Some(message) = refuses(name, (&kept, seen), (signature, continues), last) {
             return Err(Failure::halt(message));
         }
         self.views.push(ViewId(id));

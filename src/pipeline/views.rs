@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::prepare::{self, Prepared};
 use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
-use crate::engine::{Asked, Entries, States};
+use crate::engine::{self, Asked, Entries, States};
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Ledger, Microbatch, Target, ViewId};
 use crate::sink::stage::{Stage, StagingArea};
@@ -152,7 +152,8 @@ impl Views {
         }
         let mut all = Vec::with_capacity(definitions.len());
         for definition in definitions {
-            let id = ledger.view(&definition.name, definition.view.signature())?;
+            let id =
+                ledger.view(&definition.name, definition.view.signature(), engine::continues)?;
             let target = definition.appends().then(|| ledger.target(&definition.path));
             let target = target.transpose()?;
             // What was committed last may not have been written.

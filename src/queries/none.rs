@@ -8,6 +8,7 @@ use arrow_schema::SchemaRef;
 use crate::aggregate::Judge;
 use crate::config::{Config, Error};
 use crate::engine::Query;
+pub use crate::engine::continues;
 use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
