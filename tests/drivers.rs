@@ -158,6 +158,14 @@ fn a_batch_leaves_the_files_of_the_daemon_alone() {
         let log = String::from_utf8_lossy(&refused.stderr);
         assert!(!refused.status.success() && log.contains("belongs to the ledger"), "{log}");
     }
+    for arguments in [
+        &["-", "-o", "state/ledger.db"][..],
+        &["-", "--rejects", "in/../state/new"],
+        &["-", "-o", "one", "--rejects", "one"],
+    ] {
+        let refused = spool.pipe("batch", arguments, b"1\n");
+        assert!(!refused.status.success(), "{arguments:?}");
+    }
     // Without a bad record there is nothing to write.
     assert!(spool.pipe("batch", &["-"], b"1\n").status.success());
     let other = spool.pipe("batch", &["-", "--rejects", "other.jsonl"], b"worse\n");

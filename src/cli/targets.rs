@@ -4,7 +4,7 @@
 //! wants a result names another file for it.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 #[cfg(feature = "sql")]
 use anyhow::Context as _;
@@ -65,6 +65,7 @@ impl Targets {
         if let Some(output) = output {
             held.locks.extend(locks(output, "-o PATH")?);
         }
+        check_distinct(config, output)?;
         Ok(held)
     }
 
@@ -167,12 +168,13 @@ fn is_named(path: &Path, name: &str) -> bool {
     [path.file_name(), path.file_stem()].contains(&Some(name.as_ref()))
 }
 
-/// The files of the job, where there is a ledger that counts on them.
+/// The state directory and the files of the job, where there is a ledger that counts on them.
 fn owned(config: &Config) -> Vec<PathBuf> {
     if !config.state.join("ledger.db").is_file() {
         return Vec::new();
     }
-    let all = config.outputs();
+    let mut all = config.outputs();
+    all.push(config.state.clone());
     #[cfg(feature = "sql")]
     let all = {
         let finals = config.written.finals.iter().map(|made| config.absolute(&made.path));
@@ -183,8 +185,12 @@ fn owned(config: &Config) -> Vec<PathBuf> {
 
 /// The file by the name given, and by its own where that is another.
 fn names(path: &PathBuf) -> Vec<PathBuf> {
-    let mut names: Vec<_> = std::path::absolute(path).into_iter().collect();
-    names.extend(path.canonicalize().ok().filter(|own| !names.contains(own)));
+    let in_parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let own = path.canonicalize().ok().or_else(in_parent);
+    let is_plain = |path: &PathBuf| !path.components().any(|part| part == Component::ParentDir);
+    let given = std::path::absolute(path).ok().filter(|given| own.is_none() || is_plain(given));
+    let mut names: Vec<_> = given.into_iter().collect();
+    names.extend(own.filter(|own| !names.contains(own)));
     names
 }
 
@@ -202,7 +208,27 @@ fn may_replace(
 }
 
 fn is_owned(path: &PathBuf, owned: &[PathBuf]) -> bool {
-    names(path).iter().any(|name| owned.contains(name))
+    names(path).iter().any(|name| owned.iter().any(|owned| name.starts_with(owned)))
+}
+
+/// Two results in one file would be one result.
+fn check_distinct(config: &Config, output: Option<&PathBuf>) -> anyhow::Result<()> {
+    let all = output.into_iter().chain(&config.rejects).cloned();
+    #[cfg(feature = "sql")]
+    let all = {
+        let views = config.written.view.iter().map(|view| config.absolute(&view.path));
+        let finals = config.written.finals.iter().map(|made| config.absolute(&made.path));
+        all.chain(views).chain(finals)
+    };
+    let mut seen = std::collections::HashSet::new();
+    for path in all {
+        // A device may take everything.
+        let is_file = path.metadata().map_or(true, |there| there.is_file());
+        if is_file && !names(&path).into_iter().all(|name| seen.insert(name)) {
+            anyhow::bail!("{} is to hold two results: name a file for each", path.display());
+        }
+    }
+    Ok(())
 }
 
 /// Locks a file that a job may be writing to.

@@ -175,12 +175,12 @@ impl Job {
             None if ended => Ok(Round::Ended),
             None if prepared > 0 => Ok(Round::Worked),
             None if self.carried.is_some() => Ok(Round::Worked),
-            // What is under way may hold records of the windows that are open.
-            None if self.source.is_under_way() => {
-                self.pipeline.views.stir(Instant::now());
-                Ok(Round::Idle)
-            }
             None if self.pipeline.idle_due().is_some_and(|due| due <= now) => {
+                if self.source.is_under_way() {
+                    // It may hold records of the windows that are open.
+                    self.pipeline.views.stir(Instant::now());
+                    return Ok(Round::Idle);
+                }
                 self.pipeline.close_idle(&self.staging, &mut self.source)?;
                 Ok(Round::Worked)
             }

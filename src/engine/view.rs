@@ -369,6 +369,14 @@ impl States {
         Ok([self.only(first)?, self.only(second)?])
     }
 
+    /// The group at this place.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn one(&self, place: usize) -> Result<Self, Problem> {
+        Ok(self.only(&[place])?)
+    }
+
     /// All but those at these places, which are in order.
     ///
     /// # Errors

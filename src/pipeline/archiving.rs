@@ -197,8 +197,8 @@ impl Pipeline {
         let Some(unloaded) = self.archiving.background.collect()? else { return Ok(()) };
         self.archiving.touched.merge(unloaded.touched);
         let mut done = Ok(());
-        for (debt, key, archived) in unloaded.archived {
-            done = self.finish_archive(debt, key, archived, source).and(done);
+        for (debt, input, archived) in unloaded.archived {
+            done = self.finish_archive(debt, input.key, archived, source).and(done);
         }
         done
     }
@@ -277,12 +277,9 @@ impl Pipeline {
                 return Ok(());
             }
             Archived::As(path) => (!self.is_deleted(&debt)).then_some(path),
-            Archived::Gone => {
+            // Where another file has its name it may have been renamed before.
+            Archived::Gone | Archived::Replaced => {
                 self.archiving.vanished.note(debt.clone());
-                self.settled.gone.push(debt.sequence);
-                None
-            }
-            Archived::Replaced => {
                 self.settled.gone.push(debt.sequence);
                 None
             }

@@ -10,7 +10,6 @@ use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::source::archive::{Archived, Archiver, Debt, Touched};
 use crate::source::input::Input;
-use crate::source::queue::Key;
 use crate::source::rules::Rules;
 
 /// Files to be archived, and what that takes.
@@ -24,7 +23,8 @@ pub struct Load {
 
 /// What became of a load.
 pub struct Unloaded {
-    pub archived: Vec<(Debt, Key, Result<Archived>)>,
+    /// With the files still open: until it is told, no other file has the inode of one that was deleted.
+    pub archived: Vec<(Debt, Input, Result<Archived>)>,
     pub touched: Touched,
 }
 
@@ -81,7 +81,7 @@ fn unload(load: Load) -> Unloaded {
     let archive = |(debt, input): (Debt, Input)| {
         let opened = (&input.file, &input.stamp);
         let archived = archiver.archive(&folder, &rules, &debt, opened, &mut touched);
-        (debt, input.key, archived)
+        (debt, input, archived)
     };
     let archived = files.into_iter().map(archive).collect();
     Unloaded { archived, touched }

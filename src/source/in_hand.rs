@@ -11,7 +11,7 @@ type File = (u64, u64);
 /// The files in hand.
 #[derive(Debug, Default)]
 pub struct InHand {
-    names: HashMap<Box<OsStr>, File>,
+    names: HashMap<Box<OsStr>, Vec<File>>,
     files: HashSet<File>,
 }
 
@@ -23,13 +23,13 @@ impl InHand {
 
     /// The file is taken under this name.
     pub fn take(&mut self, name: &OsStr, file: File) {
-        self.names.insert(name.into(), file);
+        self.names.entry(name.into()).or_default().push(file);
         self.files.insert(file);
     }
 
     /// What was taken under this name is done with.
     pub fn let_go(&mut self, name: &OsStr) {
-        if let Some(file) = self.names.remove(name) {
+        for file in self.names.remove(name).unwrap_or_default() {
             self.files.remove(&file);
         }
     }

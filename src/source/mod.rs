@@ -337,7 +337,7 @@ impl Source {
                     return Ok(Some(input));
                 }
                 // It was renamed since it was taken: what becomes of it is to be known first.
-                self.wait(input.key, None, input.stamp, Why::Settling, Some(LOOK_AGAIN));
+                self.wait(input.key, waiting.as_ref(), input.stamp, Why::InHand, Some(LOOK_AGAIN));
             }
             if is_end && end.is_some_and(|end| !self.queue.is_waiting(&end.name)) {
                 // What was to end the job went away.
@@ -438,10 +438,9 @@ impl Source {
         (due + waiting + taken, waiting)
     }
 
-    /// True while files are there that are to be taken, now or when they are complete.
+    /// True while files are there that are taken now, or as soon as they are complete.
     pub fn is_under_way(&self) -> bool {
-        let (due, waiting, _) = self.queue.counts();
-        due + waiting > 0
+        self.queue.is_under_way()
     }
 
     /// How long the file that has waited longest has been unchanged.

@@ -43,6 +43,8 @@ impl Key {
 pub enum Why {
     /// It has not been unchanged for long enough.
     Settling,
+    /// It was taken under another name, and what becomes of that is to be known first.
+    InHand,
     /// It has too few lines so far.
     TooFewLines,
     /// Its marker or its trailer is missing.
@@ -62,6 +64,9 @@ pub enum Why {
     /// Its records do not fit on the disk.
     NoRoom,
 }
+
+/// A job that ends waits so long for a file in hand: its archive may be stuck.
+const IN_HAND: Duration = Duration::from_secs(10);
 
 /// A file that is not complete yet.
 #[derive(Debug, Clone)]
@@ -258,11 +263,23 @@ impl Queue {
         self.waiting.values().any(|waiting| {
             let settles = match waiting.why {
                 Why::Settling => true,
+                Why::InHand => waiting.since.elapsed() < IN_HAND,
                 Why::TooFewLines => closing,
                 _ => false,
             };
             settles && waiting.changes < 2 && below.is_none_or(|below| waiting.key < *below)
         })
+    }
+
+    /// True while a file is due, or waits for something that its sender does next.
+    pub fn is_under_way(&self) -> bool {
+        let arrives = |why| {
+            !matches!(
+                why,
+                Why::OldMarker | Why::HardLinked | Why::Unreadable | Why::Unmovable | Why::NoRoom
+            )
+        };
+        !self.due_now.is_empty() || self.waiting.values().any(|waiting| arrives(waiting.why))
     }
 
     /// Wakes what waits for lines: it may be taken short when the job ends.

@@ -242,6 +242,7 @@ fn waits(
             let left = left.unwrap_or_default().as_secs_f64();
             format!("waits: it must stay unchanged for another {left:.1} s (`input.settle`)")
         }
+        Why::InHand => "waits: it was taken under another name, which is done first".to_owned(),
         Why::TooFewLines => {
             let lines = match rules.complete {
                 Some(Complete::Lines(lines)) => lines,

@@ -83,8 +83,11 @@ impl View {
         for place in places {
             keys.push(new.keys.get(*place));
         }
-        let before = self.values_of(&States { keys, states: old })?;
-        let after = self.values_of(&new)?;
+        let before = self.values_of(&States { keys, states: old });
+        let (Ok(before), Ok(after)) = (before, self.values_of(&new)) else {
+            // Which group cannot be computed shows where they are written.
+            return Ok(new);
+        };
         let mut is_other = vec![true; new.len()];
         for (old, place) in places.iter().enumerate() {
             if let Some(is_other) = is_other.get_mut(*place) {

@@ -45,7 +45,7 @@ fn words(sql: &str) -> Option<Vec<String>> {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().ok()?;
     let words = tokens.into_iter().filter_map(|token| match token {
         Token::Whitespace(_) => None,
-        Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_lowercase()),
+        Token::Word(word) if word.quote_style.is_none() => Some(word.value.to_ascii_lowercase()),
         token => Some(token.to_string()),
     });
     Some(words.collect())

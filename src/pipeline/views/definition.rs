@@ -15,6 +15,13 @@ use crate::sink;
 use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 
+/// Groups that are left out of a result: with more of them it is the query that is wrong, and to find each
+/// would take long.
+const LEFT_OUT_MAX: usize = 1000;
+
+/// So many groups are tried once more with all others around them.
+const TRIED_AGAIN_MAX: usize = 16;
+
 /// Groups whose result is made at once, where each makes its own.
 const RESULT_GROUPS: usize = 64 * 1024;
 
@@ -53,15 +60,25 @@ impl Definition {
         states: &States,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        self.encode_some(states, &mut Vec::new(), write)
+    }
+
+    fn encode_some(
+        &self,
+        states: &States,
+        bad: &mut Vec<(usize, String)>,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         match self.encoded(states) {
             Ok(bytes) => write(&bytes),
             Err(Failure::Bad(reason)) if states.len() == 1 => {
                 self.tell_left_out(states, &reason);
-                Ok(())
+                bad.push((0, reason));
+                check_left_out(bad)
             }
             Err(Failure::Bad(_)) if states.len() > 1 => {
                 let halves = states.halves().map_err(work::failure)?;
-                halves.iter().try_for_each(|half| self.encode_states(half, write))
+                halves.iter().try_for_each(|half| self.encode_some(half, bad, write))
             }
             Err(failure) => Err(failure),
         }
@@ -99,22 +116,41 @@ impl Definition {
         Ok(())
     }
 
-    /// The whole result over these groups, with all that is around it.
+    /// The whole result over these groups, with all that is around it. Groups whose row cannot be computed
+    /// are left out, and told.
     pub fn result(&self, entries: Entries) -> Result<Vec<u8>> {
         let states = self.view.states(entries).map_err(work::failure)?;
-        let results = match self.view.evaluate(&states).map_err(work::failure) {
-            Err(Failure::Bad(reason)) => {
-                let mut bad = Vec::new();
-                self.leave_out(&states, 0, &mut bad)?;
-                if bad.is_empty() {
-                    // No group is to blame.
-                    return Err(Failure::Bad(reason));
-                }
-                let good = states.without(&bad).map_err(work::failure)?;
-                self.view.evaluate(&good).map_err(work::failure)?
-            }
-            results => results?,
+        let reason = match self.result_of(&states) {
+            Err(Failure::Bad(reason)) => reason,
+            result => return result,
         };
+        let mut bad = Vec::new();
+        self.find_bad(&states, 0, &mut bad)?;
+        if bad.is_empty() {
+            // No group is to blame.
+            return Err(Failure::Bad(reason));
+        }
+        let without = |bad: &[(usize, String)]| {
+            let places: Vec<_> = bad.iter().map(|(place, _)| *place).collect();
+            states.without(&places).map_err(work::failure)
+        };
+        if bad.len() <= TRIED_AGAIN_MAX {
+            // With the others around it a group may have a row that it has not alone.
+            for place in bad.iter().map(|(place, _)| *place).collect::<Vec<_>>() {
+                let fewer: Vec<_> = bad.iter().filter(|(one, _)| *one != place).cloned().collect();
+                if self.result_of(&without(&fewer)?).is_ok() {
+                    bad = fewer;
+                }
+            }
+        }
+        for (place, reason) in &bad {
+            self.tell_left_out(&states.one(*place).map_err(work::failure)?, reason);
+        }
+        self.result_of(&without(&bad)?)
+    }
+
+    fn result_of(&self, states: &States) -> Result<Vec<u8>> {
+        let results = self.view.evaluate(states).map_err(work::failure)?;
         let mut envelope = Envelope::new(self.encode);
         let mut bytes = envelope.begin(&self.view.schema()).map_err(Failure::Bad)?;
         for records in &results {
@@ -128,21 +164,24 @@ impl Definition {
         Ok(bytes)
     }
 
-    /// Those of these groups, of which the first has this place, whose row cannot be computed.
-    fn leave_out(&self, states: &States, first: usize, bad: &mut Vec<usize>) -> Result<()> {
-        match self.view.evaluate(states).map_err(work::failure) {
-            Ok(_) => Ok(()),
+    /// Those of these groups, of which the first has this place, whose row cannot be computed, and why.
+    fn find_bad(
+        &self,
+        states: &States,
+        first: usize,
+        bad: &mut Vec<(usize, String)>,
+    ) -> Result<()> {
+        match self.result_of(states) {
             Err(Failure::Bad(reason)) if states.len() == 1 => {
-                self.tell_left_out(states, &reason);
-                bad.push(first);
-                Ok(())
+                bad.push((first, reason));
+                check_left_out(bad)
             }
             Err(Failure::Bad(_)) if states.len() > 1 => {
                 let [before, behind] = states.halves().map_err(work::failure)?;
-                self.leave_out(&before, first, bad)?;
-                self.leave_out(&behind, first + before.len(), bad)
+                self.find_bad(&before, first, bad)?;
+                self.find_bad(&behind, first + before.len(), bad)
             }
-            Err(failure) => Err(failure),
+            result => result.map(drop),
         }
     }
 
@@ -156,5 +195,14 @@ impl Definition {
             file.finish()
         };
         write().with_context(|| format!("replace {place}")).map_err(Failure::Transient)
+    }
+}
+
+fn check_left_out(bad: &[(usize, String)]) -> Result<()> {
+    match bad.last() {
+        Some((_, reason)) if bad.len() > LEFT_OUT_MAX => Err(Failure::Bad(format!(
+            "more than {LEFT_OUT_MAX} groups cannot be computed; the last of them: {reason}"
+        ))),
+        _ => Ok(()),
     }
 }

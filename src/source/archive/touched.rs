@@ -136,10 +136,11 @@ impl Touched {
     }
 }
 
-/// A shelter in which others can do something is none: the last six bits of its mode are theirs.
+/// A shelter of somebody else is none. In its own nobody else can do anything, whatever a restore has made
+/// of its mode.
 fn own(shelter: Dir) -> durable::Result<Option<Dir>> {
-    let stat = shelter.stat_self()?;
-    let is_own =
-        stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode.trailing_zeros() >= 6;
-    Ok(is_own.then_some(shelter))
+    use rustix::fs::{Mode, fchmod};
+    let is_own = shelter.stat_self()?.st_uid == rustix::process::geteuid().as_raw();
+    let is_private = is_own && fchmod(&shelter, Mode::RWXU).is_ok();
+    Ok(is_private.then_some(shelter))
 }
