@@ -145,6 +145,26 @@ fn the_commands_of_the_readme_exist() {
     assert!(readme.contains("demo/run.sh") || readme.contains("./demo.sh"));
 }
 
+/// The demo does what it says, to the end, as a new user sees it.
+#[test]
+fn the_demo_runs_to_its_end() {
+    let kinds = if cfg!(feature = "sql") { &[None, Some("views")][..] } else { &[None] };
+    for kind in kinds {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("config")).unwrap();
+        for file in ["demo.sh", "config/quickstart.toml", "config/quickstart-views.toml"] {
+            std::fs::copy(Path::new(ROOT).join(file), folder.path().join(file)).unwrap();
+        }
+        let mut command = std::process::Command::new("sh");
+        command.current_dir(folder.path()).arg("demo.sh").args(kind.iter());
+        let output = command.env("SPOOLMILL", env!("CARGO_BIN_EXE_spoolmill")).output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && shown.ends_with("\nsame\n"), "{shown}\n{said}");
+        assert!(!said.contains("spoolmill: "), "{said}");
+    }
+}
+
 /// Cargo takes one filter of its own; more of them have to stand behind `--`.
 #[test]
 fn the_test_commands_of_the_readme_can_be_typed() {
