@@ -60,21 +60,21 @@ impl Definition {
         states: &States,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.encode_some(states, &mut Vec::new(), write)
+        self.encode_some(states, &mut 0, write)
     }
 
     fn encode_some(
         &self,
         states: &States,
-        bad: &mut Vec<(usize, String)>,
+        bad: &mut usize,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         match self.encoded(states) {
             Ok(bytes) => write(&bytes),
             Err(Failure::Bad(reason)) if states.len() == 1 => {
                 self.tell_left_out(states, &reason);
-                bad.push((0, reason));
-                check_left_out(bad)
+                *bad += 1;
+                check_left_out(*bad, &reason)
             }
             Err(Failure::Bad(_)) if states.len() > 1 => {
                 let halves = states.halves().map_err(work::failure)?;
@@ -173,8 +173,9 @@ impl Definition {
     ) -> Result<()> {
         match self.result_of(states) {
             Err(Failure::Bad(reason)) if states.len() == 1 => {
+                check_left_out(bad.len() + 1, &reason)?;
                 bad.push((first, reason));
-                check_left_out(bad)
+                Ok(())
             }
             Err(Failure::Bad(_)) if states.len() > 1 => {
                 let [before, behind] = states.halves().map_err(work::failure)?;
@@ -198,11 +199,11 @@ impl Definition {
     }
 }
 
-fn check_left_out(bad: &[(usize, String)]) -> Result<()> {
-    match bad.last() {
-        Some((_, reason)) if bad.len() > LEFT_OUT_MAX => Err(Failure::Bad(format!(
-            "more than {LEFT_OUT_MAX} groups cannot be computed; the last of them: {reason}"
-        ))),
-        _ => Ok(()),
+fn check_left_out(bad: usize, reason: &str) -> Result<()> {
+    if bad <= LEFT_OUT_MAX {
+        return Ok(());
     }
+    let message =
+        format!("more than {LEFT_OUT_MAX} groups cannot be computed; the last of them: {reason}");
+    Err(Failure::Bad(message))
 }

@@ -11,6 +11,7 @@
 mod hidden;
 mod names;
 mod report;
+mod shelter;
 mod touched;
 
 use std::ffi::{OsStr, OsString};
@@ -30,7 +31,8 @@ pub use names::{HIDDEN, shown_stem};
 use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
 pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
-pub use touched::{CROWD, Touched};
+pub use shelter::CROWD;
+pub use touched::Touched;
 
 /// A file that somebody writes to after its commit is looked at again after this time.
 const BUSY: Duration = Duration::from_secs(1);

@@ -5,16 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Archiver;
+use super::{Archiver, shelter};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
-
-/// A folder in the drop folder: in it files have their hidden names when many are archived at once. In a large
-/// folder each change of a name costs a search, and so the second rename as much as the first.
-const SHELTER: &str = ".spoolmill-done";
-
-/// So many files are worth a shelter, and a thread that archives them while the next are read.
-pub const CROWD: usize = 64;
 
 /// The directories whose names have changed and are not durable yet.
 #[derive(Debug, Default)]
@@ -49,17 +42,10 @@ impl Touched {
 
     /// So many files of this folder are to be archived. True when they are many.
     pub fn expect(&mut self, files: usize, folder: &Dir) -> durable::Result<bool> {
-        if files < CROWD || self.shelter.is_some() {
-            return Ok(files >= CROWD);
+        if files < shelter::CROWD || self.shelter.is_some() {
+            return Ok(files >= shelter::CROWD);
         }
-        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-        let owner = (user.as_raw(), group.as_raw());
-        match folder.private_subdirectory(OsStr::new(SHELTER), owner) {
-            Ok(shelter) => self.shelter = own(shelter)?.map(Arc::new),
-            Err(error) if error.is_sync() => return Err(error),
-            // They are hidden in the folder itself then.
-            Err(error) => tracing::debug!(%error, "no folder for hidden names"),
-        }
+        self.shelter = shelter::make(folder)?.map(Arc::new);
         Ok(true)
     }
 
@@ -71,8 +57,7 @@ impl Touched {
     /// The shelter of this folder, where an earlier process may have left files.
     pub(super) fn shelter_of(&mut self, folder: &Dir) -> durable::Result<Option<Arc<Dir>>> {
         if self.shelter.is_none() {
-            let there = folder.subdirectory(OsStr::new(SHELTER))?;
-            self.shelter = there.map(own).transpose()?.flatten().map(Arc::new);
+            self.shelter = shelter::find(folder)?.map(Arc::new);
         }
         Ok(self.shelter())
     }
@@ -80,7 +65,7 @@ impl Touched {
     /// The job ends: what it needs no more is removed.
     pub fn leave_folder(&mut self, folder: &Dir) -> durable::Result<()> {
         self.shelter = None;
-        folder.remove_if_empty(OsStr::new(SHELTER))
+        shelter::remove(folder)
     }
 
     /// A file was renamed in this subfolder of the drop folder, or in the folder itself.
@@ -134,13 +119,4 @@ impl Touched {
         self.dirs.insert(path.clone(), Dir::open(&path)?);
         Ok(Some(Dir::open(&path)?))
     }
-}
-
-/// A shelter of somebody else is none. In its own nobody else can do anything, whatever a restore has made
-/// of its mode.
-fn own(shelter: Dir) -> durable::Result<Option<Dir>> {
-    use rustix::fs::{Mode, fchmod};
-    let is_own = shelter.stat_self()?.st_uid == rustix::process::geteuid().as_raw();
-    let is_private = is_own && fchmod(&shelter, Mode::RWXU).is_ok();
-    Ok(is_private.then_some(shelter))
 }
