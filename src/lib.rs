@@ -64,7 +64,9 @@
 //!    (`archive::the_same_name_five_times_is_five_files`, `crashes::every_mutant_is_caught`,
 //!    `altered::a_version_that_comes_during_the_archive_is_taken_by_itself`)
 //! 5. **Identity, not name.** A new file under an old name is a new microbatch; the one that was
-//!    committed just before a crash is not. (`archive::a_committed_file_is_renamed_not_read_again`)
+//!    committed just before a crash is not, also when its folder was away, or it was renamed.
+//!    (`archive::a_committed_file_is_renamed_not_read_again`,
+//!    `archive::a_drop_folder_that_was_away_brings_nothing_twice`)
 //! 6. **A partial file is never read as a whole one.** What changed while it was read is discarded
 //!    and settles again; what is written after the commit is set aside and told.
 //!    (`complete::a_file_that_changes_while_it_is_read_settles_again`,
@@ -78,9 +80,11 @@
 //! 10. **Everything has a limit.** Memory does not grow with a file, the folder or the history.
 //!     (`hostile::a_line_without_end_costs_no_memory`)
 //! 11. **One writer, one taker.** Locks on the state directory and on the outputs are held for the life of
-//!     the process; a ledger is of one job; no file is taken by two jobs.
+//!     the process; a ledger is of one job; no file is taken by two jobs; a batch leaves alone what a
+//!     ledger counts on.
 //!     (`service::a_second_instance_is_refused`, `place::two_jobs_do_not_take_the_same_files`,
-//!     `windows::two_jobs_do_not_share_a_view_or_its_late_records`)
+//!     `windows::two_jobs_do_not_share_a_view_or_its_late_records`,
+//!     `drivers::a_batch_leaves_the_files_of_the_daemon_alone`)
 //! 12. **A failed fsync is never retried**: the daemon stops and recovers at its next start. What only a
 //!     person can mend stops it for good.
 //!     (`crashes::a_failed_fsync_stops_the_program`, `place::what_only_a_person_can_mend_ends_with_code_4`)
@@ -99,9 +103,11 @@
 //! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came
 //! after its last window was closed. *Generation*: one life of an output file, until it is rotated
 //! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file.
-//! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an earlier one. *Requeue*: to put a file back that was
-//! set aside, or take a processed one again. *Tally*: the totals of everything committed, minute by
-//! minute. *Hint*: a notification that something may have come.
+//! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an
+//! earlier one. *Requeue*: to put a file back that was set aside, or take a processed one again. *Tally*:
+//! the totals of everything committed, minute by minute. *Hint*: a notification that something may have
+//! come. *Hidden name*: what a file is called between its own name and the archive; *shelter*: the folder
+//! for hidden names while many files are archived.
 
 #[cfg(feature = "sql")]
 pub mod aggregate;
