@@ -187,6 +187,30 @@ fn an_abort_while_an_altered_file_is_set_aside_hides_nothing() {
     panic!("it is aborted for ever");
 }
 
+/// A folder of that name that is an uploader's own is not used, and holds nothing back.
+#[test]
+fn a_folder_for_hidden_names_of_somebody_else_is_not_used() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("only root can give a folder away");
+    }
+    let spool = Spool::new("");
+    let shelter = spool.input(".spoolmill-done");
+    fs::create_dir(&shelter).unwrap();
+    std::os::unix::fs::chown(&shelter, Some(65534), None).unwrap();
+    for number in 0..100 {
+        spool.drop_file(format!("f{number:02}"), "1\n");
+    }
+    let mut command = spool.command("run");
+    let mut child = command.env("SPOOLMILL_FAULT", "fail:rename:5:2+").spawn().unwrap();
+    wait_for("the hidden name", || hidden_names(&spool.input("")).len() == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(hidden_names(&shelter), Vec::<String>::new());
+    spool.run_once();
+    assert_eq!(spool.output().lines().count(), 100);
+    assert_eq!(hidden_names(&spool.input("")), Vec::<String>::new());
+}
+
 /// The daemon as a user that is not the uploader's: no lease can be asked for.
 fn other_user(spool: &Spool) -> Option<Daemon> {
     if !rustix::process::geteuid().is_root() {
@@ -205,17 +229,23 @@ fn other_user(spool: &Spool) -> Option<Daemon> {
     Some(Daemon::of(command.spawn().unwrap(), log))
 }
 
-/// What comes after the commit is not in the output; it is told, and kept as `failed-*` with a report.
-#[test]
-fn what_is_written_after_the_commit_is_set_aside_and_told() {
-    let spool = Spool::new("[done]\naction = \"rename\"\n");
-    let Some(daemon) = other_user(&spool) else { return };
+/// Such a daemon has archived `a`, a line, whose writer goes on.
+fn archived_while_written(spool: &Spool) -> Option<(Daemon, File)> {
+    let daemon = other_user(spool)?;
     wait_for("the start", || daemon.log().contains("watching"));
     let upload = spool.path("upload");
     let mut writer = File::create(&upload).unwrap();
     writer.write_all(b"1\n").unwrap();
     fs::rename(&upload, spool.input("a")).unwrap();
     wait_for("the archive", || spool.names().contains("processed-a"));
+    Some((daemon, writer))
+}
+
+/// What comes after the commit is not in the output; it is told, and kept as `failed-*` with a report.
+#[test]
+fn what_is_written_after_the_commit_is_set_aside_and_told() {
+    let spool = Spool::new("[done]\naction = \"rename\"\n");
+    let Some((daemon, mut writer)) = archived_while_written(&spool) else { return };
     writer.write_all(b"2\n").unwrap();
     drop(writer);
     wait_for("it is told", || daemon.log().contains("was written to after it was committed"));
@@ -239,13 +269,7 @@ fn what_is_written_after_the_commit_is_set_aside_and_told() {
 #[test]
 fn a_rest_that_is_very_large_is_told_and_not_copied() {
     let spool = Spool::new("");
-    let Some(daemon) = other_user(&spool) else { return };
-    wait_for("the start", || daemon.log().contains("watching"));
-    let upload = spool.path("upload");
-    let mut writer = File::create(&upload).unwrap();
-    writer.write_all(b"1\n").unwrap();
-    fs::rename(&upload, spool.input("a")).unwrap();
-    wait_for("the archive", || spool.names().contains("processed-a"));
+    let Some((daemon, mut writer)) = archived_while_written(&spool) else { return };
     writer.set_len(300 << 20).unwrap();
     writer.write_all(b"2\n").unwrap();
     drop(writer);

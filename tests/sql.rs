@@ -362,6 +362,11 @@ fn the_output_is_sorted_when_the_job_ends() {
         assert_eq!(spool.read("mine.txt"), "20.0\n500.0\n");
     }
     assert_eq!(spool.read("sorted-output.txt"), sorted);
+    for (given, said) in [("none=x", "no view or final `none`"), ("x", "expected NAME=PATH")] {
+        let refused = spool.run("batch", &["more", "--view", given]);
+        let log = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && log.contains(said), "{log}");
+    }
 }
 
 /// Between the commit of the end and its final result the program may die.

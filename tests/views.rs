@@ -161,6 +161,34 @@ fn a_group_that_cannot_be_computed_is_left_out() {
     spool.assert_names(&["processed-a", "processed-b", "processed-c"]);
 }
 
+/// A group may have a row only with the others around it, as under a window function: it is kept when
+/// another one cannot be computed.
+#[test]
+fn a_group_that_needs_the_others_is_not_left_out_with_a_bad_one() {
+    let query = "select k, 100 * sum(n) / sum(sum(n)) over () as share, 100 / (count(*) - 1) as r \
+                 from output group by k order by k";
+    let spool = Spool::new(&format!("{INPUT}{}", view("v", "complete", query, "")));
+    spool.drop_file("a", "bad,3\nfull,7\nfull,0\nnone,0\nnone,0\n");
+    let log = spool.run_once();
+    assert_eq!(spool.read("v.csv"), "k,share,r\nfull,100,100\nnone,0,100\n", "{log}");
+    assert_eq!(log.matches("is left out").count(), 1, "{log}");
+}
+
+/// With very many bad groups it is the query that is wrong: the file is set aside, or the old result stays.
+#[test]
+fn more_bad_groups_than_can_be_told_are_an_error_of_their_own() {
+    let query = "select k, 100 / (sum(n) - 5) as r from output group by k";
+    let all = view("all", "complete", query, "");
+    for (views, fails) in [(view("v", "update", query, ""), true), (all, false)] {
+        let spool = Spool::new(&format!("{INPUT}{views}"));
+        let content: String = (0..1100).map(|key| format!("k{key},5\n")).collect();
+        spool.drop_file("a", &content);
+        let log = spool.run_once();
+        assert!(log.contains("more than 1000 groups cannot be computed"), "{log}");
+        assert_eq!(spool.names().contains("failed-a"), fails, "{log}");
+    }
+}
+
 #[test]
 fn what_cannot_be_kept_is_refused_with_its_reason() {
     for (views, reason) in [

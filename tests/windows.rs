@@ -627,6 +627,19 @@ fn results_of(spool: &Spool) -> String {
     spool.read("v.csv")
 }
 
+/// A file that nobody is sending, such as one with a second name, does not hold the windows open.
+#[test]
+fn a_file_that_waits_for_ever_does_not_keep_windows_open() {
+    let event_time = EVENT_TIME.replace("max_future", "idle_close = \"100ms\"\nmax_future");
+    let spool = Spool::new(&format!("{INPUT}{event_time}{}", view("v", "append", SUMS)));
+    std::fs::write(spool.path("linked"), rows(&[("x", 2, 4)])).unwrap();
+    std::fs::hard_link(spool.path("linked"), spool.input("linked")).unwrap();
+    let daemon = spool.start();
+    spool.drop_file("a", rows(&[("x", 1, 3)]));
+    wait_for("the window is closed", || results(&spool, "v") == ["00-10 x 1 1"]);
+    daemon.stop();
+}
+
 /// A file that waits for its marker was there first: its windows stay open for it.
 #[test]
 fn a_folder_in_which_a_file_waits_is_not_quiet() {

@@ -250,3 +250,24 @@ fn chain(error: &durable::Error) -> String {
     let cause = std::error::Error::source(error);
     cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::tests::rules;
+    use super::*;
+
+    /// With all that wait, a thousand looks a second, however many they are.
+    #[test]
+    fn the_more_wait_the_rarer_each_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source =
+            Source::open(folder.path(), rules("*", None), false, true, |_, _| Ok(None)).unwrap();
+        let stamp = source.folder_stamp;
+        for number in 0..5000 {
+            let key = Key { rank: Box::default(), name: OsStr::new(&format!("{number}")).into() };
+            source.wait(key, None, stamp, Why::HardLinked, Some(LOOK_AGAIN));
+        }
+        let least = Instant::now() + LOOK_COSTS * 5000;
+        assert!(source.look_due(None) >= least);
+    }
+}
