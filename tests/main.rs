@@ -54,6 +54,10 @@ mod queries;
 #[cfg(feature = "sql")]
 mod views;
 
+/// Aggregates at the ends of their types.
+#[cfg(feature = "sql")]
+mod aggregates;
+
 /// Event-time windows, the watermark, late records.
 #[cfg(feature = "sql")]
 mod windows;

@@ -10,6 +10,7 @@
 //!
 //! What does not belong here: files, formats, and what becomes of a failure.
 
+mod aggregates;
 mod bounds;
 mod carry;
 mod decimals;
@@ -156,6 +157,7 @@ impl Engine {
         let context = SessionContext::new_with_config_rt(config, environment);
         bounds::register(&context);
         functions::register(&context);
+        aggregates::register(&context);
         register_operators(&context)?;
         Ok(Arc::new(Self {
             context,

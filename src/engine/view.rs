@@ -232,12 +232,6 @@ impl View {
     /// When the query fails over them, or the end is not sent.
     pub fn delta(&self, records: Feed) -> Result<Vec<States>, Problem> {
         let lower = &self.plans().lower;
-        if self.keys == 0 {
-            // There is one group, also of nothing.
-            let lower: Arc<dyn ExecutionPlan> = lower.clone();
-            let states = Run::new(&self.engine, &lower, records)?.finish(&self.engine)?;
-            return Ok(states.iter().map(States::of_all).collect());
-        }
         let mut run = Run::new(&self.engine, lower.input(), records)?;
         let of_all = async {
             let mut delta = Delta::new(self, lower)?;
@@ -249,8 +243,11 @@ impl View {
         Problem::guard(|| self.engine.runtime().block_on(of_all))
     }
 
-    /// The states of these groups, as they were kept.
+    /// The states of these groups, as they were kept. A query without groups has one, also of nothing.
     pub fn states(&self, entries: Entries) -> Result<States, Problem> {
+        if self.keys == 0 && entries.is_empty() {
+            return Problem::guard(|| partial::of_nothing(&self.plans().lower));
+        }
         let entries =
             if self.has_sessions() { sessions::as_groups(self, entries)? } else { entries };
         let Entries { keys, values } = entries;
@@ -341,13 +338,6 @@ impl States {
         Self { keys: Rows::default(), states: Vec::new() }
     }
 
-    /// The one group of a query without any.
-    fn of_all(states: &RecordBatch) -> Self {
-        let mut keys = Rows::default();
-        (0..states.num_rows()).for_each(|_| keys.push(&[]));
-        Self { keys, states: states.columns().to_vec() }
-    }
-
     /// How many groups.
     pub fn len(&self) -> usize {
         self.keys.len()
@@ -358,7 +348,6 @@ impl States {
         self.len() == 0
     }
 
-    /// Some of them, in this order.
     /// Two halves of these groups, one after the other.
     ///
     /// # Errors
@@ -386,6 +375,7 @@ impl States {
         Ok(self.only(&stay.collect::<Vec<_>>())?)
     }
 
+    /// Some of them, in this order.
     fn only(&self, places: &[usize]) -> Fallible<Self> {
         let rows: UInt64Array = places.iter().map(|place| *place as u64).collect();
         let states = self.states.iter().map(|column| Ok(take(column, &rows, None)?));

@@ -1,12 +1,14 @@
 //! Partial states of records, one for each group, made batch by batch.
 //!
 //! What holds here: the functions are the engine's, which group a record is of is ours to say. When memory
-//! is short, the states that there are go out, and the table begins anew.
+//! is short, the states that there are go out, and the table begins anew. A function has two forms, one
+//! for many groups and one for a single one, whose states may look alike and mean other things: only the
+//! form for many is used, also where there is one group.
 
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, BooleanArray, RecordBatch, new_null_array};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::utils::normalize_float_zero;
 use datafusion::common::{DataFusionError, Result as Fallible};
@@ -26,6 +28,7 @@ use datafusion::physical_plan::aggregates::{
 use super::{States, View, accumulator};
 use crate::engine::Problem;
 use crate::engine::groups::Groups;
+use crate::engine::rows::Rows;
 
 type Expressions = Vec<Arc<dyn PhysicalExpr>>;
 
@@ -163,6 +166,24 @@ impl Table {
         let functions = self.functions.iter().map(|function| function.size());
         self.groups.size() + functions.sum::<usize>()
     }
+}
+
+/// The one group of a query without any, before the first record.
+pub(super) fn of_nothing(aggregate: &AggregateExec) -> Fallible<States> {
+    let none = RecordBatch::new_empty(aggregate.input().schema());
+    let arguments = aggregate_expressions(aggregate.aggr_expr(), &AggregateMode::Partial, 0)?;
+    let arguments = evaluate_many(&arguments, &none)?;
+    let filter = BooleanArray::from(vec![false]);
+    let mut states = Vec::new();
+    for (mut function, arguments) in Table::new(aggregate)?.functions.into_iter().zip(arguments) {
+        // One record, which is left out: of a batch without any they take the group for one with values.
+        let one = arguments.iter().map(|argument| new_null_array(argument.data_type(), 1));
+        function.update_batch(&one.collect::<Vec<_>>(), &[0], Some(&filter), 1)?;
+        states.extend(function.state(EmitTo::All)?);
+    }
+    let mut keys = Rows::default();
+    keys.push(&[]);
+    Ok(States { keys, states })
 }
 
 /// The aggregate over the records of one microbatch, which gives partial states.

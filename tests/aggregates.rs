@@ -1,0 +1,160 @@
+//! Aggregates at the ends of their types, over any cut of the records, with and without groups. What is
+//! right stands here as text: it is never asked of the engine.
+
+use crate::support::Spool;
+
+const COLUMNS: &str = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\n\
+    k = \"varchar\"\ni = \"bigint\"\nd = \"double\"\nr = \"real\"\nm = \"decimal(38, 2)\"\n\
+    [output]\npath = \"output.txt\"\n[output.format.csv]\n";
+
+/// Functions, records of the columns `i,d,r,m`, and what the functions give for them.
+const TABLE: [(&str, &[&str], &str); 14] = [
+    ("count(*); count(i); sum(i); min(i); max(i)", &[], "0,0,,,"),
+    ("sum(m); min(d); max(d); corr(d, r); var_pop(d)", &[], ",,,,"),
+    ("count(*); count(i); sum(i); sum(m); min(d); max(r)", &[",,,", ",,,"], "2,0,,,,"),
+    (
+        "sum(i); max(i)",
+        &["9223372036854775806,,,", "1,,,"],
+        "9223372036854775807,9223372036854775806",
+    ),
+    (
+        "sum(i); min(i)",
+        &["-9223372036854775807,,,", "-1,,,"],
+        "-9223372036854775808,-9223372036854775807",
+    ),
+    ("sum(i)", &["9223372036854775807,,,", "-9223372036854775808,,,", ",,,"], "-1"),
+    (
+        "sum(m)",
+        &[",,,999999999999999999999999999999999999.98", ",,,0.01"],
+        "999999999999999999999999999999999999.99",
+    ),
+    (
+        "sum(m); count(m)",
+        &[
+            ",,,-500000000000000000000000000000000000.00",
+            ",,,-400000000000000000000000000000000000.00",
+        ],
+        "-900000000000000000000000000000000000.00,2",
+    ),
+    ("min(d); max(d); min(r); max(r)", &[",inf,inf,", ",inf,inf,"], "inf,inf,inf,inf"),
+    (
+        "min(d); max(d); min(r); max(r)",
+        &[",-inf,-inf,", ",-inf,-inf,", ",,,"],
+        "-inf,-inf,-inf,-inf",
+    ),
+    (
+        "min(d); max(d); min(r); max(r)",
+        &[",1.5,nan,", ",nan,2.5,", ",-2.5,-inf,"],
+        "-2.5,nan,-inf,nan",
+    ),
+    ("min(d); max(d); min(r); max(r)", &[",nan,nan,", ",nan,nan,"], "nan,nan,nan,nan"),
+    (
+        "round(corr(d, r), 9); covar_pop(d, r); var_pop(d)",
+        &[",1,1,", ",2,3,", ",3,2,"],
+        "0.5,0.3333333333333333,0.6666666666666666",
+    ),
+    ("round(corr(d, r), 9); round(regr_slope(r, d), 9)", &[",1,6,", ",2,4,", ",3,2,"], "-1.0,-2.0"),
+];
+
+/// The records in one file, in a file each, and in two with one between them that holds none.
+fn cuts(records: &[&str]) -> Vec<Vec<String>> {
+    let file = |records: &[&str]| records.iter().map(|record| format!("a,{record}\n")).collect();
+    let (before, behind) = records.split_at(records.len() / 2);
+    let each = records.iter().map(|record| file(&[*record])).collect();
+    vec![vec![file(records)], each, vec![file(before), String::new(), file(behind)]]
+}
+
+/// The list with names: two of one function would be columns of one name.
+fn named(functions: &str) -> String {
+    let all = functions.split("; ").enumerate();
+    all.map(|(place, one)| format!("{one} as f{place}")).collect::<Vec<_>>().join(", ")
+}
+
+fn view(name: &str, query: &str) -> String {
+    format!(
+        "[[view]]\nname = \"{name}\"\nmode = \"complete\"\npath = \"{name}.csv\"\nevery = \"0s\"\n\
+         query = \"{query}\"\n[view.format.csv]\nheader = false\n"
+    )
+}
+
+/// Also for no record at all: without groups there is one row from the beginning.
+#[test]
+fn a_function_is_right_at_the_ends_of_its_type_in_any_cut() {
+    for (functions, records, expected) in TABLE {
+        let list = named(functions);
+        let all = view("all", &format!("select {list} from output"));
+        let groups = view("groups", &format!("select {list} from output group by k"));
+        for files in cuts(records) {
+            let spool = Spool::new(&format!("{COLUMNS}{all}{groups}"));
+            spool.run_once();
+            for (number, file) in files.iter().enumerate() {
+                spool.drop_file(format!("f{number}"), file);
+                // Each is a microbatch of a process of its own: the states go through the ledger.
+                spool.run_once();
+            }
+            let expected = format!("{expected}\n");
+            assert_eq!(spool.read("all.csv"), expected, "{functions} of {files:?}");
+            let of_groups = if records.is_empty() { "" } else { &expected };
+            assert_eq!(spool.read("groups.csv"), of_groups, "{functions} of {files:?}");
+        }
+    }
+}
+
+/// The file with which a sum leaves its type is set aside; what came before and what comes after counts.
+#[test]
+fn a_sum_that_its_type_cannot_hold_fails_the_file() {
+    for (function, before, too_much, after, expected) in [
+        ("sum(i)", "9223372036854775807,,,", "1,,,", "-7,,,", "9223372036854775800"),
+        ("sum(i)", "-9223372036854775808,,,", "-1,,,", "8,,,", "-9223372036854775800"),
+        (
+            "sum(m)",
+            ",,,999999999999999999999999999999999999.99",
+            ",,,0.01",
+            ",,,-0.99",
+            "999999999999999999999999999999999999.00",
+        ),
+    ] {
+        for grouping in ["", " group by k"] {
+            for mode in ["complete", "update"] {
+                let query = format!("select {function} as f from output{grouping}");
+                let view = view("v", &query).replace("complete", mode);
+                let spool = Spool::new(&format!("{COLUMNS}{view}"));
+                for (name, record) in [("a", before), ("b", too_much), ("c", after)] {
+                    spool.drop_file(name, format!("x,{record}\n"));
+                    let log = spool.run_once();
+                    assert_eq!(
+                        log.contains("a sum is too large for its type"),
+                        name == "b",
+                        "{log}"
+                    );
+                }
+                spool.assert_names(&[
+                    "failed-b",
+                    "failed-b.error.json",
+                    "processed-a",
+                    "processed-c",
+                ]);
+                let result = spool.read("v.csv");
+                assert_eq!(result.lines().last(), Some(expected), "{query} {mode}");
+            }
+        }
+    }
+}
+
+/// A sum is right when its end is, whatever it was on the way there within one file; also in finals,
+/// which have no states.
+#[test]
+fn what_a_sum_was_on_its_way_does_not_matter() {
+    let query = "select sum(i) as f from output";
+    let spool = Spool::new(&format!("{COLUMNS}{}", view("v", query)));
+    spool.drop_file("a", "x,9223372036854775807,,,\nx,9,,,\nx,-9,,,\n");
+    spool.run_once();
+    assert_eq!(spool.read("v.csv"), "9223372036854775807\n");
+    let last = "[[final]]\npath = \"last.csv\"\nquery = \"select min(d) as a, max(d) as b \
+                from output\"\n[final.format.csv]\nheader = false\n";
+    let spool = Spool::new(&format!("{COLUMNS}{last}"));
+    spool.drop_file("a", "x,,inf,,\nx,,inf,,\n");
+    let found = spool.run("batch", &[spool.input("a").to_str().unwrap()]);
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    assert_eq!(spool.read("last.csv"), "inf,inf\n");
+}
