@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::queries::Queries;
@@ -153,6 +153,26 @@ pub fn reset_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
     let queries = opening::open_queries(config)?;
     let mut ledger = Ledger::open(&config.state).map_err(Failure::into_error)?;
     queries.reset_views(config, names, &mut ledger)
+}
+
+/// Removes what these views keep, which were taken out of the job.
+pub fn forget_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
+    let _locks = opening::locks(&config.state, &[]).map_err(Failure::into_error)?;
+    let mut ledger = Ledger::open(&config.state).map_err(Failure::into_error)?;
+    for name in names {
+        let refused = |message| Err(config.problem(&Problem::new("view", message)).into());
+        if config.view_names().any(|view| view == name) {
+            return refused(format!(
+                "--forget-view: `{name}` is a view of the job: take it out of the job file first, or make it \
+                 anew with --reset-view"
+            ));
+        }
+        if !ledger.forget_view(name).map_err(Failure::into_error)? {
+            return refused(format!("--forget-view: nothing is kept of a view `{name}`"));
+        }
+        tracing::info!(view = name, "what the view kept is removed");
+    }
+    Ok(())
 }
 
 /// Why the loop was left.

@@ -187,7 +187,8 @@ impl Queries {
         Tap::new(std::iter::empty(), judge)
     }
 
-    /// Forgets what these views have kept: the next start makes them anew.
+    /// Forgets what these views have kept: the next start makes them anew. One that is not in the job any
+    /// more is removed.
     pub fn reset_views(
         &self,
         config: &Config,
@@ -195,11 +196,14 @@ impl Queries {
         ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
         for name in names {
-            let view = self.view(name).ok_or_else(|| {
+            if let Some(view) = self.view(name) {
+                ledger.reset_view(name, view.view.signature()).map_err(Failure::into_error)?;
+            } else if ledger.forget_view(name).map_err(Failure::into_error)? {
+                tracing::info!(view = name, "the view is not in the job, what it kept is removed");
+            } else {
                 let message = format!("--reset-view: the job has no view `{name}`");
-                config.problem(&Problem::new("view", message))
-            })?;
-            ledger.reset_view(name, view.view.signature()).map_err(Failure::into_error)?;
+                return Err(config.problem(&Problem::new("view", message)).into());
+            }
         }
         Ok(())
     }

@@ -361,3 +361,53 @@ fn changes_that_are_in_place_and_those_that_are_not_are_one_state() {
     spool.run("run", &["--once", "--reset-view", "all"]);
     assert!(spool.read("all.csv") == before, "made anew from the output it is the same");
 }
+
+/// A view that was taken out of the job keeps its groups until somebody says that they may go.
+#[test]
+fn what_a_removed_view_keeps_is_told_and_removed() {
+    for flag in ["--forget-view", "--reset-view"] {
+        let big =
+            view("big", "complete", "select k, n, count(*) as c from output group by k, n", "");
+        let sums = view("sums", "update", SUMS, "");
+        let spool = Spool::new(&format!("{INPUT}{sums}{big}"));
+        let records: String = (0..500).map(|number| format!("a,{number}\n")).collect();
+        spool.drop_file("a", records);
+        spool.run_once();
+        let kept = || {
+            let of_big = "WHERE view = (SELECT id FROM view WHERE name = 'big')";
+            spool.ledger(&format!("SELECT count(*) FROM state {of_big}"))
+                + spool.ledger(&format!("SELECT count(*) FROM state_change {of_big}"))
+        };
+        let said = |arguments: &[&str]| {
+            let output = spool.run(arguments[0], &arguments[1..]);
+            let all = [output.stdout, output.stderr].concat();
+            (output.status.success(), String::from_utf8_lossy(&all).into_owned())
+        };
+        assert!(kept() > 0);
+        let (went, why) = said(&["run", "--once", "--forget-view", "big"]);
+        assert!(!went && why.contains("`big` is a view of the job"), "{why}");
+        assert!(!said(&["status"]).1.contains("removed view"));
+        spool.configure("settle = \"0s\"", &format!("{INPUT}{sums}"));
+        spool.drop_file("b", "a,1\n");
+        spool.run_once();
+        let (_, told) = said(&["status"]);
+        assert!(told.contains("big keeps ") && told.contains("--forget-view big"), "{told}");
+        let (_, json) = said(&["status", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["views"], serde_json::json!(["sums"]));
+        assert_eq!(json["removed_views"][0]["name"], "big");
+        let (went, why) = said(&["run", "--once", flag, "big"]);
+        assert!(went, "{why}");
+        let lost = "WHERE view NOT IN (SELECT id FROM view)";
+        for table in ["state", "state_change"] {
+            assert_eq!(spool.ledger(&format!("SELECT count(*) FROM {table} {lost}")), 0);
+        }
+        assert_eq!(kept(), 0);
+        assert!(!said(&["status"]).1.contains("removed view"));
+        let (went, why) = said(&["run", "--once", flag, "big"]);
+        assert!(!went && why.contains("big"), "{why}");
+        spool.drop_file("c", "a,1\n");
+        spool.run_once();
+        assert_eq!(spool.read("sums.csv").lines().last(), Some("a,502,124752"));
+    }
+}

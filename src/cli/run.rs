@@ -24,6 +24,9 @@ pub struct Run {
     /// Make this view anew from the whole output, before anything else; may be given several times
     #[arg(long, value_name = "NAME")]
     reset_view: Vec<String>,
+    /// Remove what is kept of this view, which is not in the job any more; may be given several times
+    #[arg(long, value_name = "NAME")]
+    forget_view: Vec<String>,
 }
 
 impl Run {
@@ -36,6 +39,9 @@ impl Run {
         signals::forward(wakes.0.clone(), pulse.clone())?;
         if !self.reset_view.is_empty() {
             daemon::reset_views(&config, &self.reset_view)?;
+        }
+        if !self.forget_view.is_empty() {
+            daemon::forget_views(&config, &self.forget_view)?;
         }
         let shown = Arc::new(Mutex::new(config.clone()));
         http::start(&shown, &pulse, started_ms)?;

@@ -11,7 +11,7 @@ use super::JobFile;
 use super::delivery::quiet_if_reader_left;
 use crate::ledger::{Tally, now_ms};
 use crate::status::shape::{ago, time};
-use crate::status::{Flow, Pending, Status};
+use crate::status::{Flow, Pending, RemovedView, Status};
 use crate::telemetry::escaped;
 
 #[derive(Debug, Args)]
@@ -76,6 +76,11 @@ fn text(status: &Status) -> String {
     }
     if !status.views.is_empty() {
         line("views", status.views.join(", "));
+    }
+    for RemovedView { name, bytes, more } in &status.removed_views {
+        let (least, size) = (if *more { "at least " } else { "" }, ByteSize::b(*bytes));
+        let way = format!("`run --forget-view {name}` removes it");
+        line("removed view", format!("{name} keeps {least}{size}; {way}"));
     }
     if let Some(trouble) = &status.last_error {
         let error = escaped(trouble.error.as_bytes());

@@ -255,6 +255,15 @@ impl Config {
         self.base.join(self.file.file_name().unwrap_or_default())
     }
 
+    /// The names of the views.
+    pub fn view_names(&self) -> impl Iterator<Item = &str> {
+        #[cfg(feature = "sql")]
+        let names = self.written.view.iter().map(|view| view.name.as_str());
+        #[cfg(not(feature = "sql"))]
+        let names = std::iter::empty();
+        names
+    }
+
     /// Every file that the job writes, views and late records included.
     pub fn outputs(&self) -> Vec<PathBuf> {
         let mut all: Vec<_> = self.output.iter().chain(&self.rejects).cloned().collect();

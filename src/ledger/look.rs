@@ -244,6 +244,21 @@ impl Look {
         let rows = statement.query_map((), |row| row.get(0))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
+
+    /// Bytes of what a view keeps, and true when there is more: only so many groups are looked at. Changes
+    /// that have no place among the groups yet count as well.
+    pub fn view_size(&self, name: &str, most: u64) -> anyhow::Result<(u64, bool)> {
+        let select = "SELECT count(*), coalesce(sum(size), 0) FROM
+            (SELECT length(key) + length(value) AS size FROM state
+                WHERE view = (SELECT id FROM view WHERE name = ?) LIMIT ?)";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let (groups, placed): (u64, u64) =
+            self.connection.query_row(select, params![name, most], row)?;
+        let select = "SELECT coalesce(sum(length(changes)), 0) FROM state_change
+            WHERE view = (SELECT id FROM view WHERE name = ?)";
+        let changed: u64 = self.connection.query_row(select, [name], |row| row.get(0))?;
+        Ok((placed + changed, groups == most))
+    }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

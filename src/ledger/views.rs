@@ -102,6 +102,25 @@ impl Ledger {
         Ok(())
     }
 
+    /// Removes a view with all that it keeps. False when there is none of this name.
+    pub fn forget_view(&mut self, name: &str) -> Result<bool> {
+        let mut forgotten = None;
+        self.transact(|connection| {
+            let select = "SELECT id FROM view WHERE name = ?";
+            let found = connection.query_row(select, [name], |row| row.get(0)).optional()?;
+            let Some(id) = found else { return Ok(()) };
+            connection.execute("DELETE FROM state WHERE view = ?", [id])?;
+            connection.execute("DELETE FROM state_change WHERE view = ?", [id])?;
+            connection.execute("DELETE FROM view WHERE id = ?", [id])?;
+            forgotten = Some(ViewId(id));
+            Ok(())
+        })?;
+        if let Some(view) = forgotten {
+            self.recent.forget(view);
+        }
+        Ok(forgotten.is_some())
+    }
+
     /// True when the states of a view are to be made anew.
     pub fn owes_rebuild(&self, view: ViewId) -> Result<bool> {
         let select = "SELECT rebuild FROM view WHERE id = ?";

@@ -29,6 +29,27 @@ const BUDGET_ALONE: Duration = Duration::from_secs(5);
 /// Microbatches that are counted one by one.
 const COUNTED_MAX: u64 = 5000;
 
+/// Groups of a removed view that are looked at.
+const GROUPS_MAX: u64 = 100_000;
+
+/// A view that was taken out of the job.
+#[derive(Debug, Clone, Serialize)]
+pub struct RemovedView {
+    /// Its name.
+    pub name: String,
+    /// What the ledger keeps of it.
+    pub bytes: u64,
+    /// There is more, which was not looked at.
+    pub more: bool,
+}
+
+impl RemovedView {
+    fn of(name: String, look: &Look) -> anyhow::Result<Self> {
+        let (bytes, more) = look.view_size(&name, GROUPS_MAX)?;
+        Ok(Self { name, bytes, more })
+    }
+}
+
 /// How a job stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
@@ -63,8 +84,10 @@ pub struct Status {
     pub last_commit_ms: Option<i64>,
     /// The watermark, in microseconds since 1970, where the job has an event time.
     pub watermark_us: Option<i64>,
-    /// The views that the ledger knows.
+    /// The views of the job that the ledger knows.
     pub views: Vec<String>,
+    /// Views that are not in the job any more, of which the ledger still keeps something.
+    pub removed_views: Vec<RemovedView>,
     /// The last failure that made the daemon pause or stop, or the last quarantine.
     pub last_error: Option<Trouble>,
 }
@@ -149,6 +172,9 @@ impl Status {
         });
         let quarantined = quarantined.into_iter().chain(last_altered);
         let errors = live.last_error.into_iter().chain(quarantined);
+        let is_removed = |name: &String| !config.view_names().any(|view| view == name);
+        let (removed, views): (Vec<_>, _) = look.views()?.into_iter().partition(is_removed);
+        let removed_views = removed.into_iter().map(|name| RemovedView::of(name, &look));
         Ok(Self {
             pid,
             started_ms: runs.then_some(live.started_ms),
@@ -165,7 +191,8 @@ impl Status {
             no_room: live.no_room.filter(|_| runs),
             last_commit_ms: last.as_ref().map(|entry| entry.at_ms),
             watermark_us: last.and_then(|entry| entry.watermark),
-            views: look.views()?,
+            views,
+            removed_views: removed_views.collect::<anyhow::Result<_>>()?,
             last_error: errors.max_by_key(|trouble| trouble.at_ms),
         })
     }
