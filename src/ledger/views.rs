@@ -91,8 +91,7 @@ impl Ledger {
             )?;
             let select = "SELECT id FROM view WHERE name = ?";
             let id: i64 = connection.query_row(select, [name], |row| row.get(0))?;
-            connection.execute("DELETE FROM state WHERE view = ?", [id])?;
-            connection.execute("DELETE FROM state_change WHERE view = ?", [id])?;
+            clear(connection, id)?;
             reset = Some(ViewId(id));
             Ok(())
         })?;
@@ -109,8 +108,7 @@ impl Ledger {
             let select = "SELECT id FROM view WHERE name = ?";
             let found = connection.query_row(select, [name], |row| row.get(0)).optional()?;
             let Some(id) = found else { return Ok(()) };
-            connection.execute("DELETE FROM state WHERE view = ?", [id])?;
-            connection.execute("DELETE FROM state_change WHERE view = ?", [id])?;
+            clear(connection, id)?;
             connection.execute("DELETE FROM view WHERE id = ?", [id])?;
             forgotten = Some(ViewId(id));
             Ok(())
@@ -243,6 +241,12 @@ pub(super) fn saw(
 ) -> rusqlite::Result<()> {
     let mut saw = connection.prepare_cached("UPDATE view SET seen = ? WHERE id = ?")?;
     views.iter().try_for_each(|view| saw.execute(params![sequence, view.0]).map(drop))
+}
+
+/// Removes all states of a view, also those that have no place among the others yet.
+fn clear(connection: &Connection, view: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM state WHERE view = ?", [view])?;
+    connection.execute("DELETE FROM state_change WHERE view = ?", [view]).map(drop)
 }
 
 /// The states of a view have been made anew.
