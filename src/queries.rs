@@ -174,7 +174,8 @@ impl Queries {
 
     /// What records are judged by outside a ledger: no window is closed.
     pub fn judge(&self) -> Option<Arc<Judge>> {
-        self.clock.as_ref().map(|clock| clock.judge(self.views.iter(), None, None))
+        let all = || self.views.iter().map(|definition| (definition, None));
+        self.clock.as_ref().map(|clock| clock.judge(None, Clock::marks(all(), None)))
     }
 
     /// What makes partial states of the records of a batch.

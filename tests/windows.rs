@@ -368,6 +368,45 @@ fn the_end_marker_closes_all_windows_for_good() {
     assert_eq!(spool.read("late.jsonl").lines().map(late_line).count(), 1);
 }
 
+/// What one view has closed makes nothing late for another: the long window is closed, and the next short
+/// ones are not. The files come in one commit.
+#[test]
+fn a_view_is_late_by_what_it_has_closed_itself() {
+    let long = SUMS.replace("10 seconds", "100 seconds");
+    let views = view("short", "append", SUMS) + &view("long", "append", &long);
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nend_marker = \"EOF\"",
+        &format!("{INPUT}{EVENT_TIME}{views}"),
+    );
+    spool.drop_file("a", rows(&[("x", 1, 3)]) + "EOF\n");
+    spool.run_once();
+    for (name, at) in [("b", 4), ("c", 15), ("d", 5)] {
+        spool.drop_file(name, rows(&[("x", 1, at)]));
+    }
+    spool.drop_file("e", rows(&[("x", 1, 16)]) + "EOF\n");
+    spool.run_once();
+    spool.drop_file("f", rows(&[("x", 1, 17)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "short"), ["00-10 x 1 1", "10-20 x 2 2"]);
+    assert_eq!(results(&spool, "long").len(), 1);
+    let late: Vec<String> = spool.read("late.jsonl").lines().map(late_line).collect();
+    let line = |file: &str, view: &str, closed: i64, at: i64| {
+        format!("{file} 1 {view} {} x,1,{}", time(closed), time(at))
+    };
+    // The day began at midnight, and so did the windows.
+    let expected = [
+        line("b", "short", 10, 4),
+        line("b", "long", 100, 4),
+        line("c", "long", 100, 15),
+        line("d", "short", 11, 5),
+        line("d", "long", 100, 5),
+        line("e", "long", 100, 16),
+        line("f", "short", 20, 17),
+        line("f", "long", 100, 17),
+    ];
+    assert_eq!(late, expected);
+}
+
 #[test]
 fn a_quiet_folder_closes_its_windows() {
     let event_time = EVENT_TIME.replace("max_future", "idle_close = \"200ms\"\nmax_future");

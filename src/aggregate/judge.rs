@@ -23,16 +23,16 @@ const DAY: i64 = 86_400_000_000;
 pub struct Rule {
     /// The view.
     pub view: String,
+    /// The watermark, or the end of the last window that the view has closed, where that is later.
+    pub mark: Option<i64>,
     /// Records before this time are late; `None` where none ever is.
     pub late_before: Option<i64>,
 }
 
-/// What the microbatches before have left.
+/// What follows for each view from the microbatches before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// The watermark.
-    pub watermark: Option<i64>,
-    /// What follows from it for each view.
+    /// For each view when a record is late.
     pub rules: Vec<Rule>,
 }
 
@@ -194,9 +194,8 @@ mod tests {
 
     #[test]
     fn each_record_is_taken_late_or_rejected() {
-        let rule = |before| Rule { view: "v".to_owned(), late_before: before };
-        let rules = vec![rule(Some(10)), rule(None), rule(Some(5))];
-        let marks = Marks { watermark: Some(10), rules };
+        let rule = |before| Rule { view: "v".to_owned(), mark: before, late_before: before };
+        let marks = Marks { rules: vec![rule(Some(10)), rule(None), rule(Some(5))] };
         let event_time = EventTime {
             column: "t".to_owned(),
             delay: crate::aggregate::Delay::default(),

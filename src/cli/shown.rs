@@ -48,7 +48,8 @@ impl<Output: Write + Send> Shown<Output> {
         output: Output,
     ) -> Self {
         let one = || std::iter::once(&definition);
-        let judge = clock.as_ref().map(|clock| clock.judge(one(), None, None));
+        let marks = || Clock::marks(one().map(|definition| (definition, None)), None);
+        let judge = clock.as_ref().map(|clock| clock.judge(None, marks()));
         let tap = Tap::new(one().map(|definition| definition.view.clone()), judge.clone());
         Self {
             definition,
@@ -101,7 +102,8 @@ impl<Output: Write + Send> Shown<Output> {
             }
         }
         if let Some(judge) = &self.judge {
-            judge.advance(Clock::marks(std::iter::once(&self.definition), self.watermark));
+            let view = std::iter::once((&self.definition, None));
+            judge.advance(Clock::marks(view, self.watermark));
         }
         if *asked == Asked::All {
             return self.show_all(ends);

@@ -11,6 +11,7 @@ use super::pressure::check_disk;
 use crate::decode::compression::Kind;
 use crate::failure::{Failure, Result};
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared};
+use crate::pipeline::views::Closed;
 use crate::source::input::Input;
 use crate::source::queue::{Key, Why};
 use crate::telemetry::Pulse;
@@ -35,6 +36,10 @@ impl Job {
     pub(super) fn gather(&mut self, pulse: &Pulse) -> (Vec<Prepared>, Option<Failure>) {
         let started = Instant::now();
         let (mut group, mut bytes) = (Vec::new(), 0);
+        let closed = match self.pipeline.views.closed(&self.pipeline.ledger) {
+            Ok(closed) => closed,
+            Err(failure) => return (group, Some(failure)),
+        };
         while group.len() < self.files_at_once
             && bytes < GROUP_BYTES
             && (group.is_empty() || started.elapsed() < GROUP_TIME)
@@ -48,7 +53,7 @@ impl Job {
             let large = inputs.iter().any(is_large);
             let mut waits = false;
             let is_command = matches!(self.config.written.transform, Transform::Command(_));
-            for prepared in self.prepare(inputs, &group, pulse) {
+            for prepared in self.prepare(inputs, &group, &closed, pulse) {
                 let next = self.pipeline.ledger.last_sequence() + 1 + group.len() as u64;
                 let told_wrong =
                     |prepared: &Prepared| is_command && prepared.input.expected != next;
@@ -135,9 +140,10 @@ impl Job {
         &self,
         inputs: Vec<Input>,
         group: &[Prepared],
+        closed: &Closed,
         pulse: &Pulse,
     ) -> Vec<std::result::Result<Prepared, NotPrepared>> {
-        let preparation = self.preparation(pulse);
+        let preparation = self.preparation(closed, pulse);
         let share = inputs.len().div_ceil(self.config.workers);
         let views = &self.pipeline.views;
         if views.has_event_time() {
@@ -173,7 +179,7 @@ impl Job {
         })
     }
 
-    fn preparation<'a>(&'a self, pulse: &'a Pulse) -> Preparation<'a> {
+    fn preparation<'a>(&'a self, closed: &'a Closed, pulse: &'a Pulse) -> Preparation<'a> {
         let [output, rejects] = self.targets;
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
@@ -186,6 +192,7 @@ impl Job {
             rejects,
             late: self.late,
             views: &self.pipeline.views,
+            closed,
         }
     }
 

@@ -217,8 +217,13 @@ impl View {
 
     /// Records before this time are late once the watermark is here; `None` where none ever is.
     pub fn late_before(&self, watermark: i64) -> Option<i64> {
-        let windowed = self.windowed.filter(|windowed| windowed.is_event_time && self.closes)?;
+        let windowed = self.windowed.filter(|_| self.closes_by_time())?;
         Some(windowed.window.late_before(watermark))
+    }
+
+    /// True when its windows are closed by the watermark.
+    fn closes_by_time(&self) -> bool {
+        self.closes && self.windowed.is_some_and(|windowed| windowed.is_event_time)
     }
 
     /// What a state depends on: with another one of these it has no meaning.

@@ -14,7 +14,7 @@ use arrow_schema::SchemaRef;
 use bytesize::ByteSize;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
-use super::views::{Tap, Tapped, Views};
+use super::views::{Closed, Tap, Tapped, Views};
 use crate::decode::compression::{Compression, Kind};
 use crate::decode::frame::{Framer, Reader};
 use crate::failure::{Failure, Result};
@@ -61,6 +61,8 @@ pub struct Preparation<'a> {
     pub late: Option<Target>,
     /// The continuous queries.
     pub views: &'a Views,
+    /// Up to where they have closed windows without the watermark.
+    pub closed: &'a Closed,
 }
 
 /// A microbatch that is ready to be committed, and its input.
@@ -168,7 +170,7 @@ impl Preparation<'_> {
         let name = input.name().as_encoded_bytes();
         let now_ms = ledger::now_ms();
         let mut hash = blake3::Hasher::new();
-        let judge = self.views.judge(now_ms, watermark);
+        let judge = self.views.judge(now_ms, watermark, self.closed);
         let flow = Flow { judge: judge.as_deref(), ..self.flow };
         let mut staged = Staged {
             name,

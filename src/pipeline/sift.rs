@@ -49,13 +49,14 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
         let raw = raw.get(..REJECT_RAW_BYTES).unwrap_or(&raw).to_vec();
         Reject { line: source.line(row), reason: reason.into(), raw, truncated }
     };
-    let names: Vec<Arc<str>> =
-        judged.marks.rules.iter().map(|rule| rule.view.as_str().into()).collect();
-    let watermark: Arc<str> =
-        judged.marks.watermark.map(aggregate::text).unwrap_or_default().into();
+    let told = judged.marks.rules.iter().map(|rule| -> (Arc<str>, Arc<str>) {
+        let mark = rule.mark.map(aggregate::text).unwrap_or_default();
+        (rule.view.as_str().into(), mark.into())
+    });
+    let told: Vec<_> = told.collect();
     let late = |LateRow { row, view }: LateRow| {
-        let view = names.get(view).cloned().unwrap_or_default();
-        Late { view, watermark: watermark.clone(), line: source.line(row), raw: source.raw(row) }
+        let (view, watermark) = told.get(view).cloned().unwrap_or_default();
+        Late { view, watermark, line: source.line(row), raw: source.raw(row) }
     };
     let rejects = judged.rejected.into_iter().map(reject).collect();
     let late = judged.late.into_iter().map(late).collect();

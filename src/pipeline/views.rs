@@ -37,27 +37,23 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// What records are judged by: with the clock `now_ms` milliseconds after 1970, or as it is, and
-    /// with this watermark.
-    pub fn judge<'a>(
-        &self,
-        views: impl Iterator<Item = &'a Definition>,
-        now_ms: Option<i64>,
-        watermark: Option<i64>,
-    ) -> Arc<Judge> {
+    /// What records are judged by: with the clock `now_ms` milliseconds after 1970, or as it is.
+    pub fn judge(&self, now_ms: Option<i64>, marks: Marks) -> Arc<Judge> {
         let now = now_ms.map(|now_ms| now_ms.saturating_mul(1000));
-        let marks = Self::marks(views, watermark);
         Arc::new(Judge::new(&self.event_time, self.column, now, marks))
     }
 
-    /// What follows from a watermark.
-    pub fn marks<'a>(views: impl Iterator<Item = &'a Definition>, watermark: Option<i64>) -> Marks {
-        let rule = |definition: &Definition| {
-            let view = &definition.view;
-            let late_before = watermark.and_then(|watermark| view.late_before(watermark));
-            Rule { view: definition.name.clone(), late_before }
+    /// What follows from a watermark for views that have closed windows up to these ends.
+    pub fn marks<'a>(
+        views: impl Iterator<Item = (&'a Definition, Option<i64>)>,
+        watermark: Option<i64>,
+    ) -> Marks {
+        let rule = |(definition, closed): (&Definition, Option<i64>)| {
+            let mark = watermark.max(closed);
+            let late_before = mark.and_then(|mark| definition.view.late_before(mark));
+            Rule { view: definition.name.clone(), mark, late_before }
         };
-        Marks { watermark, rules: views.map(rule).collect() }
+        Marks { rules: views.map(rule).collect() }
     }
 
     /// The watermark after records up to `latest`.
@@ -113,6 +109,9 @@ impl Drop for Making {
         }
     }
 }
+
+/// For each view up to where it has closed windows without the watermark.
+pub type Closed = Vec<Option<i64>>;
 
 /// What takes the bytes of a result.
 type Write<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
@@ -172,10 +171,27 @@ impl Views {
         appended.collect()
     }
 
+    /// For each view up to where it has closed windows without the watermark.
+    pub fn closed(&self, ledger: &Ledger) -> Result<Closed> {
+        let none = Changes::default();
+        let closed = |open: &Open| {
+            let store = Overlay::new(ledger, open.id, &none)?;
+            open.definition.view.closed(&store).map_err(Stored::failure)
+        };
+        self.all.iter().map(closed).collect()
+    }
+
     /// What the records of the next microbatch are judged by, if event time matters.
-    pub fn judge(&self, now_ms: i64, watermark: Option<i64>) -> Option<Arc<Judge>> {
+    pub fn judge(
+        &self,
+        now_ms: i64,
+        watermark: Option<i64>,
+        closed: &Closed,
+    ) -> Option<Arc<Judge>> {
+        let clock = self.clock.as_ref()?;
         let definitions = self.all.iter().map(|open| &open.definition);
-        self.clock.as_ref().map(|clock| clock.judge(definitions, Some(now_ms), watermark))
+        let marks = Clock::marks(definitions.zip(closed.iter().copied()), watermark);
+        Some(clock.judge(Some(now_ms), marks))
     }
 
     /// The watermark after these microbatches, when it was this before; `None` when event time does
@@ -232,7 +248,7 @@ impl Views {
             // Also when it failed: what was staged has to be removed.
             prepared.batch.additions.append(&mut additions);
             match stepped {
-                Ok((changed, next)) => {
+                Ok(changed) => {
                     for (changes, changed) in changes.iter_mut().zip(changed) {
                         changes.extend(changed);
                     }
@@ -240,6 +256,10 @@ impl Views {
                 }
                 Err(Failure::Bad(reason)) => prepared.condemn(reason),
                 Err(failure) => return Err(failure),
+            }
+            // What comes behind an end was not judged by what it has closed.
+            if clock.is_some() && prepared.ended {
+                break;
             }
         }
         let begin = |(open, changes): (&Open, &Changes)| open.begin(ledger, changes, is_last);
@@ -251,26 +271,23 @@ impl Views {
         Puts(self.all.iter().map(|open| open.id).zip(changes).collect())
     }
 
-    /// What one microbatch changes in each view, and the watermark that it leaves.
+    /// What one microbatch changes in each view.
     fn step(
         &self,
         step: &Step<'_>,
         deltas: &Deltas,
         additions: &mut Vec<Addition>,
-    ) -> Result<(Vec<Changes>, Option<i64>)> {
-        let (_, mut watermark) = step.watermarks;
+    ) -> Result<Vec<Changes>> {
         let mut changed = Vec::with_capacity(self.all.len());
         for (number, open) in self.all.iter().enumerate() {
             let none = Changes::default();
             let group = step.changes.get(number).unwrap_or(&none);
             let mut overlay = Overlay::new(step.ledger, open.id, group)?;
             let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
-            let last = open.advance(step, delta, &mut overlay, additions)?;
-            // What is closed stays closed.
-            watermark = watermark.max(last.filter(|_| step.ends));
+            open.advance(step, delta, &mut overlay, additions)?;
             changed.push(overlay.into_changes());
         }
-        Ok((changed, watermark))
+        Ok(changed)
     }
 
     /// Something was committed: the results that are replaced are to be made again, but for these,
@@ -316,7 +333,7 @@ impl Views {
         let watermarks = (watermark, watermark);
         let step = Step { ledger, staging, changes: &changes, watermarks, ends: true };
         let mut additions = Vec::new();
-        let (changed, watermark) = self.step(&step, &Vec::new(), &mut additions)?;
+        let changed = self.step(&step, &Vec::new(), &mut additions)?;
         if changed.iter().all(Changes::is_empty) {
             self.rest();
             return Ok(None);
@@ -430,35 +447,34 @@ impl Open {
         self.definition.view.all(store).map_err(Stored::failure)
     }
 
-    /// Merges what a microbatch changes, closes windows, and adds what is asked for. Returns the end
-    /// of the last window that was closed.
+    /// Merges what a microbatch changes, closes windows, and adds what is asked for.
     fn advance(
         &self,
         step: &Step<'_>,
         delta: &[States],
         store: &mut Overlay<'_>,
         additions: &mut Vec<Addition>,
-    ) -> Result<Option<i64>> {
+    ) -> Result<()> {
         let Definition { view, asked, .. } = &self.definition;
         let (before, after) = step.watermarks;
-        let touched = view.merge(delta, before, store).map_err(Stored::failure)?;
+        let mark = before.max(view.closed(store).map_err(Stored::failure)?);
+        let touched = view.merge(delta, mark, store).map_err(Stored::failure)?;
         if *asked == Asked::Changed && !touched.is_empty() {
             self.add(step.staging, additions, &mut |write| {
                 self.definition.encode_states(&touched, write)
             })?;
         }
         if *asked == Asked::All || !step.ends && before == after {
-            return Ok(None);
+            return Ok(());
         }
         let up_to = if step.ends { None } else { after };
         let closed = view.close(up_to, store).map_err(Stored::failure)?;
-        let last = view.last_end(&closed);
         if *asked == Asked::Closed && !closed.is_empty() {
             self.add(step.staging, additions, &mut |write| {
                 self.definition.encode_entries(&closed, write)
             })?;
         }
-        Ok(last)
+        Ok(())
     }
 
     /// Stages what `encode` writes, as an addition to the output.

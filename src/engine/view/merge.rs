@@ -17,6 +17,11 @@ use crate::engine::bounds::{self, Windowed};
 use crate::engine::rows::{self, Rows};
 use crate::engine::{Problem, state};
 
+/// Under this key stands the end of the last window that was closed without the watermark. The keys of
+/// windows are not before the next one.
+const CLOSED: &[u8] = &[];
+const FIRST: &[u8] = &[0];
+
 /// The beginning of the keys of windows that end at this time.
 pub(super) fn end_key(end: i64) -> [u8; 8] {
     (end ^ i64::MIN).to_be_bytes()
@@ -120,18 +125,36 @@ impl View {
             return Ok(Entries::default());
         }
         let bound = up_to.and_then(|up_to| up_to.checked_add(1)).map(end_key);
-        if self.has_sessions() {
-            return sessions::close(bound, store);
-        }
-        let closed = store.range(&[], bound.as_ref().map(<[u8; 8]>::as_slice))?;
-        for (key, _) in closed.iter() {
-            store.put(key.to_vec(), None);
+        let closed = if self.has_sessions() {
+            sessions::close(bound, store)?
+        } else {
+            let closed = store.range(FIRST, bound.as_ref().map(<[u8; 8]>::as_slice))?;
+            for (key, _) in closed.iter() {
+                store.put(key.to_vec(), None);
+            }
+            closed
+        };
+        // What is before the watermark is known to be closed.
+        if let Some(last) = self.last_end(&closed).filter(|_| up_to.is_none()) {
+            let last = self.closed(store)?.map_or(last, |before| before.max(last));
+            store.put(CLOSED.to_vec(), Some(end_key(last).to_vec()));
         }
         Ok(closed)
     }
 
+    /// The end of the last window that was closed without the watermark; what ends before is closed.
+    ///
+    /// # Errors
+    /// Those of `store`.
+    pub fn closed<S: Store>(&self, store: &S) -> Result<Option<i64>, S::Error> {
+        if !self.closes_by_time() {
+            return Ok(None);
+        }
+        Ok(store.get(CLOSED)?.as_deref().and_then(end_of))
+    }
+
     /// The end of the window of the last of these groups, as they were kept.
-    pub fn last_end(&self, entries: &Entries) -> Option<i64> {
+    fn last_end(&self, entries: &Entries) -> Option<i64> {
         let (key, value) = entries.get(entries.len().checked_sub(1)?);
         if self.has_sessions() { sessions::end_of(value) } else { end_of(key) }
     }
@@ -141,7 +164,10 @@ impl View {
     /// # Errors
     /// Those of `store`.
     pub fn all<S: Store>(&self, store: &S) -> Result<Entries, S::Error> {
-        if self.has_sessions() { sessions::all(store) } else { store.range(&[], None) }
+        if self.has_sessions() {
+            return sessions::all(store);
+        }
+        store.range(if self.closes_by_time() { FIRST } else { &[] }, None)
     }
 
     pub(super) fn has_sessions(&self) -> bool {
@@ -204,7 +230,7 @@ impl View {
         let Some(windowed) = self.windowed else {
             return Ok(delta.iter().map(Cow::Borrowed).collect());
         };
-        let closed = watermark.filter(|_| windowed.is_event_time && self.closes);
+        let closed = watermark.filter(|_| self.closes_by_time());
         let one = |part: &States| {
             let (columns, ends) = spread(self.columns(part)?, windowed, closed)?;
             let (groups, states) = columns.split_at_checked(self.keys).unwrap_or_default();

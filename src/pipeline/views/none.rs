@@ -42,6 +42,10 @@ impl Puts {
 #[derive(Debug, Default)]
 pub struct Results {}
 
+/// What is closed: nothing.
+#[derive(Debug, Default)]
+pub struct Closed {}
+
 /// What a group of microbatches changes.
 #[derive(Debug, Default)]
 pub struct Advanced {
@@ -81,8 +85,18 @@ impl Views {
         Tap {}
     }
 
+    /// Nothing is closed.
+    pub fn closed(&self, _ledger: &Ledger) -> Result<Closed> {
+        Ok(Closed {})
+    }
+
     /// There is nothing to judge by.
-    pub fn judge(&self, _now_ms: i64, _watermark: Option<i64>) -> Option<Arc<Judge>> {
+    pub fn judge(
+        &self,
+        _now_ms: i64,
+        _watermark: Option<i64>,
+        _closed: &Closed,
+    ) -> Option<Arc<Judge>> {
         None
     }
 
