@@ -23,7 +23,7 @@ use crate::decode;
 pub use crate::engine::continues;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Target};
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
 use crate::record::text_schema;
 use crate::telemetry::Pulse;
@@ -163,8 +163,8 @@ impl Queries {
     }
 
     /// The views over their ledger.
-    pub fn open_views(&self, ledger: &mut Ledger) -> Result<Views, Failure> {
-        Views::open(self.views.clone(), self.clock.clone(), ledger)
+    pub fn open_views(&self, late: Option<Target>, ledger: &mut Ledger) -> Result<Views, Failure> {
+        Views::open(self.views.clone(), self.clock.clone(), late, ledger)
     }
 
     /// The event time of the job.

@@ -59,6 +59,8 @@ pub struct Late {
     pub view: Arc<str>,
     /// The watermark that it has missed, as a time in UTC.
     pub watermark: Arc<str>,
+    /// The place of the view among those of the job.
+    pub number: usize,
     /// As in [`Reject`].
     pub line: Option<u64>,
     /// The record as it stood, or as the output has it where it has no line of its own.

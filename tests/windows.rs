@@ -100,6 +100,8 @@ struct Model {
     taken: Vec<Record>,
     /// Windows that end at or before it are closed.
     closed: Option<i64>,
+    /// The end of the last session of each key that was closed.
+    ended: BTreeMap<String, i64>,
     lines: Vec<String>,
 }
 
@@ -112,7 +114,7 @@ impl Kind {
                 .take_while(|start| *start <= at)
                 .map(|start| (start, start + size))
                 .collect(),
-            Self::Session { gap } => vec![(at, at + gap)],
+            Self::Session { .. } => unreachable!("a session is not of one time"),
         }
     }
 
@@ -164,6 +166,24 @@ impl Kind {
 }
 
 impl Model {
+    /// Those of these records that are late for a view of sessions, by their place: they are within one
+    /// that was closed, or what they make with the others and with the open ones is closed.
+    fn late_for_sessions(&self, gap: i64, records: &[Record], before: i64) -> BTreeSet<usize> {
+        let is_within =
+            |(key, _, at): &Record| *at < before && self.ended.get(key).is_some_and(|end| at < end);
+        let others: Vec<&Record> = records.iter().filter(|record| !is_within(record)).collect();
+        let is_closed = |(key, _, at): &Record| {
+            let all = self.taken.iter().chain(others.iter().copied());
+            let mut times: Vec<i64> =
+                all.filter(|other| other.0 == *key && other.2 > *at).map(|other| other.2).collect();
+            times.sort_unstable();
+            let grow = |end, time| if time <= end { time + gap } else { end };
+            times.into_iter().fold(at + gap, grow) <= before
+        };
+        let late = records.iter().enumerate();
+        late.filter(|(_, record)| is_within(record) || is_closed(record)).map(|one| one.0).collect()
+    }
+
     /// Takes a file; returns the lines of the records that are late.
     fn take(
         &mut self,
@@ -175,9 +195,17 @@ impl Model {
     ) -> Vec<usize> {
         let mut late = Vec::new();
         let mut touched = BTreeSet::new();
+        let for_sessions = match (view.kind, before) {
+            (Kind::Session { gap }, Some(before)) => self.late_for_sessions(gap, records, before),
+            _ => BTreeSet::new(),
+        };
         for (number, record) in records.iter().enumerate() {
             let keeps = view.mode == Mode::Complete;
-            if !keeps && before.is_some_and(|before| view.kind.is_late(record.2, before)) {
+            let is_late = |before| match view.kind {
+                Kind::Session { .. } => for_sessions.contains(&number),
+                kind => kind.is_late(record.2, before),
+            };
+            if !keeps && before.is_some_and(is_late) {
                 late.push(number + 1);
                 continue;
             }
@@ -231,10 +259,21 @@ fn forget_closed(model: &mut Model, view: &View) {
             let (end, _) = groups.iter().find(|(_, line)| within(line)).unwrap().0;
             if *end > closed {
                 kept.push(record.clone());
+            } else {
+                let last = model.ended.entry(key.clone()).or_insert(*end);
+                *last = (*last).max(*end);
             }
         }
     }
     model.taken = kept;
+    let written = |line: &String| {
+        let fields: Vec<&str> = line.split(',').collect();
+        (fields[2].to_owned(), fields[0].to_owned(), fields[1].to_owned())
+    };
+    let mut written: Vec<_> = model.lines.iter().map(written).collect();
+    written.sort_unstable();
+    let overlap = written.windows(2).find(|two| two[0].0 == two[1].0 && two[1].1 < two[0].2);
+    assert_eq!(overlap, None, "what was written overlaps");
 }
 
 /// Returns how many late records there were, and how many results of each view.
@@ -407,6 +446,71 @@ fn a_view_is_late_by_what_it_has_closed_itself() {
     assert_eq!(late, expected);
 }
 
+const VISITS: &str = "select window_start, window_end, k, count(*) as c, sum(n) as s from \
+    session(output, t, interval '3 seconds') where n > 0 group by 1, 2, 3";
+
+fn visits() -> String {
+    let view = view("v", "append", "X");
+    let query = view.split("\"\"\"").nth(1).unwrap().to_owned();
+    view.replace(&query, VISITS)
+}
+
+/// Many records come late at once, more than fit into a row of the ledger: those that the open session
+/// reaches count, those that the view leaves out are late by their time alone.
+#[test]
+fn late_records_count_in_a_session_that_is_open() {
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", visits()));
+    spool.drop_file("a", rows(&[("x", 1, 30), ("x", 1, 32), ("y", 1, 37)]));
+    spool.run_once();
+    // The watermark is 33, and the session of x goes from 30 to 35.
+    let mut all = Vec::new();
+    for number in 0..3000 {
+        all.extend([
+            ("x", 1, 28),
+            ("z", 1, 28),
+            ("x", 0, 29),
+            ("z", 0, 31),
+            ("x", 1, 20 + number % 2),
+        ]);
+    }
+    spool.drop_file("b", rows(&all));
+    spool.drop_file("c", rows(&[("y", 1, 70)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["28-35 x 3002 3002", "37-40 y 1 1"]);
+    let late = spool.read("late.jsonl");
+    let late: Vec<String> = late.lines().map(late_line).collect();
+    // z at 28, x of nothing at 29, x at 20; z of nothing at 31 is not behind what a session would reach.
+    assert_eq!(late.len(), 3 * 3000);
+    assert_eq!(late[0], format!("b 2 v {} z,1,{}", time(33), time(28)));
+    assert_eq!(spool.ledger("SELECT late FROM microbatch WHERE name = CAST('b' AS BLOB)"), 9000);
+    assert_eq!(std::fs::read_dir(spool.path("state/staging")).unwrap().count(), 0);
+}
+
+/// What is forgotten of a closed session is not written again: late records join the next one from behind,
+/// one by one, up to there.
+#[test]
+fn a_session_grows_back_to_the_one_that_was_closed() {
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", visits()));
+    spool.drop_file("a", rows(&[("x", 1, 0), ("x", 1, 3)]));
+    spool.drop_file("b", rows(&[("y", 1, 60)]));
+    spool.drop_file("c", rows(&[("x", 1, 59), ("y", 1, 62)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-06 x 2 2"]);
+    // That session is far behind the watermark: its group is not kept.
+    assert_eq!(spool.ledger("SELECT count(*) FROM state WHERE substr(key, 1, 1) IN ('c', 'd')"), 0);
+    for (number, at) in (1..=19).map(|back| (back, 59 - 3 * back)) {
+        spool.drop_file(format!("d{number:02}"), rows(&[("x", 1, at)]));
+    }
+    spool.drop_file("e", rows(&[("y", 1, 80)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["00-06 x 2 2", "08-02 x 18 18", "00-05 y 2 2"]);
+    let late: Vec<String> = spool.read("late.jsonl").lines().map(late_line).collect();
+    assert_eq!(
+        late,
+        [5, 2].map(|at| format!("d{} 1 v {} x,1,{}", (59 - at) / 3, time(58), time(at)))
+    );
+}
+
 #[test]
 fn a_quiet_folder_closes_its_windows() {
     let event_time = EVENT_TIME.replace("max_future", "idle_close = \"200ms\"\nmax_future");
@@ -538,6 +642,36 @@ fn a_stream_shows_a_view() {
     assert_eq!(shown("all").len(), 3);
     let unknown = spool.pipe("stream", &["--view", "none"], b"");
     assert_eq!(unknown.status.code(), Some(2));
+}
+
+/// A stream tells a record of a session that is open from one that is late, too.
+#[test]
+fn a_stream_counts_a_late_record_in_a_session_that_is_open() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::process::Stdio;
+    let spool = Spool::new(&format!("{INPUT}{EVENT_TIME}{}", visits()));
+    let mut command = spool.command("stream");
+    let command = command.args(["--view", "v"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut next = |text: &str| {
+        stdin.write_all(text.as_bytes()).unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        line
+    };
+    let first = next(&rows(&[("w", 1, 20), ("x", 1, 30), ("x", 1, 32), ("y", 1, 37)]));
+    assert_eq!(first, format!("{},{},w,1,1\n", time(20), time(23)));
+    let second = next(&rows(&[("x", 1, 28), ("z", 1, 28), ("w", 1, 22), ("y", 1, 70)]));
+    assert_eq!(second, format!("{},{},x,3,3\n", time(28), time(35)));
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let late: Vec<String> = stderr.lines().map(late_line).collect();
+    let line =
+        |number: i64, key: &str, at: i64| format!("- {number} v {} {key},1,{}", time(33), time(at));
+    assert_eq!(late, [line(6, "z", 28), line(7, "w", 22)]);
 }
 
 /// Each part leaves when the input pauses; what comes behind the watermark is late.

@@ -27,6 +27,8 @@ pub struct Rule {
     pub mark: Option<i64>,
     /// Records before this time are late; `None` where none ever is.
     pub late_before: Option<i64>,
+    /// Not all of these: it depends on the sessions that are open, which are not known here.
+    pub is_in_doubt: bool,
 }
 
 /// What follows for each view from the microbatches before.
@@ -141,18 +143,37 @@ impl Judge {
         }
     }
 
-    /// The records that are not late for this view.
+    /// The records that are not late for this view, as far as that is known.
     pub fn on_time(&self, view: usize, records: &RecordBatch) -> RecordBatch {
-        let Some(before) = self.marks().rules.get(view).and_then(|rule| rule.late_before) else {
-            return records.clone();
-        };
+        let marks = self.marks();
+        let rule = marks.rules.get(view).filter(|rule| !rule.is_in_doubt);
+        let before = rule.and_then(|rule| rule.late_before);
+        let [_, on_time] = self.split(before, records);
+        on_time.unwrap_or_else(|| records.clone())
+    }
+
+    /// The records that may be late for this view, and the watermark that they may have missed; `None`
+    /// where there are none.
+    pub fn in_doubt(&self, view: usize, records: &RecordBatch) -> Option<(RecordBatch, i64)> {
+        let marks = self.marks();
+        let rule = marks.rules.get(view).filter(|rule| rule.is_in_doubt)?;
+        let [before, _] = self.split(rule.late_before, records);
+        Some((before?, rule.mark?))
+    }
+
+    /// The records before a time, and the others; neither where all are others.
+    fn split(&self, at: Option<i64>, records: &RecordBatch) -> [Option<RecordBatch>; 2] {
+        let Some(at) = at else { return [None, None] };
         let times = self.times(records);
-        if times.values().iter().all(|time| *time >= before) {
-            return records.clone();
+        if times.values().iter().all(|time| *time >= at) {
+            return [None, None];
         }
-        let taken: BooleanArray =
-            times.iter().map(|time| Some(time.is_some_and(|time| time >= before))).collect();
-        filter_record_batch(records, &taken).expect("as many as there are records")
+        let is = |before: bool| {
+            let is = |time: Option<i64>| Some(time.is_none_or(|time| time < at) == before);
+            let wanted: BooleanArray = times.iter().map(is).collect();
+            Some(filter_record_batch(records, &wanted).expect("as many as there are records"))
+        };
+        [is(true), is(false)]
     }
 }
 
@@ -194,8 +215,19 @@ mod tests {
 
     #[test]
     fn each_record_is_taken_late_or_rejected() {
-        let rule = |before| Rule { view: "v".to_owned(), mark: before, late_before: before };
-        let marks = Marks { rules: vec![rule(Some(10)), rule(None), rule(Some(5))] };
+        let rule = |late_before, is_in_doubt| Rule {
+            view: "v".to_owned(),
+            mark: Some(10),
+            late_before,
+            is_in_doubt,
+        };
+        let rules = vec![
+            rule(Some(10), false),
+            rule(None, false),
+            rule(Some(5), false),
+            rule(Some(4), true),
+        ];
+        let marks = Marks { rules };
         let event_time = EventTime {
             column: "t".to_owned(),
             delay: crate::aggregate::Delay::default(),
@@ -211,10 +243,14 @@ mod tests {
         assert!(judged.rejected[0].1.contains("NULL"), "{:?}", judged.rejected);
         assert!(judged.rejected[1].1.contains("1970-01-01 00:00:00.000101"));
         let late: Vec<_> = judged.late.iter().map(|late| (late.row, late.view)).collect();
-        assert_eq!(late, [(0, 0), (0, 2), (2, 0)]);
+        assert_eq!(late, [(0, 0), (0, 2), (0, 3), (2, 0)]);
         assert_eq!(judge.on_time(0, &judged.records).num_rows(), 1);
         assert_eq!(judge.on_time(1, &judged.records).num_rows(), 3);
         assert_eq!(judge.on_time(2, &judged.records).num_rows(), 2);
+        assert_eq!(judge.on_time(3, &judged.records).num_rows(), 3);
+        let in_doubt = |view| judge.in_doubt(view, &judged.records);
+        assert!([0, 1, 2].into_iter().all(|view| in_doubt(view).is_none()));
+        assert_eq!(in_doubt(3).map(|(records, mark)| (records.num_rows(), mark)), Some((1, 10)));
     }
 
     #[test]

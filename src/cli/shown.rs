@@ -4,6 +4,7 @@
 //! microbatch: it is judged by the watermark that the ones before it left. State is in memory.
 
 use std::io::Write;
+use std::iter::repeat;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -33,6 +34,8 @@ pub struct Shown<Output> {
     output: Output,
     tolerance: Tolerance,
     rejected: u64,
+    /// Records that are late, unless they belong to a session that is open.
+    late: Vec<Vec<u8>>,
     /// Something was shown before.
     began: bool,
     /// Something has changed since.
@@ -62,6 +65,7 @@ impl<Output: Write + Send> Shown<Output> {
             output,
             tolerance,
             rejected: 0,
+            late: Vec::new(),
             began: false,
             changed: false,
         }
@@ -85,6 +89,14 @@ impl<Output: Write + Send> Shown<Output> {
         self.bytes = 0;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
         let Definition { view, asked, .. } = &self.definition;
+        let doubts = tapped.doubts.first().filter(|doubts| !doubts.is_empty());
+        let are_late = doubts.map(|doubts| view.are_late(doubts, delta, &self.kept));
+        let are_late = are_late.transpose().map_err(query)?.unwrap_or_default();
+        for (line, late) in self.late.drain(..).zip(are_late.into_iter().chain(repeat(true))) {
+            if late {
+                tell(&line)?;
+            }
+        }
         let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
         self.changed |= !touched.is_empty();
         let mut bytes = Vec::new();
@@ -166,7 +178,11 @@ impl<Output: Write + Send> Delivery for Shown<Output> {
     fn late(&mut self, record: &Late) -> Result<()> {
         let mut line = Vec::new();
         late::encode(b"-", record, &mut line);
-        tell(&line)
+        if !self.definition.view.has_sessions() {
+            return tell(&line);
+        }
+        self.late.push(line);
+        Ok(())
     }
 
     fn pause(&mut self) -> Result<()> {

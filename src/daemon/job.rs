@@ -86,7 +86,7 @@ impl Job {
         } else {
             Place::File(output, &header)
         };
-        let views = queries.open_views(&mut ledger)?;
+        let views = queries.open_views(late, &mut ledger)?;
         let of_views = views.targets();
         let mut places = vec![(targets[0], place), (targets[1], Place::File(rejects, &[]))];
         let of_late = late.into_iter().zip(&late_path);

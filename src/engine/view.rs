@@ -32,10 +32,13 @@ use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run, types};
 use crate::aggregate::Window;
+pub use belongs::Doubts;
 use partial::Delta;
 pub use signature::continues;
 pub use store::{Entries, Entry, Memory, Store};
 
+mod belongs;
+mod closed;
 mod merge;
 mod partial;
 mod sessions;
@@ -218,7 +221,9 @@ impl View {
     /// Records before this time are late once the watermark is here; `None` where none ever is.
     pub fn late_before(&self, watermark: i64) -> Option<i64> {
         let windowed = self.windowed.filter(|_| self.closes_by_time())?;
-        Some(windowed.window.late_before(watermark))
+        // A session that was closed may end there, and another may hold on to what is far before.
+        let late_before = windowed.window.late_before(watermark);
+        Some(if self.has_sessions() { watermark } else { late_before })
     }
 
     /// True when its windows are closed by the watermark.

@@ -392,6 +392,7 @@ impl Delivery for Staged<'_> {
     #[cfg(feature = "sql")]
     fn late(&mut self, late: &crate::record::Late) -> Result<()> {
         self.missed += 1;
+        self.tap.note_late(late.number);
         self.line.clear();
         crate::sink::late::encode(self.name, late, &mut self.line);
         staged(&mut self.late, &self.line)

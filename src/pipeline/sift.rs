@@ -54,9 +54,9 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
         (rule.view.as_str().into(), mark.into())
     });
     let told: Vec<_> = told.collect();
-    let late = |LateRow { row, view }: LateRow| {
-        let (view, watermark) = told.get(view).cloned().unwrap_or_default();
-        Late { view, watermark, line: source.line(row), raw: source.raw(row) }
+    let late = |LateRow { row, view: number }: LateRow| {
+        let (view, watermark) = told.get(number).cloned().unwrap_or_default();
+        Late { view, watermark, number, line: source.line(row), raw: source.raw(row) }
     };
     let rejects = judged.rejected.into_iter().map(reject).collect();
     let late = judged.late.into_iter().map(late).collect();

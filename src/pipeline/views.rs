@@ -6,7 +6,9 @@
 //! start: it may be late, never wrong.
 
 mod changes;
+mod clock;
 mod definition;
+mod late;
 mod overlay;
 mod tap;
 
@@ -16,58 +18,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::prepare::{self, Prepared};
-use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
-use crate::engine::{self, Asked, Entries, States};
+use crate::aggregate::Judge;
+use crate::engine::{self, Asked, Doubts, Entries, States};
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Ledger, Microbatch, Target, ViewId};
 use crate::sink::stage::{Stage, StagingArea};
 use changes::Changes;
 pub use changes::Puts;
+pub use clock::Clock;
 pub use definition::Definition;
 use overlay::{Overlay, Stored};
 pub use tap::{Deltas, Tap, Tapped};
-
-/// The event time of a job, and where it is in the output.
-#[derive(Debug, Clone)]
-pub struct Clock {
-    /// As the job says it.
-    pub event_time: EventTime,
-    /// The place of the column.
-    pub column: usize,
-}
-
-impl Clock {
-    /// What records are judged by: with the clock `now_ms` milliseconds after 1970, or as it is.
-    pub fn judge(&self, now_ms: Option<i64>, marks: Marks) -> Arc<Judge> {
-        let now = now_ms.map(|now_ms| now_ms.saturating_mul(1000));
-        Arc::new(Judge::new(&self.event_time, self.column, now, marks))
-    }
-
-    /// What follows from a watermark for views that have closed windows up to these ends.
-    pub fn marks<'a>(
-        views: impl Iterator<Item = (&'a Definition, Option<i64>)>,
-        watermark: Option<i64>,
-    ) -> Marks {
-        let rule = |(definition, closed): (&Definition, Option<i64>)| {
-            let mark = watermark.max(closed);
-            let late_before = mark.and_then(|mark| definition.view.late_before(mark));
-            Rule { view: definition.name.clone(), mark, late_before }
-        };
-        Marks { rules: views.map(rule).collect() }
-    }
-
-    /// The watermark after records up to `latest`.
-    pub fn advance(&self, watermark: Option<i64>, latest: Option<i64>) -> Option<i64> {
-        let delay = span_micros(self.event_time.delay.0);
-        watermark.max(latest.map(|latest| latest.saturating_sub(delay)))
-    }
-}
 
 /// The views of one job, over one ledger.
 #[derive(Default)]
 pub struct Views {
     all: Vec<Open>,
     clock: Option<Clock>,
+    /// Where late records are written.
+    late: Option<Target>,
     /// Windows may be open since something came, and nothing has come since then.
     idle_since: Option<Instant>,
 }
@@ -144,6 +113,7 @@ impl Views {
     pub fn open(
         definitions: Vec<Definition>,
         clock: Option<Clock>,
+        late: Option<Target>,
         ledger: &mut Ledger,
     ) -> Result<Self> {
         if let Some(clock) = &clock {
@@ -159,7 +129,7 @@ impl Views {
             let due = (!definition.appends()).then(Instant::now);
             all.push(Open { definition, id, target, due, replaced: None, making: None });
         }
-        Ok(Self { all, clock, idle_since: Some(Instant::now()) })
+        Ok(Self { all, clock, late, idle_since: Some(Instant::now()) })
     }
 
     /// The outputs that are appended to, and what each begins with.
@@ -244,9 +214,12 @@ impl Views {
             let (watermarks, ends) = ((watermark, next), prepared.ended);
             let step = Step { ledger, staging, changes: &changes, watermarks, ends };
             let mut additions = Vec::new();
-            let stepped = self.step(&step, &tapped.deltas, &mut additions);
-            // Also when it failed: what was staged has to be removed.
-            prepared.batch.additions.append(&mut additions);
+            let stepped = self.settle_late(&step, &tapped, prepared).and_then(|()| {
+                let stepped = self.step(&step, &tapped.deltas, &mut additions);
+                // Also when it failed: what was staged has to be removed.
+                prepared.batch.additions.append(&mut additions);
+                stepped
+            });
             match stepped {
                 Ok(changed) => {
                     for (changes, changed) in changes.iter_mut().zip(changed) {
@@ -269,6 +242,26 @@ impl Views {
 
     fn puts(&self, changes: Vec<Changes>) -> Puts {
         Puts(self.all.iter().map(|open| open.id).zip(changes).collect())
+    }
+
+    /// Decides which of the records that were in doubt are late.
+    fn settle_late(&self, step: &Step<'_>, tapped: &Tapped, prepared: &mut Prepared) -> Result<()> {
+        if tapped.doubts.iter().all(Doubts::is_empty) {
+            return Ok(());
+        }
+        let none = Changes::default();
+        let verdicts = self.all.iter().enumerate().map(|(number, open)| {
+            let Some(doubts) = tapped.doubts.get(number).filter(|doubts| !doubts.is_empty()) else {
+                return Ok(Vec::new().into_iter());
+            };
+            let delta = tapped.deltas.get(number).map(Vec::as_slice).unwrap_or_default();
+            let changes = step.changes.get(number).unwrap_or(&none);
+            let store = Overlay::new(step.ledger, open.id, changes)?;
+            let late = open.definition.view.are_late(doubts, delta, &store);
+            Ok(late.map_err(Stored::failure)?.into_iter())
+        });
+        let verdicts = verdicts.collect::<Result<_>>()?;
+        late::leave_out(prepared, &tapped.late, verdicts, self.late, step.staging)
     }
 
     /// What one microbatch changes in each view.

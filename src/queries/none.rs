@@ -10,7 +10,7 @@ use crate::config::{Config, Error};
 use crate::engine::Query;
 pub use crate::engine::continues;
 use crate::failure::Failure;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Target};
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
 use crate::telemetry::Pulse;
 
@@ -71,7 +71,11 @@ impl Queries {
     }
 
     /// There are no views.
-    pub fn open_views(&self, _ledger: &mut Ledger) -> Result<Views, Failure> {
+    pub fn open_views(
+        &self,
+        _late: Option<Target>,
+        _ledger: &mut Ledger,
+    ) -> Result<Views, Failure> {
         Ok(Views::default())
     }
 

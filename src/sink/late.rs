@@ -37,6 +37,7 @@ mod tests {
         let late = Late {
             view: "v".into(),
             watermark: "1970-01-01 00:00:01.5".into(),
+            number: 0,
             line: Some(3),
             raw,
         };

@@ -11,7 +11,7 @@ use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::EmitTo;
 
-use super::{Asked, Entries, States, Store, View, problem, sessions};
+use super::{Asked, Entries, States, Store, View, closed, problem, sessions};
 use crate::aggregate::{Window, micros};
 use crate::engine::bounds::{self, Windowed};
 use crate::engine::rows::{self, Rows};
@@ -47,7 +47,8 @@ impl View {
         store: &mut S,
     ) -> Result<States, S::Error> {
         if let Some(Windowed { window: Window::Session { gap }, .. }) = self.windowed {
-            return sessions::merge(self, delta, gap, store);
+            let mark = watermark.filter(|_| self.closes_by_time());
+            return sessions::merge(self, delta, gap, mark, store);
         }
         let parts = self.in_windows(delta, watermark).map_err(problem)?;
         let Interned { keys, places, order } = match parts.as_slice() {
@@ -125,8 +126,12 @@ impl View {
             return Ok(Entries::default());
         }
         let bound = up_to.and_then(|up_to| up_to.checked_add(1)).map(end_key);
-        let closed = if self.has_sessions() {
-            sessions::close(bound, store)?
+        let window = self.windowed.map(|windowed| windowed.window);
+        let closed = if let Some(Window::Session { gap }) = window {
+            let closed = sessions::close(bound, store)?;
+            let mark = up_to.or_else(|| self.last_end(&closed));
+            mark.map_or(Ok(()), |mark| closed::remember(&closed, gap, mark, store))?;
+            closed
         } else {
             let closed = store.range(FIRST, bound.as_ref().map(<[u8; 8]>::as_slice))?;
             for (key, _) in closed.iter() {
@@ -170,7 +175,8 @@ impl View {
         store.range(if self.closes_by_time() { FIRST } else { &[] }, None)
     }
 
-    pub(super) fn has_sessions(&self) -> bool {
+    /// True when it groups by sessions.
+    pub fn has_sessions(&self) -> bool {
         let window = self.windowed.map(|windowed| windowed.window);
         matches!(window, Some(Window::Session { .. }))
     }

@@ -5,15 +5,18 @@
 //!   stands a row under its end, by which the watermark finds it.
 //! - A record that touches two sessions makes one of them. Two that are exactly the gap apart touch,
 //!   as in Spark and Flink.
+//! - A record belongs to what it makes together with the others of its microbatch and the open sessions.
+//!   It is late when that is closed, or when it is within a session of its group that was closed: what was
+//!   written is never written again, and nothing that overlaps it is.
 
 use arrow_array::{ArrayRef, UInt32Array};
 use arrow_select::take::take;
 use datafusion::common::Result as Fallible;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::merge::{end_key, panes};
-use super::{Entries, Entry, States, Store, View, problem};
+use super::{Entries, Entry, States, Store, View, closed, problem};
 use crate::engine::bounds::Windowed;
 use crate::engine::rows::Rows;
 use crate::engine::{Problem, state};
@@ -21,6 +24,9 @@ use crate::engine::{Problem, state};
 /// What the keys of sessions begin with, and those of the rows under their ends.
 const OF_GROUP: u8 = b'g';
 const OF_END: u8 = b'e';
+
+/// Groups with the times of their rows.
+type Timed = HashSet<Vec<u8>>;
 
 /// A part of a session: where it is, and what it is of.
 struct Piece {
@@ -30,10 +36,16 @@ struct Piece {
 }
 
 enum From {
-    /// A session as it was kept, under this key.
-    Kept { key: Vec<u8>, state: Vec<u8> },
+    /// A session as it was kept, under this key, and how far back it may grow.
+    Kept { key: Vec<u8>, state: Vec<u8>, floor: Option<i64> },
     /// A row of partial states, in this batch.
     Row { batch: usize, row: usize },
+}
+
+impl Piece {
+    fn is_row(&self) -> bool {
+        matches!(self.from, From::Row { .. })
+    }
 }
 
 /// A session after the merge.
@@ -42,26 +54,112 @@ struct Merged {
     start: i64,
     end: i64,
     pieces: Vec<Piece>,
+    /// A late record does not make it begin before this time.
+    floor: Option<i64>,
 }
 
-/// Merges the partial states of a microbatch, one row for each time of a group.
+/// Merges the partial states of a microbatch, one row for each time of a group. What is late by this mark
+/// is left out.
 pub(super) fn merge<S: Store>(
     view: &View,
     delta: &[States],
     gap: i64,
+    mark: Option<i64>,
     store: &mut S,
 ) -> Result<States, S::Error> {
     let Some(windowed) = view.windowed else { return Ok(States::none()) };
-    let delta = delta.iter().map(|part| view.columns(part)).collect::<Fallible<Vec<_>>>();
-    let delta = delta.map_err(problem)?;
-    let mut sessions = Vec::new();
-    for (group, mut pieces) in pieces(view, windowed, &delta, gap).map_err(problem)? {
-        pieces.extend(kept(&group, &pieces, store)?);
-        sessions.extend(unite(&group, pieces));
-    }
+    let delta = columns_of(view, delta).map_err(problem)?;
+    let (sessions, _) = sessions(view, windowed, &delta, (gap, mark), store)?;
     let states = Problem::guard(|| states(view, windowed, &delta, &sessions))?;
     put(&sessions, &states, store)?;
     Ok(states)
+}
+
+/// The rows of partial states that are late by this mark, as groups with their times.
+pub(super) fn late<S: Store>(
+    view: &View,
+    delta: &[States],
+    gap: i64,
+    mark: i64,
+    store: &S,
+) -> Result<Timed, S::Error> {
+    let Some(windowed) = view.windowed else { return Ok(HashSet::new()) };
+    let delta = columns_of(view, delta).map_err(problem)?;
+    Ok(sessions(view, windowed, &delta, (gap, Some(mark)), store)?.1)
+}
+
+fn columns_of(view: &View, delta: &[States]) -> Fallible<Vec<Vec<ArrayRef>>> {
+    delta.iter().map(|part| view.columns(part)).collect()
+}
+
+/// The sessions that these rows make or change, and those of the rows that are late.
+fn sessions<S: Store>(
+    view: &View,
+    windowed: Windowed,
+    delta: &[Vec<ArrayRef>],
+    (gap, mark): (i64, Option<i64>),
+    store: &S,
+) -> Result<(Vec<Merged>, Timed), S::Error> {
+    let mut late = Late { mark, forgotten: closed::forgotten(store)?, rows: HashSet::new() };
+    let mut sessions = Vec::new();
+    for (group, mut pieces) in pieces(view, windowed, delta, gap).map_err(problem)? {
+        late.within_closed(&group, &mut pieces, store)?;
+        pieces.extend(kept(&group, &pieces, late.forgotten.is_some(), store)?);
+        let united = unite(&group, pieces).into_iter();
+        sessions.extend(united.filter_map(|session| late.judged(session)));
+    }
+    Ok((sessions, late.rows))
+}
+
+/// What is late.
+struct Late {
+    /// What ends here or before is closed.
+    mark: Option<i64>,
+    /// Of a session that ended before this time it may not be known any more that it was closed.
+    forgotten: Option<i64>,
+    /// The rows, as groups with their times.
+    rows: Timed,
+}
+
+impl Late {
+    fn add(&mut self, group: &[u8], piece: &Piece) {
+        self.rows.insert(timed_key(group, piece.start));
+    }
+
+    /// Takes out the pieces that are within a session of the group that was closed.
+    fn within_closed<S: Store>(
+        &mut self,
+        group: &[u8],
+        pieces: &mut Vec<Piece>,
+        store: &S,
+    ) -> Result<(), S::Error> {
+        if !pieces.iter().any(|piece| self.mark.is_some_and(|mark| piece.start < mark)) {
+            return Ok(());
+        }
+        let Some(end) = closed::last_of(group, store)? else { return Ok(()) };
+        for piece in pieces.extract_if(.., |piece| piece.start < end) {
+            self.add(group, &piece);
+        }
+        Ok(())
+    }
+
+    /// A session without the pieces that are late; `None` when that is all of it.
+    fn judged(&mut self, mut session: Merged) -> Option<Merged> {
+        let is_new = session.pieces.iter().all(Piece::is_row);
+        if is_new {
+            session.floor = self.forgotten;
+        }
+        let is_closed = is_new && self.mark.is_some_and(|mark| session.end <= mark);
+        let floor = session.floor.filter(|_| self.mark.is_some());
+        let is_late = |piece: &mut Piece| {
+            piece.is_row() && (is_closed || floor.is_some_and(|floor| piece.start < floor))
+        };
+        for piece in session.pieces.extract_if(.., is_late).collect::<Vec<_>>() {
+            self.add(&session.group, &piece);
+        }
+        session.start = session.pieces.iter().map(|piece| piece.start).min()?;
+        session.pieces.iter().any(Piece::is_row).then_some(session)
+    }
 }
 
 /// The groups of some rows, and for each the pieces that the rows are.
@@ -93,14 +191,23 @@ fn pieces(
 }
 
 /// The columns of the group without those of its window.
-fn group_columns(view: &View, windowed: Windowed, columns: &[ArrayRef]) -> Vec<ArrayRef> {
+pub(super) fn group_columns(
+    view: &View,
+    windowed: Windowed,
+    columns: &[ArrayRef],
+) -> Vec<ArrayRef> {
     let is_bound = |place: usize| Some(place) == windowed.start || Some(place) == windowed.end;
     let keys = columns.iter().take(view.keys).enumerate();
     keys.filter(|(place, _)| !is_bound(*place)).map(|(_, column)| column.clone()).collect()
 }
 
 /// The sessions of a group that are kept and that these pieces may touch.
-fn kept<S: Store>(group: &[u8], pieces: &[Piece], store: &S) -> Result<Vec<Piece>, S::Error> {
+fn kept<S: Store>(
+    group: &[u8],
+    pieces: &[Piece],
+    has_floors: bool,
+    store: &S,
+) -> Result<Vec<Piece>, S::Error> {
     let prefix = group_key(group);
     let key = |start: i64| [prefix.as_slice(), &end_key(start)].concat();
     let mut spans: Vec<(i64, i64)> = pieces.iter().map(|piece| (piece.start, piece.end)).collect();
@@ -119,14 +226,16 @@ fn kept<S: Store>(group: &[u8], pieces: &[Piece], store: &S) -> Result<Vec<Piece
         found.extend(within.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
         found.extend(before.map(|Entry { key, value }| (key, value)));
     }
-    let pieces = found.into_iter().filter_map(|(key, value)| {
-        let (end, state) = value.split_first_chunk::<8>()?;
-        let start = key.last_chunk::<8>()?;
+    let piece = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let both = value.split_first_chunk::<8>().zip(key.last_chunk::<8>());
+        let Some(((end, state), start)) = both else { return Ok(None) };
         let (start, end) = (time(*start), time(*end));
-        let from = From::Kept { key, state: state.to_vec() };
-        Some(Piece { start, end, from })
-    });
-    Ok(pieces.collect())
+        let floor = if has_floors { store.get(&by_end(end, &key))? } else { None };
+        let floor = floor.and_then(|floor| floor.first_chunk().map(|floor| time(*floor)));
+        let from = From::Kept { key, state: state.to_vec(), floor };
+        Ok(Some(Piece { start, end, from }))
+    };
+    found.into_iter().filter_map(|kept| piece(kept).transpose()).collect()
 }
 
 /// Pieces that touch become one session.
@@ -134,19 +243,22 @@ fn unite(group: &[u8], mut pieces: Vec<Piece>) -> Vec<Merged> {
     pieces.sort_by_key(|piece| piece.start);
     let mut sessions: Vec<Merged> = Vec::new();
     for piece in pieces {
+        // What is not known of one of them may be known of another.
+        let floor = if let From::Kept { floor, .. } = &piece.from { Some(*floor) } else { None };
         if let Some(session) = sessions.last_mut().filter(|session| piece.start <= session.end) {
             session.end = session.end.max(piece.end);
+            let is_first = !session.pieces.iter().any(|piece| !piece.is_row());
+            let lowest = |floor| if is_first { floor } else { session.floor.min(floor) };
+            session.floor = floor.map_or(session.floor, lowest);
             session.pieces.push(piece);
         } else {
             let (group, start, end) = (group.to_vec(), piece.start, piece.end);
-            sessions.push(Merged { group, start, end, pieces: vec![piece] });
+            let floor = floor.flatten();
+            sessions.push(Merged { group, start, end, pieces: vec![piece], floor });
         }
     }
     // Those that no record touched stay as they are.
-    let is_touched = |session: &Merged| {
-        session.pieces.iter().any(|piece| matches!(piece.from, From::Row { .. }))
-    };
-    sessions.retain(is_touched);
+    sessions.retain(|session| session.pieces.iter().any(Piece::is_row));
     sessions
 }
 
@@ -233,10 +345,29 @@ fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<
         }
         let mut key = group_key(&session.group);
         key.extend(end_key(session.start));
-        store.put(by_end(session.end, &key), Some(Vec::new()));
+        let floor = session.floor.map(|floor| end_key(floor).to_vec());
+        store.put(by_end(session.end, &key), Some(floor.unwrap_or_default()));
         store.put(key, Some([end_key(session.end).as_slice(), value].concat()));
     }
     Ok(())
+}
+
+/// A group with a time.
+pub(super) fn timed_key(group: &[u8], time: i64) -> Vec<u8> {
+    [group, end_key(time).as_slice()].concat()
+}
+
+/// The group of the session that is kept under this key.
+pub(super) fn session_group(key: &[u8]) -> Option<&[u8]> {
+    key.get(1..)?.split_last_chunk::<8>().map(|(group, _)| group)
+}
+
+/// True when a group has a session that is kept.
+pub(super) fn has_open<S: Store>(group: &[u8], store: &S) -> Result<bool, S::Error> {
+    let prefix = group_key(group);
+    // Behind every time.
+    let below = [prefix.as_slice(), &[u8::MAX; 9]].concat();
+    Ok(store.last_below(&prefix, &below)?.is_some())
 }
 
 fn group_key(group: &[u8]) -> Vec<u8> {

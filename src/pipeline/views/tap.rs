@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
 use crate::aggregate::Judge;
-use crate::engine::{Fed, Feed, Problem, States, View};
+use crate::engine::{Doubts, Fed, Feed, Problem, States, View};
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 
@@ -29,12 +29,18 @@ pub struct Tapped {
     pub deltas: Deltas,
     /// Its largest event time.
     pub latest: Option<i64>,
+    /// For each view the records of which it is in doubt whether they are late.
+    pub doubts: Vec<Doubts>,
+    /// The views of the late records, these included, in their order; none when there is no doubt.
+    pub late: Vec<usize>,
 }
 
 /// Makes partial states of the records that pass by.
 pub struct Tap {
     judge: Option<Arc<Judge>>,
     latest: Option<i64>,
+    doubts: Vec<Doubts>,
+    late: Vec<usize>,
     views: Vec<Arc<View>>,
     held: Vec<RecordBatch>,
     bytes: usize,
@@ -55,8 +61,15 @@ type Making = JoinHandle<std::result::Result<Vec<States>, Problem>>;
 impl Tap {
     /// For these views, over records that this judge has taken.
     pub fn new(views: impl Iterator<Item = Arc<View>>, judge: Option<Arc<Judge>>) -> Self {
-        let (views, held, working) = (views.collect(), Vec::new(), Vec::new());
-        Self { judge, latest: None, views, held, bytes: 0, working }
+        let (doubts, late, held, working) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { judge, latest: None, doubts, late, views: views.collect(), held, bytes: 0, working }
+    }
+
+    /// Takes note of a late record of the view at this place, before the records that it is one of.
+    pub fn note_late(&mut self, view: usize) {
+        if self.views.iter().any(|view| view.has_sessions()) {
+            self.late.push(view);
+        }
     }
 
     /// Takes records.
@@ -68,12 +81,26 @@ impl Tap {
         if self.views.is_empty() {
             return Ok(());
         }
+        self.note_doubts(&records)?;
         if self.working.is_empty() {
             self.bytes += records.get_array_memory_size();
             self.held.push(records);
             return if self.bytes > HELD_BYTES { self.start() } else { Ok(()) };
         }
         self.send(&records)
+    }
+
+    fn note_doubts(&mut self, records: &RecordBatch) -> Result<()> {
+        let Some(judge) = &self.judge else { return Ok(()) };
+        for (number, view) in self.views.iter().enumerate() {
+            let Some((records, mark)) = judge.in_doubt(number, records) else { continue };
+            self.doubts.resize_with(self.views.len(), Doubts::default);
+            if let Some(doubts) = self.doubts.get_mut(number) {
+                let times = judge.times(&records);
+                view.doubt(&records, times.values(), mark, doubts).map_err(work::failure)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sets threads to work, first on what is held.
@@ -109,6 +136,7 @@ impl Tap {
     /// The partial states of all records so far; the tap is empty after it.
     pub fn finish(&mut self) -> Result<Tapped> {
         let latest = self.latest.take();
+        let (doubts, late) = (std::mem::take(&mut self.doubts), std::mem::take(&mut self.late));
         self.bytes = 0;
         let held = std::mem::take(&mut self.held);
         let mut working = std::mem::take(&mut self.working);
@@ -123,7 +151,7 @@ impl Tap {
         } else {
             working.into_iter().map(Working::join).collect::<Result<_>>()?
         };
-        Ok(Tapped { deltas, latest })
+        Ok(Tapped { deltas, latest, doubts, late })
     }
 }
 
