@@ -11,7 +11,7 @@ mod rebuild;
 mod tables;
 mod views;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -154,10 +154,11 @@ impl Queries {
         self.views.iter().find(|definition| definition.name == name)
     }
 
-    /// The names of the views, and what their states mean.
-    pub fn signatures(&self) -> Vec<(String, String)> {
+    /// The names of the views, what their states mean, and whether they begin now where they are new.
+    pub fn signatures(&self) -> Vec<(String, String, bool)> {
         let one = |definition: &Definition| {
-            (definition.name.clone(), definition.view.signature().to_owned())
+            let Definition { name, view, begins_now, .. } = definition;
+            (name.clone(), view.signature().to_owned(), *begins_now)
         };
         self.views.iter().map(one).collect()
     }
@@ -209,11 +210,12 @@ impl Queries {
         Ok(())
     }
 
-    /// What the whole output is to the view at this place.
+    /// What the whole output is to the view at this place: these closed files, and the one that is open.
     pub fn read_for_view(
         &self,
         number: usize,
         config: &Config,
+        closed: &[PathBuf],
         pulse: &Pulse,
     ) -> anyhow::Result<Tapped> {
         let both = self.views.get(number).zip(self.output.as_ref());
@@ -221,7 +223,7 @@ impl Queries {
         let output = config.output.as_deref().context("the job has no output")?;
         tracing::info!(view = definition.name, "is made anew from the output");
         let judge = self.judge();
-        rebuild::read(config, definition, schema, judge, output, pulse)
+        rebuild::read(config, definition, schema, judge, (closed, output), pulse)
             .with_context(|| format!("make the view `{}` anew", definition.name))
     }
 

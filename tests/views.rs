@@ -247,7 +247,10 @@ fn a_view_whose_query_changed_is_not_continued() {
     let output = spool.run("run", &["--once"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("give the view another name"), "{said}");
-    spool.configure("settle = \"0s\"", &format!("{INPUT}{}", view("w", "complete", &other, "")));
+    spool.configure(
+        "settle = \"0s\"",
+        &format!("{INPUT}{}", view("w", "complete", &other, "begin = \"now\"\n")),
+    );
     spool.drop_file("b", "x,7\n");
     spool.run_once();
     assert_eq!(spool.read("w.csv"), "k,c,s\nx,1,7\n");
@@ -360,6 +363,63 @@ fn changes_that_are_in_place_and_those_that_are_not_are_one_state() {
     fs::remove_file(spool.path("all.csv")).unwrap();
     spool.run("run", &["--once", "--reset-view", "all"]);
     assert!(spool.read("all.csv") == before, "made anew from the output it is the same");
+}
+
+/// A view that is new, or has a new name, in a job that has written records holds all of them, or those from
+/// now on where it says so; the start decides neither by itself.
+#[test]
+fn a_view_in_a_job_with_history_begins_where_it_is_told() {
+    let by_key = "select k, sum(n) as s from output group by k order by k";
+    let old = view("old", "complete", by_key, "");
+    for compress in ["", ", compress = \"gzip\"", ", compress = \"zstd\""] {
+        let rotate = format!("[output]\nrotate = {{ size = \"1B\"{compress} }}\n");
+        let input = INPUT.replace("[output]\n", &rotate);
+        let spool = Spool::new(&format!("{input}{old}"));
+        for (name, records) in [("a", "x,1\n"), ("b", "x,2\ny,1\n"), ("c", "y,4\n")] {
+            spool.drop_file(name, records);
+            spool.run_once();
+        }
+        let renamed = old.replace("name = \"old\"", "name = \"other\"");
+        spool.configure("settle = \"0s\"", &format!("{input}{renamed}"));
+        spool.drop_file("d", "z,1\n");
+        for arguments in [&["check"][..], &["run", "--once"]] {
+            let refused = spool.run(arguments[0], &arguments[1..]);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(4), "{said}");
+            for part in [
+                "`other` is new",
+                "has written records before (4)",
+                "--reset-view other",
+                "begin = \"now\"",
+            ] {
+                assert!(said.contains(part), "{said}");
+            }
+        }
+        assert!(spool.run("run", &["--once", "--reset-view", "other"]).status.success());
+        let now =
+            view("now", "update", by_key.trim_end_matches(" order by k"), "begin = \"now\"\n");
+        spool.configure("settle = \"0s\"", &format!("{input}{renamed}{now}"));
+        spool.drop_file("e", "z,2\n");
+        spool.run_once();
+        assert_eq!(spool.read("old.csv"), "k,s\nx,3\ny,5\nz,3\n", "{compress}");
+        assert_eq!(spool.read("now.csv"), "k,s\nz,2\n");
+        // What somebody took away does not count, and the log says so.
+        let taken = fs::read_dir(spool.path("")).unwrap().map(|entry| entry.unwrap().path());
+        let mut taken: Vec<_> =
+            taken.filter(|path| path.to_string_lossy().contains("output-")).collect();
+        taken.sort();
+        fs::remove_file(&taken[1]).unwrap();
+        let reset = spool.run("run", &["--once", "--reset-view", "other"]);
+        let log = String::from_utf8_lossy(&reset.stderr).into_owned();
+        assert!(reset.status.success() && log.contains("taken away"), "{log}");
+        assert_eq!(spool.read("old.csv"), "k,s\nx,1\ny,4\nz,3\n");
+    }
+    // Where nothing was written, there is nothing to miss.
+    let spool = Spool::new(&format!("{INPUT}{old}"));
+    spool.drop_file("a", "no number\n");
+    spool.run_once();
+    spool.configure("settle = \"0s\"", &format!("{INPUT}{}", old.replace("\"old\"", "\"new\"")));
+    spool.run_once();
 }
 
 /// A view that was taken out of the job keeps its groups until somebody says that they may go.

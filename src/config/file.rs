@@ -88,11 +88,23 @@ pub struct View {
     /// Functions are allowed whose state grows with the group.
     #[serde(default)]
     pub allow_unbounded_state: bool,
+    /// Where a view begins that is new in a job with history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Begin>,
 }
 
 #[cfg(feature = "sql")]
 fn every() -> Span {
     Span::seconds(1)
+}
+
+/// `begin` of a view.
+#[cfg(feature = "sql")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Begin {
+    /// With the next file, whatever was written before.
+    Now,
 }
 
 /// `mode` of a view.

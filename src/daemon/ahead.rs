@@ -35,8 +35,9 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
                 return Err(Halt(publish::owed_message(&path, bytes)).into());
             }
         }
-        for (name, signature) in queries.signatures() {
-            let refused = ledger.refuses_view(&name, &signature, crate::queries::continues)?;
+        for (name, signature, begins_now) in queries.signatures() {
+            let continues = crate::queries::continues;
+            let refused = ledger.refuses_view(&name, &signature, begins_now, continues)?;
             refused.map_or(Ok(()), |message| Err(Halt(message)))?;
         }
         check_format(config, ledger.format(output)?)?;

@@ -4,6 +4,7 @@
 //! committed in the order in which it was taken.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Instant;
 
 use super::ahead::check_format;
@@ -216,12 +217,18 @@ impl Job {
     /// Makes the views anew that owe it, of the whole output. The output must have been published.
     pub fn rebuild_views(&mut self, pulse: &Pulse) -> Result<()> {
         let Self { pipeline, queries, config, staging, source, .. } = self;
-        if pipeline.ledger.position(self.targets[0]).generation > 0
-            && pipeline.views.to_rebuild(&pipeline.ledger)?.is_some()
-        {
+        if pipeline.views.to_rebuild(&pipeline.ledger)?.is_none() {
+            return Ok(());
+        }
+        let closed = pipeline.ledger.all_rotations(self.targets[0])?;
+        if pipeline.ledger.position(self.targets[0]).generation > closed.len() as u64 {
             tracing::warn!("an earlier output was taken away: only what is there now counts");
         }
-        let read = |number| queries.read_for_view(number, config, pulse).map_err(Failure::Fatal);
+        let output = config.output.as_deref().unwrap_or(Path::new("/"));
+        let closed = closed.iter().map(|rotated| output.with_file_name(&rotated.name));
+        let closed: Vec<_> = closed.collect();
+        let read =
+            |number| queries.read_for_view(number, config, &closed, pulse).map_err(Failure::Fatal);
         while pipeline.rebuild_view(staging, source, read)? {}
         Ok(())
     }

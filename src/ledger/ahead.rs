@@ -51,16 +51,18 @@ impl Ahead {
         &self,
         name: &str,
         signature: &str,
+        begins_now: bool,
         continues: Continues,
     ) -> anyhow::Result<Option<String>> {
         let select = "SELECT signature, iif(rebuild, ?1, seen) FROM view WHERE name = ?2";
         let kept = self.connection().query_row(select, (self.last, name), |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
         });
-        let kept = kept.optional()?;
-        Ok(kept.and_then(|(kept, seen)| {
-            views::refuses(name, (&kept, seen), (signature, continues), self.last)
-        }))
+        let Some((kept, seen)) = kept.optional()? else {
+            let written = self.look.tally(i64::MAX)?.written;
+            return Ok(views::refuses_new(name, written).filter(|_| !begins_now));
+        };
+        Ok(views::refuses(name, (&kept, seen), (signature, continues), self.last))
     }
 
     /// The files to which bytes are owed, and how many.

@@ -236,8 +236,8 @@ mod tests {
 
     fn open(state: &std::path::Path) -> (Ledger, [ViewId; 2]) {
         let mut ledger = Ledger::open(state).unwrap();
-        let views =
-            NAMES.map(|name| ledger.view(name, "signature", |kept, own| kept == own).unwrap());
+        let views = NAMES
+            .map(|name| ledger.view(name, "signature", false, |kept, own| kept == own).unwrap());
         (ledger, views)
     }
 

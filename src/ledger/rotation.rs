@@ -53,6 +53,11 @@ impl Ledger {
         read(&self.connection, target, "AND NOT done").map_err(failure)
     }
 
+    /// The rotations of `target`, done or not, the oldest first.
+    pub fn all_rotations(&self, target: Target) -> Result<Vec<Rotated>> {
+        read(&self.connection, target, "").map_err(failure)
+    }
+
     /// A rotation is done.
     pub fn settle_rotation(&mut self, target: Target, generation: u64) -> Result<()> {
         let update = "UPDATE rotated SET done = 1 WHERE target = ? AND generation = ?";

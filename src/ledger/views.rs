@@ -42,7 +42,7 @@ pub(super) fn refuses(
         return Some(format!(
             "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
              It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
-             output; or give the view another name, and it begins with the next file"
+             output; or give the view another name and `begin = \"now\"`, and it begins with the next file"
         ));
     }
     (seen != last).then(|| {
@@ -54,13 +54,40 @@ pub(super) fn refuses(
     })
 }
 
+/// Why a view that is new cannot begin in a job that has written so many records.
+pub(super) fn refuses_new(name: &str, written: u64) -> Option<String> {
+    (written > 0).then(|| {
+        format!(
+            "the view `{name}` is new, or has a new name, and the job has written records before ({written}). \
+             Start once with `run --reset-view {name}`, and it is made of the whole output; or say `begin = \
+             \"now\"` in its [[view]], and it begins with the next file"
+        )
+    })
+}
+
 impl Ledger {
-    /// The view of this name, entered at the first time.
+    /// The view of this name, entered at the first time. Does it not begin now, then only where nothing
+    /// was written before.
     ///
     /// # Errors
-    /// When its states were kept under another signature: they have no meaning now.
-    pub fn view(&mut self, name: &str, signature: &str, continues: Continues) -> Result<ViewId> {
+    /// When it has missed what was written before, or its states were kept under another signature: they
+    /// have no meaning now.
+    pub fn view(
+        &mut self,
+        name: &str,
+        signature: &str,
+        begins_now: bool,
+        continues: Continues,
+    ) -> Result<ViewId> {
         let last = self.last_sequence();
+        let select = "SELECT NOT EXISTS (SELECT 1 FROM view WHERE name = ?)";
+        let is_new =
+            self.connection.query_row(select, [name], |row| row.get(0)).map_err(failure)?;
+        if let Some(message) =
+            refuses_new(name, self.tally.written).filter(|_| is_new && !begins_now)
+        {
+            return Err(Failure::halt(message));
+        }
         let enter = || -> rusqlite::Result<(i64, String, u64)> {
             self.connection.execute(
                 "INSERT INTO view (name, signature, seen) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

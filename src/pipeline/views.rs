@@ -121,8 +121,9 @@ impl Views {
         }
         let mut all = Vec::with_capacity(definitions.len());
         for definition in definitions {
-            let id =
-                ledger.view(&definition.name, definition.view.signature(), engine::continues)?;
+            let Definition { name, begins_now, .. } = &definition;
+            let signature = definition.view.signature();
+            let id = ledger.view(name, signature, *begins_now, engine::continues)?;
             let target = definition.appends().then(|| ledger.target(&definition.path));
             let target = target.transpose()?;
             // What was committed last may not have been written.

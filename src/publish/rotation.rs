@@ -52,7 +52,7 @@ impl Compress {
         }
     }
 
-    fn reader(self, file: File) -> io::Result<Box<dyn Read>> {
+    fn reader(self, file: File) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
             Self::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
@@ -253,7 +253,7 @@ fn with(name: &OsStr, suffix: &str) -> OsString {
 }
 
 /// A closed file of this name, or what it was compressed to; `None` when neither is there.
-pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read>)>> {
+pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read + Send>)>> {
     let packed = [Compress::Gzip, Compress::Zstd]
         .map(|how| (PathBuf::from(with(plain.as_os_str(), how.suffix())), Some(how)));
     for (path, how) in std::iter::once((plain.to_owned(), None)).chain(packed) {
@@ -261,7 +261,7 @@ pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read>)>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file?,
         };
-        let reader: Box<dyn Read> = match how {
+        let reader: Box<dyn Read + Send> = match how {
             Some(how) => how.reader(file)?,
             None => Box::new(io::BufReader::new(file)),
         };

@@ -1,6 +1,6 @@
 //! The queries of a job in a build without the feature `sql`: there are none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -60,13 +60,14 @@ impl Queries {
         &self,
         _number: usize,
         _config: &Config,
+        _closed: &[PathBuf],
         _pulse: &Pulse,
     ) -> anyhow::Result<Tapped> {
         Ok(Tapped::default())
     }
 
     /// There are no views.
-    pub fn signatures(&self) -> Vec<(String, String)> {
+    pub fn signatures(&self) -> Vec<(String, String, bool)> {
         Vec::new()
     }
 

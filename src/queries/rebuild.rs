@@ -3,7 +3,7 @@
 //! What holds here: the output is read back as it was written; each of its records counts, whenever it
 //! came.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,9 +14,11 @@ use arrow_schema::SchemaRef;
 use super::output;
 use crate::aggregate::Judge;
 use crate::config::Config;
+use crate::decode::frame::Framer;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::Delivery;
 use crate::pipeline::views::{Definition, Tap, Tapped};
+use crate::publish::rotation;
 use crate::record::Reject;
 use crate::telemetry::Pulse;
 
@@ -26,21 +28,35 @@ pub fn read(
     definition: &Definition,
     schema: &SchemaRef,
     judge: Option<Arc<Judge>>,
-    path: &Path,
+    (closed, open): (&[PathBuf], &Path),
     pulse: &Pulse,
 ) -> anyhow::Result<Tapped> {
-    let decode = output::read_back(config.written.output.format, schema)
-        .context("the output has a column that cannot be read back")?;
+    let decode = output::read_back(config.written.output.format, schema).context(
+        "the output has a column that cannot be read back: a new view can only say begin = \"now\"",
+    )?;
     let framing = output::framing(config, &decode);
     let flow = output::flow(config, &decode, &framing, pulse);
     let tap = Tap::new(std::iter::once(definition.view.clone()), judge.clone());
     let mut back = Back { tap, judge, schema: schema.clone() };
-    let blocks = output::written(&decode, path, &framing)?;
-    let counts = flow.read(blocks, &mut back).map_err(Failure::into_error)?;
-    if counts.rejected > 0 {
-        let (records, output) = (counts.rejected, path.display());
-        tracing::warn!(records, %output, "cannot be read back; the view is made without them");
+    let mut read = |blocks, path: &Path| {
+        let counts = flow.read(blocks, &mut back).map_err(Failure::into_error)?;
+        if counts.rejected > 0 {
+            let (records, output) = (counts.rejected, path.display());
+            tracing::warn!(records, %output, "cannot be read back; the view is made without them");
+        }
+        anyhow::Ok(())
+    };
+    for path in closed {
+        let file = rotation::open(path).with_context(|| format!("read {}", path.display()))?;
+        if let Some((path, file)) = file {
+            let blocks = Framer::bounded(file, &framing, u64::MAX).into();
+            read(blocks, &path).with_context(|| format!("read {}", path.display()))?;
+        } else {
+            let output = path.display();
+            tracing::warn!(%output, "was taken away; the view is made without its records");
+        }
     }
+    read(output::written(&decode, open, &framing)?, open)?;
     back.tap.finish().map_err(Failure::into_error)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, SchemaRef};
 
-use crate::config::file::{self, Mode};
+use crate::config::file::{self, Begin, Mode};
 use crate::config::{Config, Problem};
 use crate::engine::{self, Asked, Engine, Memory, View};
 use crate::failure::Failure;
@@ -87,7 +87,8 @@ fn plan_one(
     }
     let (name, path) = (name.clone(), config.absolute(&written.path));
     let every = written.every.0;
-    Ok(Definition { name, view: Arc::new(view), asked, path, encode, every })
+    let begins_now = written.begin == Some(Begin::Now);
+    Ok(Definition { name, view: Arc::new(view), asked, path, encode, every, begins_now })
 }
 
 /// The event time of a job, whose output has these columns if they are known.

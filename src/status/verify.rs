@@ -55,6 +55,7 @@ struct Closed {
 impl Closed {
     fn open(row: &TargetRow, rotated: &Rotated) -> anyhow::Result<Self> {
         let file = rotation::open(&row.path.with_file_name(&rotated.name))?;
+        let file = file.map(|(path, reader)| -> (PathBuf, Box<dyn Read>) { (path, reader) });
         Ok(Self { generation: rotated.generation, file, at: 0, is_whole: true })
     }
 }

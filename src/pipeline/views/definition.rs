@@ -40,6 +40,8 @@ pub struct Definition {
     pub encode: sink::Format,
     /// A result that is replaced as a whole is replaced at most so often.
     pub every: Duration,
+    /// When it is new in a job with history, it begins with the next file.
+    pub begins_now: bool,
 }
 
 impl Definition {
