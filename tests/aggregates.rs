@@ -8,7 +8,7 @@ const COLUMNS: &str = "[input.format.csv]\nheader = false\n[input.format.csv.col
     [output]\npath = \"output.txt\"\n[output.format.csv]\n";
 
 /// Functions, records of the columns `i,d,r,m`, and what the functions give for them.
-const TABLE: [(&str, &[&str], &str); 14] = [
+const TABLE: [(&str, &[&str], &str); 23] = [
     ("count(*); count(i); sum(i); min(i); max(i)", &[], "0,0,,,"),
     ("sum(m); min(d); max(d); corr(d, r); var_pop(d)", &[], ",,,,"),
     ("count(*); count(i); sum(i); sum(m); min(d); max(r)", &[",,,", ",,,"], "2,0,,,,"),
@@ -54,6 +54,70 @@ const TABLE: [(&str, &[&str], &str); 14] = [
         "0.5,0.3333333333333333,0.6666666666666666",
     ),
     ("round(corr(d, r), 9); round(regr_slope(r, d), 9)", &[",1,6,", ",2,4,", ",3,2,"], "-1.0,-2.0"),
+    (
+        "sum(d); avg(d)",
+        &[",0.1,,", ",0.2,,", ",0.3,,", ",1e16,,", ",1,,", ",1,,", ",-1e16,,"],
+        "2.6,0.37142857142857144",
+    ),
+    ("sum(d); avg(d); sum(r); avg(r)", &[",inf,-inf,", ",1,1,", ",,,"], "inf,inf,-inf,-inf"),
+    ("sum(d); avg(d); sum(r); avg(r)", &[",inf,nan,", ",-inf,1,"], "nan,nan,nan,nan"),
+    ("sum(r); avg(r)", &[",,0.1,", ",,0.2,"], "0.30000000447034836,0.15000000223517418"),
+    ("sum(d); avg(d); avg(i); avg(m)", &[",,,", ",,,"], ",,,"),
+    ("avg(i); avg(m)", &["1,,,0.01", "2,,,0.02", "2,,,0.02"], "1.6666666666666667,0.016667"),
+    ("avg(m)", &[",,,-0.01", ",,,-0.02", ",,,-0.02", ",,,"], "-0.016667"),
+    (
+        "avg(m); max(m)",
+        &[",,,99999999999999999999999999999999.99", ",,,99999999999999999999999999999999.98"],
+        "99999999999999999999999999999999.985000,99999999999999999999999999999999.99",
+    ),
+    (
+        "sum(distinct i); sum(distinct d); avg(distinct m); median(i); median(d)",
+        &["9223372036854775806,1e16,,0.01", "1,1,,0.02", "1,1,,0.02", ",,,", "1,-1e16,,"],
+        "9223372036854775807,1.0,0.015000,1.0,1.0",
+    ),
+];
+
+/// The same for columns `s,b,j,p,t`.
+const MORE_COLUMNS: &str = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\n\
+    k = \"varchar\"\ns = \"varchar\"\nb = \"boolean\"\nj = \"int\"\np = \"decimal(10, 2)\"\n\
+    t = \"timestamp\"\n[output]\npath = \"output.txt\"\n[output.format.csv]\n";
+
+const MORE: [(&str, &[&str], &str); 10] = [
+    (
+        "count(s); min(s); max(s); min(b); max(b); min(t); max(t); bool_and(b); bool_or(b)",
+        &[",,,,", ",,,,"],
+        "0,,,,,,,,",
+    ),
+    ("min(s); max(s); count(distinct s)", &["b,,,,", "a,,,,", "ä,,,,", "b,,,,"], "a,ä,3"),
+    (
+        "min(b); max(b); bool_and(b); bool_or(b); count(b)",
+        &[",true,,,", ",false,,,", ",,,,"],
+        "false,true,false,true,2",
+    ),
+    ("bit_and(j); bit_or(j); bit_xor(j)", &[",,6,,", ",,5,,", ",,7,,", ",,,,"], "4,7,4"),
+    (
+        "sum(j); avg(j); min(j); max(j)",
+        &[",,2147483647,,", ",,2147483647,,", ",,-2147483648,,"],
+        "2147483646,715827882.0,-2147483648,2147483647",
+    ),
+    (
+        "min(t); max(t)",
+        &[",,,,0001-01-01 00:00:00", ",,,,9999-12-31 23:59:59.999999"],
+        "0001-01-01 00:00:00,9999-12-31 23:59:59.999999",
+    ),
+    ("first_value(s order by j); last_value(s order by j)", &["c,,3,,", "a,,1,,", "b,,2,,"], "a,c"),
+    ("string_agg(s, '-'); median(j)", &["c,,4,,", "a,,1,,"], "c-a,2.5"),
+    (
+        "sum(p); avg(p); sum(distinct p); avg(distinct p)",
+        &[",,,99999999.99,", ",,,99999999.99,", ",,,0.02,"],
+        "200000000.00,66666666.666667,100000000.01,50000000.005000",
+    ),
+    (
+        "stddev_pop(j); var_samp(j); regr_slope(p, j); regr_intercept(p, j); round(regr_r2(p, j), 9); \
+         regr_count(p, j); covar_samp(p, j)",
+        &[",,1,2,", ",,2,4,", ",,3,5,", ",,4,9,", ",,5,,"],
+        "1.4142135623730951,2.5,2.2,-0.5,0.930769231,4,3.6666666666666665",
+    ),
 ];
 
 /// The records in one file, in a file each, and in two with one between them that holds none.
@@ -73,6 +137,7 @@ fn named(functions: &str) -> String {
 fn view(name: &str, query: &str) -> String {
     format!(
         "[[view]]\nname = \"{name}\"\nmode = \"complete\"\npath = \"{name}.csv\"\nevery = \"0s\"\n\
+         allow_unbounded_state = true\n\
          query = \"{query}\"\n[view.format.csv]\nheader = false\n"
     )
 }
@@ -80,12 +145,15 @@ fn view(name: &str, query: &str) -> String {
 /// Also for no record at all: without groups there is one row from the beginning.
 #[test]
 fn a_function_is_right_at_the_ends_of_its_type_in_any_cut() {
-    for (functions, records, expected) in TABLE {
+    let tables = TABLE.iter().map(|row| (COLUMNS, row));
+    for (columns, (functions, records, expected)) in
+        tables.chain(MORE.iter().map(|row| (MORE_COLUMNS, row)))
+    {
         let list = named(functions);
         let all = view("all", &format!("select {list} from output"));
         let groups = view("groups", &format!("select {list} from output group by k"));
         for files in cuts(records) {
-            let spool = Spool::new(&format!("{COLUMNS}{all}{groups}"));
+            let spool = Spool::new(&format!("{columns}{all}{groups}"));
             spool.run_once();
             for (number, file) in files.iter().enumerate() {
                 spool.drop_file(format!("f{number}"), file);

@@ -1,42 +1,64 @@
 //! Aggregates that are right at the ends of their types, where the engine's own give a number that no
-//! record and no sum has: `sum`, `min` and `max`.
+//! record and no sum has: `sum`, `avg`, `min`, `max` and `median`.
 //!
 //! What holds here:
 //! - A sum that its type cannot hold is an error. The engine's wraps.
+//! - Sums and averages of doubles are the same in any order, but for rare digits ([`doubles`]); averages of
+//!   decimals are rounded ([`averages`]); the median of whole numbers may lie between them.
 //! - NaN is larger than every other number, as in `PostgreSQL`, and the extremes of infinities are
 //!   infinities. The engine's begin at the largest finite number, and take a NaN for both.
 //!
-//! Whatever else a function has is the engine's: its types, its state, `distinct`, sliding frames.
+//! Whatever else a function has is the engine's: its types, its state, sliding frames.
 
 use std::mem::size_of;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arrow_array::cast::AsArray as _;
+use arrow_array::cast::AsArray;
 use arrow_array::types::{
     ArrowPrimitiveType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType,
     Float16Type, Float32Type, Float64Type, Int64Type, UInt64Type,
 };
-use arrow_array::{ArrayRef, ArrowNativeTypeOp as _, BooleanArray, PrimitiveArray, new_null_array};
-use arrow_schema::{DataType, FieldRef};
-use datafusion::common::{DataFusionError, Result as Fallible, ScalarValue};
+use arrow_array::{Array, ArrayRef, ArrowNativeTypeOp as _, BooleanArray, PrimitiveArray};
+use arrow_schema::{DataType, Field, FieldRef};
+use datafusion::common::{DataFusionError, Result as Fallible, plan_err};
 use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF,
-    SetMonotonicity, Signature,
+    SetMonotonicity, Signature, Volatility,
 };
 use datafusion::prelude::SessionContext;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::NullState;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
 use super::functions::failed;
+use doubles::Doubles;
+use one::{Distinct, One};
+
+mod averages;
+mod doubles;
+mod one;
+
+/// States of many groups.
+type Own = Box<dyn GroupsAccumulator>;
 
 /// Makes the functions known, in place of the engine's.
 pub fn register(context: &SessionContext) {
-    for (name, kind) in [("sum", Kind::Sum), ("min", Kind::Min), ("max", Kind::Max)] {
+    let all = [
+        ("sum", Kind::Sum),
+        ("avg", Kind::Average),
+        ("min", Kind::Min),
+        ("max", Kind::Max),
+        ("median", Kind::Median),
+    ];
+    for (name, kind) in all {
         if let Ok(inner) = context.udaf(name) {
-            context.register_udaf(AggregateUDF::from(Exact { inner, kind }));
+            let signature = match kind {
+                Kind::Median => Signature::user_defined(Volatility::Immutable),
+                _ => inner.signature().clone(),
+            };
+            context.register_udaf(AggregateUDF::from(Exact { inner, kind, signature }));
         }
     }
 }
@@ -44,8 +66,10 @@ pub fn register(context: &SessionContext) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Sum,
+    Average,
     Min,
     Max,
+    Median,
 }
 
 /// A function of the engine, with states of its own for many groups.
@@ -53,11 +77,30 @@ enum Kind {
 struct Exact {
     inner: Arc<AggregateUDF>,
     kind: Kind,
+    signature: Signature,
 }
 
 impl Exact {
     /// The states of many groups, for the types that the engine's are wrong for.
-    fn groups(&self, data_type: &DataType) -> Option<Box<dyn GroupsAccumulator>> {
+    fn groups_of(&self, arguments: &AccumulatorArgs) -> Fallible<Option<Own>> {
+        let data_type = arguments.return_field.data_type();
+        if self.kind != Kind::Average {
+            return Ok(self.groups(data_type));
+        }
+        if *data_type == DataType::Float64 {
+            return Ok(Some(Box::new(Doubles::new(doubles::Asked::Average))));
+        }
+        let fields = self.inner.state_fields(StateFieldsArgs {
+            name: arguments.name,
+            input_fields: arguments.expr_fields,
+            return_field: arguments.return_field.clone(),
+            ordering_fields: &[],
+            is_distinct: false,
+        })?;
+        Ok(fields.get(1).and_then(|sums| averages::of(sums.data_type(), data_type)))
+    }
+
+    fn groups(&self, data_type: &DataType) -> Option<Own> {
         macro_rules! extreme {
             ($kind:ty, $native:ty) => {
                 match self.kind {
@@ -89,7 +132,8 @@ impl Exact {
             (Kind::Sum, DataType::Decimal64(..)) => Sums::<Decimal64Type>::of(data_type),
             (Kind::Sum, DataType::Decimal128(..)) => Sums::<Decimal128Type>::of(data_type),
             (Kind::Sum, DataType::Decimal256(..)) => Sums::<Decimal256Type>::of(data_type),
-            (Kind::Sum, _) => None,
+            (Kind::Sum, DataType::Float64) => Some(Box::new(Doubles::new(doubles::Asked::Sum))),
+            (Kind::Sum | Kind::Average | Kind::Median, _) => None,
             (_, DataType::Float16) => {
                 extreme!(Float16Type, <Float16Type as ArrowPrimitiveType>::Native)
             }
@@ -105,8 +149,12 @@ impl AggregateUDFImpl for Exact {
         self.inner.name()
     }
 
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
     }
 
     fn return_type(&self, arguments: &[DataType]) -> Fallible<DataType> {
@@ -114,20 +162,39 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn coerce_types(&self, arguments: &[DataType]) -> Fallible<Vec<DataType>> {
-        self.inner.coerce_types(arguments)
+        if self.kind != Kind::Median {
+            return self.inner.coerce_types(arguments);
+        }
+        // What lies between two whole numbers is none.
+        let between = |kind: &DataType| match kind {
+            kind if kind.is_integer() => Ok(DataType::Float64),
+            kind if kind.is_numeric() || kind.is_null() => Ok(kind.clone()),
+            kind => plan_err!("`median` is of numbers, and this is a {kind}"),
+        };
+        arguments.iter().map(between).collect()
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Fallible<Box<dyn Accumulator>> {
-        let data_type = arguments.return_field.data_type();
-        let own = if arguments.is_distinct { None } else { self.groups(data_type) };
-        match own {
-            Some(groups) => Ok(Box::new(One::new(groups, data_type)?)),
-            None => self.inner.accumulator(arguments),
+        let input = arguments.expr_fields.first().map(|field| field.data_type().clone());
+        match (self.groups_of(&arguments)?, input) {
+            (Some(of), Some(_)) if arguments.is_distinct => {
+                let inner = self.inner.accumulator(arguments)?;
+                Ok(Box::new(Distinct::new(inner, of)))
+            }
+            (Some(groups), Some(input)) => Ok(Box::new(One::new(groups, &input)?)),
+            _ => self.inner.accumulator(arguments),
         }
     }
 
     fn state_fields(&self, arguments: StateFieldsArgs) -> Fallible<Vec<FieldRef>> {
-        self.inner.state_fields(arguments)
+        let is_double = *arguments.return_field.data_type() == DataType::Float64;
+        let is_sum = matches!(self.kind, Kind::Sum | Kind::Average) && !arguments.is_distinct;
+        let error = format_state_name(arguments.name, "error");
+        let mut fields = self.inner.state_fields(arguments)?;
+        if is_sum && is_double {
+            fields.push(Arc::new(Field::new(error, DataType::Float64, true)));
+        }
+        Ok(fields)
     }
 
     fn groups_accumulator_supported(&self, arguments: AccumulatorArgs) -> bool {
@@ -138,7 +205,7 @@ impl AggregateUDFImpl for Exact {
         &self,
         arguments: AccumulatorArgs,
     ) -> Fallible<Box<dyn GroupsAccumulator>> {
-        match self.groups(arguments.return_field.data_type()) {
+        match self.groups_of(&arguments)? {
             Some(groups) => Ok(groups),
             None => self.inner.create_groups_accumulator(arguments),
         }
@@ -166,6 +233,41 @@ impl AggregateUDFImpl for Exact {
     fn set_monotonicity(&self, data_type: &DataType) -> SetMonotonicity {
         self.inner.inner().set_monotonicity(data_type)
     }
+}
+
+/// Takes the values that count, with their groups.
+fn counted<T: ArrowPrimitiveType>(
+    values: &PrimitiveArray<T>,
+    groups: &[usize],
+    filter: Option<&BooleanArray>,
+    mut take: impl FnMut(usize, T::Native),
+) {
+    let all = groups.iter().copied().zip(values.values().iter().copied());
+    if filter.is_none() && values.null_count() == 0 {
+        return all.for_each(|(group, value)| take(group, value));
+    }
+    let is_wanted = |row| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
+    for (row, (group, value)) in all.enumerate() {
+        if values.is_valid(row) && is_wanted(row) {
+            take(group, value);
+        }
+    }
+}
+
+/// The states of records, each as a group of its own.
+fn each_alone(
+    mut alone: impl GroupsAccumulator,
+    values: &[ArrayRef],
+    filter: Option<&BooleanArray>,
+) -> Fallible<Vec<ArrayRef>> {
+    let records = values.first().map_or(0, Array::len);
+    alone.update_batch(values, &(0..records).collect::<Vec<_>>(), filter, records)?;
+    alone.state(EmitTo::All)
+}
+
+/// A state has not the columns that it should have.
+fn lost() -> DataFusionError {
+    failed("a function has lost a column".to_owned())
 }
 
 /// A number that sums are made of.
@@ -232,7 +334,7 @@ struct Sums<T: Summed> {
 
 impl<T: Summed> Sums<T> {
     #[expect(clippy::unnecessary_wraps, reason = "it stands in a `match` of options")]
-    fn of(data_type: &DataType) -> Option<Box<dyn GroupsAccumulator>> {
+    fn of(data_type: &DataType) -> Option<Own> {
         let data_type = data_type.clone();
         Some(Box::new(Self { totals: Vec::new(), nulls: NullState::new(), data_type }))
     }
@@ -250,7 +352,7 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
         filter: Option<&BooleanArray>,
         total: usize,
     ) -> Fallible<()> {
-        let values = values.first().ok_or_else(|| failed("a sum of nothing".to_owned()))?;
+        let values = values.first().ok_or_else(lost)?;
         let values = values.as_primitive::<T>();
         self.totals.resize(total, T::Total::default());
         let (totals, mut is_counted) = (&mut self.totals, true);
@@ -281,71 +383,17 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
         Ok(vec![self.evaluate(which)?])
     }
 
-    /// Each record as a group of its own.
     fn convert_to_state(
         &self,
         values: &[ArrayRef],
         filter: Option<&BooleanArray>,
     ) -> Fallible<Vec<ArrayRef>> {
-        let records = values.first().map_or(0, |values| values.len());
         let data_type = self.data_type.clone();
-        let mut alone = Self { totals: Vec::new(), nulls: NullState::new(), data_type };
-        alone.update_batch(values, &(0..records).collect::<Vec<_>>(), filter, records)?;
-        alone.state(EmitTo::All)
+        let alone = Self { totals: Vec::new(), nulls: NullState::new(), data_type };
+        each_alone(alone, values, filter)
     }
 
     fn size(&self) -> usize {
         self.totals.capacity() * size_of::<T::Total>() + self.nulls.size()
-    }
-}
-
-/// One of many groups, which is all that there is. Its state is its value.
-struct One(Exclusive);
-
-/// Hardly ever locked: it is only there because an accumulator must be one that threads may share.
-type Exclusive = Mutex<Box<dyn GroupsAccumulator>>;
-
-impl One {
-    fn new(mut groups: Box<dyn GroupsAccumulator>, data_type: &DataType) -> Fallible<Self> {
-        // One record that is left out: a batch without any would make it a group with a value.
-        let none = BooleanArray::from(vec![false]);
-        groups.update_batch(&[new_null_array(data_type, 1)], &[0], Some(&none), 1)?;
-        Ok(Self(Mutex::new(groups)))
-    }
-
-    fn groups(&mut self) -> &mut dyn GroupsAccumulator {
-        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut()
-    }
-}
-
-impl std::fmt::Debug for One {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.write_str("One")
-    }
-}
-
-impl Accumulator for One {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Fallible<()> {
-        let records = values.first().map_or(0, |values| values.len());
-        self.groups().update_batch(values, &vec![0; records], None, 1)
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Fallible<()> {
-        self.update_batch(states)
-    }
-
-    fn evaluate(&mut self) -> Fallible<ScalarValue> {
-        // Taking a value out empties the group, and more may come.
-        let value = self.groups().evaluate(EmitTo::All)?;
-        self.groups().merge_batch(std::slice::from_ref(&value), &[0], 1)?;
-        ScalarValue::try_from_array(&value, 0)
-    }
-
-    fn state(&mut self) -> Fallible<Vec<ScalarValue>> {
-        Ok(vec![self.evaluate()?])
-    }
-
-    fn size(&self) -> usize {
-        size_of::<Self>() + self.0.lock().map_or(0, |groups| groups.size())
     }
 }

@@ -7,12 +7,17 @@ use std::sync::Arc;
 
 use arrow_array::builder::{PrimitiveBuilder, StringBuilder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, UInt64Type};
+use arrow_array::types::{
+    ArrowPrimitiveType, Decimal256Type, Float64Type, Int64Type, TimestampMicrosecondType,
+    UInt64Type,
+};
 use arrow_array::{Array, ArrayRef, PrimitiveArray, StringArray, new_empty_array};
 use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 
 use super::rows::Rows;
+
+type Decimal256 = <Decimal256Type as ArrowPrimitiveType>::Native;
 
 /// True when values of this type can be kept.
 pub fn can_hold(data_type: &DataType) -> bool {
@@ -30,6 +35,7 @@ pub fn can_hold(data_type: &DataType) -> bool {
         | DataType::Float32
         | DataType::Float64
         | DataType::Decimal128(_, _)
+        | DataType::Decimal256(_, _)
         | DataType::Date32
         | DataType::Timestamp(_, _)
         | DataType::Utf8
@@ -202,6 +208,9 @@ fn write(value: &ScalarValue, out: &mut Vec<u8>) -> Result<()> {
         | ScalarValue::TimestampMicrosecond(Some(value), _)
         | ScalarValue::TimestampNanosecond(Some(value), _) => signed!(*value, i64),
         ScalarValue::Decimal128(Some(value), ..) => signed!(*value, i128),
+        ScalarValue::Decimal256(Some(value), ..) => {
+            out.extend_from_slice(&sorting(value.to_be_bytes()));
+        }
         ScalarValue::UInt8(Some(value)) => out.push(*value),
         ScalarValue::UInt16(Some(value)) => out.extend_from_slice(&value.to_be_bytes()),
         ScalarValue::UInt32(Some(value)) => out.extend_from_slice(&value.to_be_bytes()),
@@ -222,6 +231,12 @@ fn write(value: &ScalarValue, out: &mut Vec<u8>) -> Result<()> {
         other => return Err(odd(&other.data_type())),
     }
     Ok(())
+}
+
+/// The bytes of a whole number with its sign turned, or back.
+fn sorting(mut bytes: [u8; 32]) -> [u8; 32] {
+    bytes[0] ^= 0x80;
+    bytes
 }
 
 fn length(length: usize) -> Result<[u8; 4]> {
@@ -263,6 +278,10 @@ fn read(bytes: &mut &[u8], data_type: &DataType) -> Result<ScalarValue> {
         }
         DataType::Decimal128(precision, scale) => {
             ScalarValue::Decimal128(Some(signed!(i128)), *precision, *scale)
+        }
+        DataType::Decimal256(precision, scale) => {
+            let value = Decimal256::from_be_bytes(sorting(array(bytes)?));
+            ScalarValue::Decimal256(Some(value), *precision, *scale)
         }
         DataType::UInt8 => ScalarValue::UInt8(Some(u8::from_be_bytes(array(bytes)?))),
         DataType::UInt16 => ScalarValue::UInt16(Some(u16::from_be_bytes(array(bytes)?))),
