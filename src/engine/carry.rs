@@ -20,6 +20,14 @@ pub fn line(plan: &LogicalPlan, table: &str) -> Option<LogicalPlan> {
     Projection::try_new(columns, plan.into()).ok().map(LogicalPlan::Projection)
 }
 
+/// These expressions over a plan, with the lines of `table` behind them; `None` when they have none.
+pub fn beside(plan: &LogicalPlan, table: &str, expressions: &[Expr]) -> Option<LogicalPlan> {
+    let (plan, column) = carry(plan, table)?;
+    let mut expressions = expressions.to_vec();
+    expressions.push(Expr::Column(column));
+    Projection::try_new(expressions, plan.into()).ok().map(LogicalPlan::Projection)
+}
+
 fn carry(plan: &LogicalPlan, table: &str) -> Option<(LogicalPlan, Column)> {
     match plan {
         LogicalPlan::TableScan(scan) if scan.table_name.table() == table => {

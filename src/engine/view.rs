@@ -34,7 +34,7 @@ use super::{Engine, Problem, Run, types};
 use crate::aggregate::Window;
 pub use belongs::Doubts;
 use partial::Delta;
-pub use signature::continues;
+pub use signature::{continues, keeps_closed};
 pub use store::{Entries, Entry, Memory, Store};
 
 mod belongs;
@@ -106,6 +106,8 @@ struct Plans {
     lower: Arc<AggregateExec>,
     /// Groups to the result.
     upper: Arc<dyn ExecutionPlan>,
+    /// Records to the groups of each, where it may be in doubt whether they are late.
+    of_each: Option<Arc<dyn ExecutionPlan>>,
 }
 
 /// Groups with their states.
@@ -173,10 +175,15 @@ impl View {
         let keys = aggregate.group_expr.len();
         let event_time = definition.event_time.filter(|_| windowed.is_some());
         let signature = signature::signature(statement.sql(), asked, event_time, &partial.schema());
-        let (engine, lower) = (engine.clone(), Arc::new(partial));
+        let lower = Arc::new(partial);
         let closes = asked != Asked::All;
-        let plans = RwLock::new(Arc::new(Plans { lower, upper }));
+        let has_sessions =
+            windowed.is_some_and(|found| matches!(found.window, Window::Session { .. }));
+        let of_each = belongs::plan(engine, statement, definition);
+        let of_each = if has_sessions && closes { Some(of_each.await?) } else { None };
+        let plans = RwLock::new(Arc::new(Plans { lower, upper, of_each }));
         let source = Source::of(definition);
+        let engine = engine.clone();
         let view =
             Self { engine, plans, aggregates, groups, keys, windowed, closes, signature, source };
         view.check_state()?;

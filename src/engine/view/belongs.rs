@@ -3,18 +3,44 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use datafusion::common::Result as Fallible;
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int64Type;
+use arrow_array::{Int64Array, RecordBatch};
 use datafusion::common::utils::normalize_float_zero;
+use datafusion::optimizer::OptimizerConfig as _;
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::merge::panes;
 use super::sessions::{group_columns, timed_key};
-use super::{Feed, Plans, States, Store, View, sessions};
+use super::{Definition, Feed, States, Store, TABLE, View, sessions};
 use crate::aggregate::Window;
 use crate::engine::bounds::Windowed;
 use crate::engine::rows::Rows;
-use crate::engine::slot::Shape;
-use crate::engine::{Problem, Run, state};
+use crate::engine::slot::{self, Slot};
+use crate::engine::split::{self, Split};
+use crate::engine::statement::{Statement, with_line};
+use crate::engine::{Engine, Problem, Run, carry, state, types};
+
+/// Plans what gives the groups of each record, with its row behind them.
+pub(super) async fn plan(
+    engine: &Engine,
+    statement: &Statement,
+    definition: Definition<'_>,
+) -> Result<Arc<dyn ExecutionPlan>, Problem> {
+    let context = engine.context.state();
+    let explain = |error| statement.explain(&error);
+    let _ = engine.context.deregister_table(TABLE);
+    let slot = Slot::table(with_line(definition.schema))?;
+    engine.context.register_table(TABLE, Arc::new(slot))?;
+    let plan = context.statement_to_plan(statement.without_line()).await;
+    let plan = plan.and_then(types::with_times).map_err(explain)?;
+    let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
+    let Split { aggregate, .. } = split::split(plan.map_err(explain)?, definition.asked)?;
+    let plan = carry::beside(&aggregate.input, TABLE, &aggregate.group_expr);
+    let plan = plan.ok_or_else(|| Problem::new("the groups of a record cannot be told"))?;
+    let plan = context.create_physical_plan(&plan).await.map_err(explain)?;
+    slot::hold_tables(plan).map_err(explain)
+}
 
 /// Records that may be late for a view of sessions, in their order.
 #[derive(Debug, Default)]
@@ -56,58 +82,48 @@ impl View {
     ) -> Result<(), Problem> {
         let Some(windowed) = self.windowed else { return Ok(()) };
         doubts.mark = Some(mark);
-        let plans = self.plans();
-        let shape = Shape::of(plans.lower.input());
-        let is_row_wise = shape.blocking.is_none() && !shape.builds;
         let late_before = windowed.window.late_before(mark);
-        let mut left = vec![(records.clone(), times)];
-        while let Some((records, times)) = left.pop() {
-            let rows = records.num_rows();
-            let keys = self.timed_keys(&plans, windowed, &records)?;
-            if keys.is_empty() {
-                let alone = |time: &i64| Doubt::Alone { is_late: *time < late_before };
-                doubts.of.extend(times.iter().map(alone));
-            } else if rows <= 1 || is_row_wise && keys.len() == rows {
-                let each = if rows <= 1 { keys.len() } else { 1 };
-                for key in &keys {
-                    doubts.keys.push(key);
-                }
-                doubts.of.extend(times.iter().map(|_| Doubt::In(each)));
-            } else {
-                // Which of them it has left out, or made more of, shows in a part of them.
-                let (first, second) = times.split_at(rows / 2);
-                left.push((records.slice(rows / 2, second.len()), second));
-                left.push((records.slice(0, first.len()), first));
+        let mut keys = self.timed_keys(windowed, records)?;
+        // A join may have changed their order.
+        keys.sort_by_key(|(row, _)| *row);
+        let mut keys = keys.into_iter().peekable();
+        for (row, time) in (0..).zip(times) {
+            let mut groups = 0;
+            while let Some((_, key)) = keys.next_if(|(of, _)| *of == row) {
+                doubts.keys.push(&key);
+                groups += 1;
             }
+            let alone = Doubt::Alone { is_late: *time < late_before };
+            doubts.of.push(if groups == 0 { alone } else { Doubt::In(groups) });
         }
         Ok(())
     }
 
-    /// The groups, with their times, of what the query makes of some records.
+    /// The groups with their times of what the query makes of each record, by its row.
     fn timed_keys(
         &self,
-        plans: &Arc<Plans>,
         windowed: Windowed,
         records: &RecordBatch,
-    ) -> Result<Vec<Vec<u8>>, Problem> {
-        let lower = &plans.lower;
-        let run = Run::new(&self.engine, lower.input(), Feed::held(vec![records.clone()]))?;
+    ) -> Result<Vec<(i64, Vec<u8>)>, Problem> {
+        let plans = self.plans();
+        let Some(plan) = &plans.of_each else { return Ok(Vec::new()) };
+        let rows = i64::try_from(records.num_rows()).unwrap_or(i64::MAX);
+        let mut columns = records.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from_iter_values(0..rows)));
+        let records = RecordBatch::try_new(with_line(&records.schema()), columns);
+        let records = records.map_err(|error| Problem::of(&error.into()))?;
+        let run = Run::new(&self.engine, plan, Feed::held(vec![records]))?;
         let mut all = Vec::new();
         for made in run.finish(&self.engine)? {
-            let keys = Problem::guard(|| -> Fallible<_> {
-                let keys = lower.group_expr().expr().iter();
-                let keys = keys.map(|(key, _)| key.evaluate(&made)?.into_array(made.num_rows()));
-                let keys = keys.map(|key| key.map(|key| normalize_float_zero(&key)));
-                let keys = keys.collect::<Fallible<Vec<_>>>()?;
-                let groups = group_columns(self, windowed, &keys);
-                let groups = state::encode(&groups, 0..made.num_rows())?;
-                let panes = panes(&keys, windowed)?;
-                let key = |(group, pane): (&[u8], Option<i64>)| {
-                    pane.map_or_else(Vec::new, |pane| timed_key(group, pane))
-                };
-                Ok(groups.iter().zip(panes).map(key).collect::<Vec<_>>())
-            })?;
-            all.extend(keys);
+            let Some((rows, keys)) = made.columns().split_last() else { continue };
+            let keys = keys.iter().map(normalize_float_zero).collect::<Vec<_>>();
+            let groups = group_columns(self, windowed, &keys);
+            let groups = state::encode(&groups, 0..made.num_rows())?;
+            let panes = panes(&keys, windowed)?;
+            let rows = rows.as_primitive::<Int64Type>().values();
+            for ((row, group), pane) in rows.iter().zip(groups.iter()).zip(panes) {
+                all.extend(pane.map(|pane| (*row, timed_key(group, pane))));
+            }
         }
         Ok(all)
     }

@@ -11,6 +11,8 @@ use super::Asked;
 
 /// What stands behind the query.
 const MODE: &str = "\nmode ";
+const COMPLETE: &str = "complete";
+const EVENT_TIME: &str = "event time ";
 
 /// The query, the layout of its state, and the engine that defines it.
 pub(super) fn signature(
@@ -21,11 +23,11 @@ pub(super) fn signature(
 ) -> String {
     let fields = state.fields().iter().map(|field| field.data_type().to_string());
     let fields: Vec<_> = fields.collect();
-    let event_time = event_time.map(|column| format!("\nevent time {column}")).unwrap_or_default();
+    let event_time = event_time.map(|column| format!("\n{EVENT_TIME}{column}")).unwrap_or_default();
     let version = datafusion::DATAFUSION_VERSION;
     let mode = match asked {
         Asked::Changed => "update",
-        Asked::All => "complete",
+        Asked::All => COMPLETE,
         Asked::Closed => "append",
     };
     format!("{sql}{MODE}{mode}\n{}{event_time}\nDataFusion {version}", fields.join(", "))
@@ -38,6 +40,17 @@ pub fn continues(kept: &str, own: &str) -> bool {
         Some(kept.1 == own.1 && words(kept.0)? == words(own.0)?)
     };
     kept == own || alike().unwrap_or(false)
+}
+
+/// True when what a view has closed under the one signature is closed under the other: both close windows of
+/// the same time.
+pub fn keeps_closed(kept: &str, own: &str) -> bool {
+    let time = |signature: &str| -> Option<String> {
+        let (_, rest) = signature.rsplit_once(MODE)?;
+        let time = rest.lines().find_map(|line| line.strip_prefix(EVENT_TIME));
+        time.filter(|_| !rest.starts_with(COMPLETE)).map(str::to_owned)
+    };
+    time(kept).is_some_and(|kept| time(own) == Some(kept))
 }
 
 /// The words of a query as SQL reads them.
@@ -58,6 +71,20 @@ mod tests {
     fn is_continued(kept: &str, own: &str) -> bool {
         let signed = |sql| signature(sql, Asked::Changed, None, &Schema::empty());
         continues(&signed(kept), &signed(own))
+    }
+
+    #[test]
+    fn what_is_closed_is_of_one_time() {
+        let signed = |sql, asked, time| signature(sql, asked, time, &Schema::empty());
+        let kept = signed("select 1\nevent time u", Asked::Closed, Some("t"));
+        assert!(keeps_closed(&kept, &signed("select 2", Asked::Changed, Some("t"))));
+        for other in [
+            signed("select 1", Asked::Closed, Some("u")),
+            signed("select 1", Asked::Closed, None),
+            signed("select 1", Asked::All, Some("t")),
+        ] {
+            assert!(!keeps_closed(&kept, &other) && !keeps_closed(&other, &kept), "{other}");
+        }
     }
 
     #[test]
