@@ -21,7 +21,7 @@ use crate::aggregate::Judge;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
 pub use crate::engine::continues;
-use crate::engine::{Engine, Query};
+use crate::engine::{self, Engine, Query};
 use crate::failure::Failure;
 use crate::ledger::{Ledger, Target};
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
@@ -199,7 +199,9 @@ impl Queries {
     ) -> anyhow::Result<()> {
         for name in names {
             if let Some(view) = self.view(name) {
-                ledger.reset_view(name, view.view.signature()).map_err(Failure::into_error)?;
+                let signature = view.view.signature();
+                let reset = ledger.reset_view(name, signature, engine::keeps_closed);
+                reset.map_err(Failure::into_error)?;
             } else if ledger.forget_view(name).map_err(Failure::into_error)? {
                 tracing::info!(view = name, "the view is not in the job, what it kept is removed");
             } else {

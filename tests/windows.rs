@@ -405,6 +405,9 @@ fn the_end_marker_closes_all_windows_for_good() {
     spool.run_once();
     assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 2 6", "20-30 y 1 8"]);
     assert_eq!(spool.read("late.jsonl").lines().map(late_line).count(), 1);
+    // Made anew, it has closed what it had closed.
+    spool.run("run", &["--once", "--reset-view", "v"]);
+    assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 3 14", "20-30 y 1 8"]);
 }
 
 /// What one view has closed makes nothing late for another: the long window is closed, and the next short
@@ -484,6 +487,31 @@ fn late_records_count_in_a_session_that_is_open() {
     assert_eq!(late[0], format!("b 2 v {} z,1,{}", time(33), time(28)));
     assert_eq!(spool.ledger("SELECT late FROM microbatch WHERE name = CAST('b' AS BLOB)"), 9000);
     assert_eq!(std::fs::read_dir(spool.path("state/staging")).unwrap().count(), 0);
+}
+
+/// A record that the query joins with several rows of a table is late when all that it is of is closed.
+#[test]
+fn a_late_record_may_be_of_several_groups() {
+    let query = "select window_start, window_end, c.g as k, count(*) as c, sum(n) as s from \
+        session(output, t, interval '3 seconds') join codes as c using (k) group by 1, 2, 3";
+    let view = view("v", "append", "X");
+    let written = view.split("\"\"\"").nth(1).unwrap().to_owned();
+    let table = "[[table]]\nname = \"codes\"\npath = \"codes.csv\"\n";
+    let job = format!("{INPUT}{EVENT_TIME}{}{table}", view.replace(&written, query));
+    let spool = Spool::new(&job);
+    std::fs::write(spool.path("codes.csv"), "k,g\nx,p\nx,q\ny,q\nz,r\n").unwrap();
+    spool.drop_file("a", rows(&[("y", 1, 30), ("y", 1, 32), ("z", 1, 37)]));
+    spool.run_once();
+    // The watermark is 33. Of q, which x and y are, a session is open from 30 to 35; of p none.
+    spool.drop_file("b", rows(&[("x", 1, 28), ("z", 1, 28), ("none", 1, 28), ("x", 4, 20)]));
+    spool.drop_file("c", rows(&[("z", 1, 70)]));
+    spool.run_once();
+    assert_eq!(results(&spool, "v"), ["28-35 q 3 3", "37-40 r 1 1"]);
+    let late: Vec<String> = spool.read("late.jsonl").lines().map(late_line).collect();
+    let line = |number: i64, record: &str, at: i64| {
+        format!("b {number} v {} {record},{}", time(33), time(at))
+    };
+    assert_eq!(late, [line(2, "z,1", 28), line(3, "none,1", 28), line(4, "x,4", 20)]);
 }
 
 /// What is forgotten of a closed session is not written again: late records join the next one from behind,

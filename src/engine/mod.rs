@@ -57,7 +57,9 @@ pub use error::Problem;
 use plan::{Planned, plan};
 pub use slot::{Fed, Feed};
 use statement::Statement;
-pub use view::{Asked, Definition, Doubts, Entries, Entry, Memory, States, Store, View, continues};
+pub use view::{
+    Asked, Definition, Doubts, Entries, Entry, Memory, States, Store, View, continues, keeps_closed,
+};
 
 /// Rows in a batch between two operators.
 const BATCH_ROWS: usize = 8192;

@@ -285,7 +285,7 @@ mod tests {
                 return open(state);
             }
             Step::Reset(view) => {
-                ledger.reset_view(NAMES[view], "signature").unwrap();
+                ledger.reset_view(NAMES[view], "signature", |_, _| false).unwrap();
                 model.retain(|(of, _), _| *of != view);
             }
         }

@@ -106,9 +106,11 @@ impl Ledger {
         Ok(ViewId(id))
     }
 
-    /// Forgets what a view has kept: it is to be made anew from the whole output, under this
-    /// signature.
-    pub fn reset_view(&mut self, name: &str, signature: &str) -> Result<()> {
+    /// Forgets what a view has kept: it is to be made anew from the whole output, under this signature.
+    /// What stands under the empty key stays where the last of these is true of the old signature and the
+    /// new one: there a view keeps up to where it has closed windows.
+    pub fn reset_view(&mut self, name: &str, signature: &str, keeps: Continues) -> Result<()> {
+        let closed = self.closed_of(name, signature, keeps)?;
         let mut reset = None;
         self.transact(|connection| {
             connection.execute(
@@ -119,6 +121,10 @@ impl Ledger {
             let select = "SELECT id FROM view WHERE name = ?";
             let id: i64 = connection.query_row(select, [name], |row| row.get(0))?;
             clear(connection, id)?;
+            if let Some(value) = &closed {
+                let put = StatePut { view: ViewId(id), key: &[], value: Some(value) };
+                self::put(connection, std::iter::once(put))?;
+            }
             reset = Some(ViewId(id));
             Ok(())
         })?;
@@ -126,6 +132,16 @@ impl Ledger {
             self.recent.forget(view);
         }
         Ok(())
+    }
+
+    fn closed_of(&self, name: &str, own: &str, keeps: Continues) -> Result<Option<Vec<u8>>> {
+        let select = "SELECT id, signature FROM view WHERE name = ?";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
+        let kept = self.connection.query_row(select, [name], row).optional().map_err(failure)?;
+        match kept {
+            Some((id, kept)) if keeps(&kept, own) => self.state(ViewId(id), &[]),
+            _ => Ok(None),
+        }
     }
 
     /// Removes a view with all that it keeps. False when there is none of this name.

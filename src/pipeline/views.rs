@@ -106,6 +106,8 @@ struct Step<'a> {
     watermarks: (Option<i64>, Option<i64>),
     /// All windows are closed.
     ends: bool,
+    /// It is of the whole output, of which no record is late.
+    is_whole: bool,
 }
 
 impl Views {
@@ -213,7 +215,8 @@ impl Views {
             let clock = self.clock.as_ref();
             let next = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
             let (watermarks, ends) = ((watermark, next), prepared.ended);
-            let step = Step { ledger, staging, changes: &changes, watermarks, ends };
+            let is_whole = false;
+            let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
             let mut additions = Vec::new();
             let stepped = self.settle_late(&step, &tapped, prepared).and_then(|()| {
                 let stepped = self.step(&step, &tapped.deltas, &mut additions);
@@ -325,7 +328,8 @@ impl Views {
         let changes = vec![Changes::default(); self.all.len()];
         let watermark = ledger.watermark();
         let watermarks = (watermark, watermark);
-        let step = Step { ledger, staging, changes: &changes, watermarks, ends: true };
+        let (ends, is_whole) = (true, false);
+        let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut additions = Vec::new();
         let changed = self.step(&step, &Vec::new(), &mut additions)?;
         if changed.iter().all(Changes::is_empty) {
@@ -361,9 +365,9 @@ impl Views {
         let watermark = ledger.watermark();
         let clock = self.clock.as_ref();
         let after = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
-        let changes = [Changes::default()];
-        let step =
-            Step { ledger, staging, changes: &changes, watermarks: (None, after), ends: false };
+        let (changes, watermarks) = ([Changes::default()], (None, after));
+        let (ends, is_whole) = (false, true);
+        let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
         let mut batch = Microbatch::without_input(ledger::now_ms());
@@ -451,13 +455,16 @@ impl Open {
     ) -> Result<()> {
         let Definition { view, asked, .. } = &self.definition;
         let (before, after) = step.watermarks;
-        let mark = before.max(view.closed(store).map_err(Stored::failure)?);
+        let closed = view.closed(store).map_err(Stored::failure)?;
+        let mark = before.max(closed).filter(|_| !step.is_whole);
         let touched = view.merge(delta, mark, store).map_err(Stored::failure)?;
         if *asked == Asked::Changed && !touched.is_empty() {
             self.add(step.staging, additions, &mut |write| {
                 self.definition.encode_states(&touched, write)
             })?;
         }
+        // What was closed before is closed, also of what is made anew.
+        let after = if step.is_whole { after.max(closed) } else { after };
         if *asked == Asked::All || !step.ends && before == after {
             return Ok(());
         }
