@@ -5,6 +5,7 @@
 //! pass pauses the loop and quarantines nothing.
 
 pub mod ahead;
+mod aside;
 mod gathering;
 pub mod job;
 mod opening;
@@ -26,6 +27,7 @@ use crate::queries::Queries;
 use crate::source::watch::{self, Hint, Watch};
 use crate::status::live::{Live, Told};
 use crate::telemetry::{self, Pulse};
+pub use aside::Aside;
 use job::{Job, Round};
 use watching::{open_watch, send_hints, start_watch};
 
@@ -86,8 +88,8 @@ pub struct Setting {
 }
 
 /// Runs the job until it is stopped, drained, or ended by a record. Returns how many files were set aside.
-pub fn run(config: Config, setting: &Setting) -> anyhow::Result<u64> {
-    let Some(mut daemon) = starting::open(config, setting)? else { return Ok(0) };
+pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
+    let Some(mut daemon) = starting::open(config, setting)? else { return Ok(Aside::default()) };
     loop {
         telemetry::notify(&[NotifyState::Ready]);
         if daemon.job.has_ended() {
@@ -136,7 +138,9 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<u64> {
             }
             Err(failure) => {
                 not_reloaded(&failure.into_error());
-                let Some(daemon) = starting::open(old, setting)? else { return Ok(0) };
+                let Some(daemon) = starting::open(old, setting)? else {
+                    return Ok(Aside::default());
+                };
                 daemon
             }
         };
@@ -345,7 +349,7 @@ impl<'a> Daemon<'a> {
 
     /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop
     /// does not: the ledger keeps it for the next start.
-    fn finish(mut self, why: &'static str) -> anyhow::Result<u64> {
+    fn finish(mut self, why: &'static str) -> anyhow::Result<Aside> {
         telemetry::notify(&[NotifyState::Stopping]);
         let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
@@ -378,8 +382,9 @@ impl<'a> Daemon<'a> {
         telemetry::tell_left_out(true);
         let microbatches = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         tracing::info!(microbatches, "{why}");
-        let failed = self.job.pipeline.ledger.quarantined() - self.failed_at_start;
-        Ok(failed)
+        let files = self.job.pipeline.ledger.quarantined() - self.failed_at_start;
+        let (groups, views) = self.job.pipeline.views.troubles();
+        Ok(Aside { files, groups, views })
     }
 
     /// Waits for a wake, at most until `due`.

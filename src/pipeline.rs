@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use crate::durable::fault;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, ViewId};
+use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, Told, ViewId};
 use crate::publish::{self, Publisher};
 use crate::record::Home;
 use crate::sink::stage::StagingArea;
@@ -130,11 +130,11 @@ impl Pipeline {
     pub fn close_idle(&mut self, staging: &StagingArea, source: &mut Source) -> Result<()> {
         self.catch_up(source)?;
         self.publisher.observe(&mut self.ledger)?;
-        let Some((batch, states)) = self.views.close_idle(&self.ledger, staging)? else {
+        let Some((batch, states, told)) = self.views.close_idle(&self.ledger, staging)? else {
             return Ok(());
         };
         tracing::info!("nothing has come for a while: all windows are closed");
-        self.commit_without_input(batch, &states, None, source)?;
+        self.commit_without_input(batch, &states, (None, told), source)?;
         self.views.rest();
         Ok(())
     }
@@ -148,15 +148,21 @@ impl Pipeline {
         read: impl FnOnce(usize) -> Result<Tapped>,
     ) -> Result<bool> {
         let Some((number, path)) = self.views.to_rebuild(&self.ledger)? else { return Ok(false) };
-        let tapped = read(number)?;
+        let tapped = match read(number) {
+            Err(Failure::Bad(reason)) => {
+                self.views.stop(number, reason, &mut self.ledger)?;
+                return Ok(true);
+            }
+            tapped => tapped?,
+        };
         if let Some(path) = path {
             publish::set_aside(&path, self.ledger.last_sequence())?;
         }
         self.publisher.observe(&mut self.ledger)?;
         let rebuilt = self.views.rebuild(number, &tapped, &self.ledger, staging)?;
-        let Some((batch, states, view)) = rebuilt else { return Ok(false) };
-        self.commit_without_input(batch, &states, Some(view), source)?;
-        self.views.note_committed(Results::default());
+        let Some((batch, states, (view, told))) = rebuilt else { return Ok(false) };
+        self.commit_without_input(batch, &states, (Some(view), told), source)?;
+        self.views.note_committed(Results::default(), &[]);
         Ok(true)
     }
 
@@ -164,14 +170,16 @@ impl Pipeline {
         &mut self,
         batch: Microbatch,
         states: &Puts,
-        rebuilt: Option<ViewId>,
+        (rebuilt, told): (Option<ViewId>, Vec<Told>),
         source: &mut Source,
     ) -> Result<()> {
         let files: Vec<_> = batch.files().cloned().collect();
-        let settled = Settled { rebuilt, ..self.settled.clone() };
+        let settled = Settled { rebuilt, told, ..self.settled.clone() };
         let committed = self.ledger.commit(vec![batch], states.all(), &settled);
-        if let Err(Failure::Transient(_)) = &committed {
-            self.discard(&files);
+        match &committed {
+            Ok(_) => self.views.note(&settled.told),
+            Err(Failure::Transient(_)) => self.discard(&files),
+            Err(_) => {}
         }
         self.unpublished.extend(committed?.into_iter().map(|committed| (committed, None)));
         self.forget_settled()?;
@@ -208,12 +216,14 @@ impl Pipeline {
         let ended = group.iter().any(|prepared| prepared.ended);
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| at_home(prepared, source)).unzip();
-        let committed = advanced.and_then(|Advanced { states, results, .. }| {
-            Ok((self.ledger.commit(batches, states.all(), &settled)?, results))
+        let committed = advanced.and_then(|Advanced { states, results, told, .. }| {
+            let settled = Settled { told, ..settled };
+            let committed = self.ledger.commit(batches, states.all(), &settled)?;
+            Ok((committed, results, settled.told))
         });
         match committed {
-            Ok((committed, results)) => {
-                self.views.note_committed(results);
+            Ok((committed, results, told)) => {
+                self.views.note_committed(results, &told);
                 for committed in &committed {
                     self.earlier.note(committed);
                 }
@@ -331,13 +341,13 @@ impl Pipeline {
 
     /// Replaces the results of views that are due by now.
     pub fn replace_views(&mut self, now: Instant) -> Result<()> {
-        self.views.replace_due(&self.ledger, now)
+        self.views.replace_due(&mut self.ledger, now)
     }
 
     /// Replaces all results of views that are out of date.
     pub fn replace_all_views(&mut self) -> Result<()> {
         while let Some(due) = self.views.due() {
-            self.views.replace_due(&self.ledger, due)?;
+            self.views.replace_due(&mut self.ledger, due)?;
         }
         Ok(())
     }

@@ -181,7 +181,7 @@ impl Queries {
 
     /// What makes partial states of the records of a batch.
     pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
-        Tap::new(self.views.iter().map(|definition| definition.view.clone()), judge)
+        Tap::new(self.views.iter().map(|definition| Some(definition.view.clone())), judge)
     }
 
     /// The same where nobody sees the views.
@@ -219,18 +219,19 @@ impl Queries {
         config: &Config,
         closed: &[PathBuf],
         pulse: &Pulse,
-    ) -> anyhow::Result<Tapped> {
+    ) -> Result<Tapped, Failure> {
         let both = self.views.get(number).zip(self.output.as_ref());
-        let (definition, schema) = both.context("a view has lost its query")?;
-        let output = config.output.as_deref().context("the job has no output")?;
+        let (definition, schema) =
+            both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
+        let output = config.output.as_deref();
+        let output = output.ok_or_else(|| Failure::fatal("the job has no output"))?;
         tracing::info!(view = definition.name, "is made anew from the output");
         let judge = self.judge();
         rebuild::read(config, definition, schema, judge, (closed, output), pulse)
-            .with_context(|| format!("make the view `{}` anew", definition.name))
     }
 
-    /// Makes the results of the views over everything at once.
-    pub fn finish_views(&self, deltas: &Deltas) -> anyhow::Result<()> {
+    /// Makes the results of the views over everything at once. Returns how many groups are left out.
+    pub fn finish_views(&self, deltas: &Deltas) -> anyhow::Result<u64> {
         views::finish(&self.views, deltas)
     }
 

@@ -471,3 +471,93 @@ fn what_a_removed_view_keeps_is_told_and_removed() {
         assert_eq!(spool.read("sums.csv").lines().last(), Some("a,502,124752"));
     }
 }
+
+/// What `status` and the exit code say of the views.
+fn troubles(spool: &Spool) -> (Vec<serde_json::Value>, String) {
+    let json = spool.run("status", &["--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let text = String::from_utf8(spool.run("status", &[]).stdout).unwrap();
+    (json["view_troubles"].as_array().unwrap().clone(), text)
+}
+
+/// A group that cannot be computed is told until it can be, in `status` and by the exit code.
+#[test]
+fn a_group_that_is_left_out_is_told_until_it_is_written() {
+    let share = "select k, 100 / sum(n) as s from output group by k";
+    for mode in ["complete", "update"] {
+        let spool = Spool::new(&format!("{INPUT}{}", view("v", mode, share, "every = \"0s\"\n")));
+        let once = || spool.run("run", &["--once", "--strict"]).status.code();
+        spool.drop_file("a", "x,5\ny,0\nz,0\n");
+        assert_eq!(once(), Some(3), "{mode}");
+        assert_eq!(spool.read("v.csv"), "k,s\nx,20\n");
+        let (told, text) = troubles(&spool);
+        assert_eq!(
+            (told.len(), &told[0]["view"], &told[0]["left_out"]),
+            (1, &"v".into(), &2.into())
+        );
+        assert!(text.contains("left out") && text.contains("2 groups of v"), "{text}");
+        assert!(text.contains("Divide by zero") || text.contains("divide by zero"), "{text}");
+        spool.drop_file("b", "y,4\n");
+        once();
+        assert_eq!(troubles(&spool).0[0]["left_out"], 1, "{mode}");
+        spool.drop_file("c", "z,2\n");
+        assert_eq!(once(), Some(0), "{mode}");
+        assert_eq!(troubles(&spool).0, Vec::<serde_json::Value>::new());
+        let mut written: Vec<_> = spool.read("v.csv").lines().map(str::to_owned).collect();
+        written.sort_unstable();
+        assert_eq!(written, ["k,s", "x,20", "y,25", "z,50"], "{mode}");
+        let batch = |more: &[&str]| {
+            spool.drop_file("d", "x,5\ny,0\n");
+            let (input, to) = (spool.input("d"), format!("v={}", spool.path("b.csv").display()));
+            let all = [&[input.to_str().unwrap(), "--rejects", "-", "--view", &to], more].concat();
+            spool.run("batch", &all).status.code()
+        };
+        assert_eq!((batch(&[]), batch(&["--strict"])), (Some(0), Some(3)), "{mode}");
+        assert_eq!(spool.read("b.csv"), "k,s\nx,20\n");
+    }
+}
+
+/// A view whose windows cannot be closed, whatever the file, is stopped; the job and its other views go on,
+/// also after a restart, until the view is made anew.
+#[test]
+fn a_view_that_no_file_is_to_blame_for_is_stopped() {
+    let input = INPUT.replace("n = \"bigint\"\n", "n = \"bigint\"\nt = \"timestamp\"\n");
+    let input = format!("{input}[event_time]\ncolumn = \"t\"\n");
+    let query = "select window_start, k, 100 / sum(n) as s from \
+                 tumble(output, t, interval '1 minute') group by 1, 2";
+    let (bad, other) = (view("v", "append", query, ""), view("sums", "update", SUMS, ""));
+    let spool = Spool::new(&format!("{input}{bad}{other}"));
+    let at = |minute: u64| format!("2024-05-01 10:{minute:02}:00");
+    let groups: String = (0..1100).map(|number| format!("g{number},0,{}\n", at(1))).collect();
+    spool.drop_file("a", format!("x,5,{}\n", at(0)));
+    spool.drop_file("b", groups);
+    for (name, minute) in [("c", 2), ("d", 3)] {
+        spool.drop_file(name, format!("x,5,{}\n", at(minute)));
+    }
+    let first = spool.run("run", &["--once", "--strict"]);
+    let log = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert_eq!(first.status.code(), Some(3), "{log}");
+    assert!(log.contains("is stopped") && log.contains("1 views are stopped"), "{log}");
+    spool.assert_names(&["processed-a", "processed-b", "processed-c", "processed-d"]);
+    let (told, text) = troubles(&spool);
+    assert!(told[0]["stopped"].as_str().unwrap().contains("more than 1000 groups"), "{told:?}");
+    assert!(text.contains("stopped view") && text.contains("run --reset-view v"), "{text}");
+    spool.drop_file("e", format!("x,5,{}\n", at(4)));
+    spool.run_once();
+    let first = "window_start,k,s\n2024-05-01 10:00:00,x,20\n";
+    assert_eq!(spool.read("v.csv"), first);
+    assert!(spool.read("sums.csv").ends_with("x,2,10\nx,3,15\nx,4,20\n"));
+    // The same query cannot be made anew either: no start fails for that.
+    let again = spool.run("run", &["--once", "--reset-view", "v"]);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(troubles(&spool).0.len(), 1);
+    let better = bad.replace("100 / sum(n)", "sum(n)");
+    spool.configure("settle = \"0s\"", &format!("{input}{better}{other}"));
+    spool.run("run", &["--once", "--reset-view", "v"]);
+    assert_eq!(troubles(&spool).0, Vec::<serde_json::Value>::new());
+    spool.drop_file("f", format!("x,5,{}\n", at(5)));
+    spool.run_once();
+    let lines: Vec<_> = spool.read("v.csv").lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 1 + 1 + 1100 + 3);
+    assert_eq!(lines.last().unwrap(), "2024-05-01 10:04:00,x,5");
+}

@@ -17,8 +17,9 @@ use clap::Args;
 use super::delivery::{Plain, quiet_if_reader_left};
 use super::progress::Progress;
 use super::targets::Targets;
-use super::{JobFile, signalled, signals};
+use super::{JobFile, Strict, signalled, signals};
 use crate::config::Config;
+use crate::daemon::Aside;
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::durable;
@@ -41,6 +42,9 @@ pub struct Batch {
     /// Replace this file with the output, in place of writing to standard output
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
+    /// Exit with 3 when a group was left out of a view
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     targets: Targets,
 }
@@ -53,10 +57,16 @@ impl Batch {
         let pulse = Pulse::default();
         signals::stop_on_any(&pulse)?;
         let done = self.work(&config, held.rejects.clone(), &pulse);
-        signalled(&pulse, done.and_then(|()| held.finish(&config)))
+        let done = done.and_then(|groups| {
+            held.finish(&config)?;
+            let aside = Aside { groups, ..Aside::default() };
+            if self.strict && groups > 0 { Err(Strict(aside.to_string()).into()) } else { Ok(()) }
+        });
+        signalled(&pulse, done)
     }
 
-    fn work(&self, config: &Config, refused: Option<String>, pulse: &Pulse) -> anyhow::Result<()> {
+    /// Returns how many groups were left out of views.
+    fn work(&self, config: &Config, refused: Option<String>, pulse: &Pulse) -> anyhow::Result<u64> {
         let inputs = self.inputs(config)?;
         let queries = Queries::open(config, &std::env::temp_dir())?;
         let rejects = rejects(config, refused)?;
@@ -75,18 +85,22 @@ impl Batch {
             let copy = queries.has_finals().then(unnamed).transpose()?;
             let output = Doubled { stdout, copy };
             let done = transform(config, &queries, &inputs, output, rejects, pulse);
-            let done = done.and_then(|(output, rejects)| {
+            let mut left_out = 0;
+            let done = done.and_then(|(output, rejects, groups)| {
+                left_out = groups;
                 rejects.finish()?;
                 output.finish(config, &queries, pulse)
             });
-            return quiet_if_reader_left(done);
+            return quiet_if_reader_left(done).map(|()| left_out);
         };
         let output = Replaced::new(path)?;
-        let (output, rejects) = transform(config, &queries, &inputs, output, rejects, pulse)?;
+        let (output, rejects, left_out) =
+            transform(config, &queries, &inputs, output, rejects, pulse)?;
         // The output last: when it is there, everything is.
         rejects.finish()?;
         output.finish()?;
-        queries.finish(config, path, pulse)
+        queries.finish(config, path, pulse)?;
+        Ok(left_out)
     }
 
     /// The inputs in order; those of a folder are the ones that the daemon would take.
@@ -166,7 +180,7 @@ fn rejects(config: &Config, refused: Option<String>) -> anyhow::Result<Replaced>
     Replaced::new(path)
 }
 
-/// Runs all inputs through the job, one after the other.
+/// Runs all inputs through the job, one after the other. Returns how many groups were left out of views.
 fn transform<Output: Write + Send, Rejects: Write + Send>(
     config: &Config,
     queries: &Queries,
@@ -174,7 +188,7 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     output: Output,
     rejects: Rejects,
     pulse: &Pulse,
-) -> anyhow::Result<(Output, Rejects)> {
+) -> anyhow::Result<(Output, Rejects, u64)> {
     let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
@@ -212,8 +226,8 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     delivery.end().map_err(Failure::into_error)?;
     progress.finish();
     let tapped = delivery.tap.finish().map_err(Failure::into_error)?;
-    queries.finish_views(&tapped.deltas)?;
-    Ok((delivery.output, delivery.rejects))
+    let left_out = queries.finish_views(&tapped.deltas)?;
+    Ok((delivery.output, delivery.rejects, left_out))
 }
 
 fn transform_one<Output: Write + Send, Rejects: Write + Send>(

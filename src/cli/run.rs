@@ -18,7 +18,7 @@ pub struct Run {
     /// Take everything that is complete, then exit
     #[arg(long)]
     once: bool,
-    /// With --once: exit with 3 when a file was set aside
+    /// With --once: exit with 3 when a file was set aside, a group left out of a view, or a view is stopped
     #[arg(long, requires = "once")]
     strict: bool,
     /// Make this view anew from the whole output, before anything else; may be given several times
@@ -46,9 +46,9 @@ impl Run {
         let shown = Arc::new(Mutex::new(config.clone()));
         http::start(&shown, &pulse, started_ms)?;
         let until = if self.once { Until::Drained } else { Until::Stopped };
-        let failed = daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })?;
-        if self.strict && failed > 0 {
-            return Err(Strict(format!("{failed} files were set aside as failed-*")).into());
+        let aside = daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })?;
+        if self.strict && !aside.is_empty() {
+            return Err(Strict(aside.to_string()).into());
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl<Output: Write + Send> Shown<Output> {
         let one = || std::iter::once(&definition);
         let marks = || Clock::marks(one().map(|definition| (definition, None)), None);
         let judge = clock.as_ref().map(|clock| clock.judge(None, marks()));
-        let tap = Tap::new(one().map(|definition| definition.view.clone()), judge.clone());
+        let tap = Tap::new(one().map(|definition| Some(definition.view.clone())), judge.clone());
         Self {
             definition,
             clock,
@@ -101,7 +101,8 @@ impl<Output: Write + Send> Shown<Output> {
         self.changed |= !touched.is_empty();
         let mut bytes = Vec::new();
         if *asked == Asked::Changed {
-            self.definition.encode_states(&touched, &mut |some| collect(&mut bytes, some))?;
+            let write = &mut |some: &[u8]| collect(&mut bytes, some);
+            self.definition.encode_states(&touched, &mut Vec::new(), write)?;
         }
         if let Some(clock) = &self.clock {
             self.watermark = clock.advance(self.watermark, tapped.latest);
@@ -110,7 +111,8 @@ impl<Output: Write + Send> Shown<Output> {
             let up_to = self.watermark.filter(|_| !ends);
             let closed = view.close(up_to, &mut self.kept).map_err(query)?;
             if *asked == Asked::Closed {
-                self.definition.encode_entries(&closed, &mut |some| collect(&mut bytes, some))?;
+                let write = &mut |some: &[u8]| collect(&mut bytes, some);
+                self.definition.encode_entries(&closed, &mut Vec::new(), write)?;
             }
         }
         if let Some(judge) = &self.judge {
@@ -135,7 +137,7 @@ impl<Output: Write + Send> Shown<Output> {
         let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
         let entries = self.definition.view.all(&self.kept).map_err(query)?;
         let mut bytes = if self.began { vec![b'\n'] } else { Vec::new() };
-        bytes.extend(self.definition.result(entries)?);
+        bytes.extend(self.definition.result(entries)?.0);
         self.began = true;
         self.show(&bytes)
     }

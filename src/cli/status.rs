@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::JobFile;
 use super::delivery::quiet_if_reader_left;
+use crate::ledger::ViewTrouble;
 use crate::ledger::{Tally, now_ms};
 use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, RemovedView, Status};
@@ -77,6 +78,11 @@ fn text(status: &Status) -> String {
     if !status.views.is_empty() {
         line("views", status.views.join(", "));
     }
+    for trouble in &status.view_troubles {
+        for (name, what) in told(trouble) {
+            line(name, what);
+        }
+    }
     for RemovedView { name, bytes, more } in &status.removed_views {
         let (least, size) = (if *more { "at least " } else { "" }, ByteSize::b(*bytes));
         let way = format!("`run --forget-view {name}` removes it");
@@ -87,6 +93,27 @@ fn text(status: &Status) -> String {
         line("last error", format!("{}: {error}", when(trouble.at_ms)));
     }
     text
+}
+
+/// What is wrong with a view.
+fn told(trouble: &ViewTrouble) -> Vec<(&'static str, String)> {
+    let ViewTrouble { view, stopped, left_out, group, reason } = trouble;
+    let mut told = Vec::new();
+    if let Some(reason) = stopped {
+        let (reason, way) = (escaped(reason.as_bytes()), format!("run --reset-view {view}"));
+        told.push(("stopped view", format!("{view}: {reason}; `{way}` makes it anew")));
+    }
+    let Some(reason) = reason else { return told };
+    let reason = escaped(reason.as_bytes());
+    let last = match group.as_deref() {
+        None | Some("") => format!("{view}: the result cannot be computed: {reason}"),
+        Some(group) => {
+            let group = escaped(group.as_bytes());
+            format!("{left_out} groups of {view} cannot be computed; the last is {group}: {reason}")
+        }
+    };
+    told.push(("left out", last));
+    told
 }
 
 fn when(at_ms: i64) -> String {

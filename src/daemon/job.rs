@@ -227,8 +227,7 @@ impl Job {
         let output = config.output.as_deref().unwrap_or(Path::new("/"));
         let closed = closed.iter().map(|rotated| output.with_file_name(&rotated.name));
         let closed: Vec<_> = closed.collect();
-        let read =
-            |number| queries.read_for_view(number, config, &closed, pulse).map_err(Failure::Fatal);
+        let read = |number| queries.read_for_view(number, config, &closed, pulse);
         while pipeline.rebuild_view(staging, source, read)? {}
         Ok(())
     }

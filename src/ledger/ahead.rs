@@ -54,7 +54,8 @@ impl Ahead {
         begins_now: bool,
         continues: Continues,
     ) -> anyhow::Result<Option<String>> {
-        let select = "SELECT signature, iif(rebuild, ?1, seen) FROM view WHERE name = ?2";
+        let select = "SELECT signature, iif(rebuild OR stopped IS NOT NULL, ?1, seen) FROM view
+            WHERE name = ?2";
         let kept = self.connection().query_row(select, (self.last, name), |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
         });

@@ -31,6 +31,7 @@ mod rotation;
 mod rows;
 mod schema;
 mod tally;
+mod told;
 mod views;
 
 use std::collections::HashMap;
@@ -55,6 +56,7 @@ use recent::Recent;
 pub use recent::merged;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
+pub use told::{Told, ViewTrouble, What};
 pub use views::{Continues, Reading, StatePut, ViewId};
 
 /// The file in the state directory.
@@ -98,6 +100,8 @@ pub struct Settled {
     pub elsewhere: Vec<(u64, bool)>,
     /// The states of this view have been made anew.
     pub rebuilt: Option<ViewId>,
+    /// What is to be told of views.
+    pub told: Vec<Told>,
 }
 
 impl Settled {
@@ -108,6 +112,7 @@ impl Settled {
             && self.gone.is_empty()
             && self.elsewhere.is_empty()
             && self.rebuilt.is_none()
+            && self.told.is_empty()
     }
 }
 
@@ -307,6 +312,7 @@ impl Ledger {
         }
         self.recent = recent;
         done?;
+        self.note_stopped(&settled.told);
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         self.tally = tally;
         Ok(committed)

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, views};
+use super::{
+    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, told, views,
+};
 use crate::record::Identity;
 
 pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
@@ -77,6 +79,7 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     if let Some(view) = settled.rebuilt {
         views::rebuilt(connection, view)?;
     }
+    told::put(connection, &settled.told)?;
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -177,6 +177,18 @@ const MIGRATIONS: [&str; 8] = [
     ALTER TABLE unarchived ADD COLUMN folder INTEGER;
     -- The drop folder was another one when the input was to be archived: it may come back.
     ALTER TABLE unarchived ADD COLUMN elsewhere INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    -- Why a view is stopped: it sees nothing more until it is made anew.
+    ALTER TABLE view ADD COLUMN stopped TEXT;
+    -- Groups that are left out of a view's result.
+    CREATE TABLE left_out (
+        view   INTEGER NOT NULL,
+        name   TEXT NOT NULL,               -- the group, as people read it; '' for the result as a whole
+        reason TEXT NOT NULL,
+        at_ms  INTEGER NOT NULL,            -- milliseconds since 1970
+        PRIMARY KEY (view, name)
+    ) WITHOUT ROWID;
 ",
 ];
 

@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params, params_from_iter};
 
-use super::{Ledger, failure, merged};
+use super::{Ledger, failure, merged, told};
 use crate::failure::{Failure, Result};
 
 /// A view, by its row in the ledger.
@@ -66,8 +66,8 @@ pub(super) fn refuses_new(name: &str, written: u64) -> Option<String> {
 }
 
 impl Ledger {
-    /// The view of this name, entered at the first time. Does it not begin now, then only where nothing
-    /// was written before.
+    /// The view of this name, and why it is stopped if it is. At the first time it is entered; does it not
+    /// begin now, then only where nothing was written before.
     ///
     /// # Errors
     /// When it has missed what was written before, or its states were kept under another signature: they
@@ -78,7 +78,7 @@ impl Ledger {
         signature: &str,
         begins_now: bool,
         continues: Continues,
-    ) -> Result<ViewId> {
+    ) -> Result<(ViewId, Option<String>)> {
         let last = self.last_sequence();
         let select = "SELECT NOT EXISTS (SELECT 1 FROM view WHERE name = ?)";
         let is_new =
@@ -88,22 +88,27 @@ impl Ledger {
         {
             return Err(Failure::halt(message));
         }
-        let enter = || -> rusqlite::Result<(i64, String, u64)> {
+        let enter = || -> rusqlite::Result<(i64, String, u64, Option<String>)> {
             self.connection.execute(
                 "INSERT INTO view (name, signature, seen) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 params![name, signature, last],
             )?;
-            let select = "SELECT id, signature, iif(rebuild, ?, seen) FROM view WHERE name = ?";
+            // A stopped view has missed what it has missed.
+            let select =
+                "SELECT id, signature, iif(rebuild OR stopped IS NOT NULL, ?, seen), stopped
+                FROM view WHERE name = ?";
             self.connection.query_row(select, params![last, name], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })
         };
-        let (id, kept, seen): (i64, String, u64) = enter().map_err(failure)?;
+        let (id, kept, seen, stopped) = enter().map_err(failure)?;
         if let Some(message) = refuses(name, (&kept, seen), (signature, continues), last) {
             return Err(Failure::halt(message));
         }
-        self.views.push(ViewId(id));
-        Ok(ViewId(id))
+        if stopped.is_none() {
+            self.views.push(ViewId(id));
+        }
+        Ok((ViewId(id), stopped))
     }
 
     /// Forgets what a view has kept: it is to be made anew from the whole output, under this signature.
@@ -115,7 +120,7 @@ impl Ledger {
         self.transact(|connection| {
             connection.execute(
                 "INSERT INTO view (name, signature, rebuild) VALUES (?1, ?2, 1)
-                    ON CONFLICT (name) DO UPDATE SET signature = ?2, rebuild = 1",
+                    ON CONFLICT (name) DO UPDATE SET signature = ?2, rebuild = 1, stopped = NULL",
                 [name, signature],
             )?;
             let select = "SELECT id FROM view WHERE name = ?";
@@ -289,7 +294,8 @@ pub(super) fn saw(
 /// Removes all states of a view, also those that have no place among the others yet.
 fn clear(connection: &Connection, view: i64) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM state WHERE view = ?", [view])?;
-    connection.execute("DELETE FROM state_change WHERE view = ?", [view]).map(drop)
+    connection.execute("DELETE FROM state_change WHERE view = ?", [view])?;
+    told::clear(connection, view)
 }
 
 /// The states of a view have been made anew.

@@ -9,24 +9,26 @@ mod changes;
 mod clock;
 mod definition;
 mod late;
+mod open;
 mod overlay;
 mod tap;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+
 use std::time::{Duration, Instant};
 
-use super::prepare::{self, Prepared};
+use super::prepare::Prepared;
 use crate::aggregate::Judge;
-use crate::engine::{self, Asked, Doubts, Entries, States};
+use crate::engine::{self, Doubts};
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Ledger, Microbatch, Target, ViewId};
-use crate::sink::stage::{Stage, StagingArea};
+use crate::ledger::{self, Addition, Ledger, Microbatch, Target, Told, ViewId};
+use crate::sink::stage::StagingArea;
 use changes::Changes;
 pub use changes::Puts;
 pub use clock::Clock;
-pub use definition::Definition;
+pub use definition::{Definition, LeftOut};
+use open::{Making, Open};
 use overlay::{Overlay, Stored};
 pub use tap::{Deltas, Tap, Tapped};
 
@@ -39,51 +41,25 @@ pub struct Views {
     late: Option<Target>,
     /// Windows may be open since something came, and nothing has come since then.
     idle_since: Option<Instant>,
+    /// Groups that were left out of what was appended since the start.
+    left_out: u64,
 }
 
-struct Open {
-    definition: Definition,
-    id: ViewId,
-    /// Where groups are appended.
-    target: Option<Target>,
-    /// When the result is to be replaced.
-    due: Option<Instant>,
-    /// When it was.
-    replaced: Option<Instant>,
-    /// The result after the last commit, where it was begun before that.
-    making: Option<Making>,
-}
+/// What is said of a view that is stopped.
+const STOPPED: &str =
+    "is stopped: the job goes on without it, and `run --reset-view` makes it anew";
 
 /// When a result is tried again that could not be replaced.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// A result that is being made. When nobody wants it any more, it is waited for: else those of commits
-/// that fail again and again would pile up.
-pub struct Making(Option<JoinHandle<Result<Vec<u8>>>>);
-
 /// For each view the result that was begun, if one was.
 pub type Results = Vec<Option<Making>>;
-
-impl Making {
-    fn join(mut self) -> Result<Vec<u8>> {
-        let dead = || Err(Failure::fatal("a thread that makes a view's result died"));
-        self.0.take().map_or_else(dead, |thread| thread.join().unwrap_or_else(|_| dead()))
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            let _ = thread.join();
-        }
-    }
-}
 
 /// For each view up to where it has closed windows without the watermark.
 pub type Closed = Vec<Option<i64>>;
 
-/// What takes the bytes of a result.
-type Write<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+/// A view that was made anew: the microbatch, the states to put, and what is settled and told with it.
+pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
 /// What a group of microbatches changes.
 #[derive(Default)]
@@ -94,6 +70,8 @@ pub struct Advanced {
     pub microbatches: usize,
     /// The results after that.
     pub results: Results,
+    /// What is to be told of views.
+    pub told: Vec<Told>,
 }
 
 /// The group that is being advanced.
@@ -125,14 +103,27 @@ impl Views {
         for definition in definitions {
             let Definition { name, begins_now, .. } = &definition;
             let signature = definition.view.signature();
-            let id = ledger.view(name, signature, *begins_now, engine::continues)?;
+            let (id, stopped) = ledger.view(name, signature, *begins_now, engine::continues)?;
+            let (is_stopped, left_out) = (stopped.is_some(), ledger.left_out(id)?);
+            if let Some(reason) = stopped {
+                tracing::error!(view = name, reason, "{STOPPED}");
+            }
             let target = definition.appends().then(|| ledger.target(&definition.path));
             let target = target.transpose()?;
             // What was committed last may not have been written.
-            let due = (!definition.appends()).then(Instant::now);
-            all.push(Open { definition, id, target, due, replaced: None, making: None });
+            let due = (!definition.appends() && !is_stopped).then(Instant::now);
+            let (replaced, making, left_out) = (None, None, left_out.into_iter().collect());
+            all.push(Open { definition, id, target, due, replaced, making, left_out, is_stopped });
         }
-        Ok(Self { all, clock, late, idle_since: Some(Instant::now()) })
+        Ok(Self { all, clock, late, idle_since: Some(Instant::now()), left_out: 0 })
+    }
+
+    /// Groups that are left out since the start, and views that are stopped.
+    pub fn troubles(&self) -> (u64, u64) {
+        let replaced = self.all.iter().filter(|open| !open.definition.appends());
+        let left_out = replaced.map(|open| open.left_out.len() as u64).sum::<u64>();
+        let stopped = self.all.iter().filter(|open| open.is_stopped).count();
+        (self.left_out + left_out, stopped as u64)
     }
 
     /// The outputs that are appended to, and what each begins with.
@@ -163,7 +154,10 @@ impl Views {
     ) -> Option<Arc<Judge>> {
         let clock = self.clock.as_ref()?;
         let definitions = self.all.iter().map(|open| &open.definition);
-        let marks = Clock::marks(definitions.zip(closed.iter().copied()), watermark);
+        let mut marks = Clock::marks(definitions.zip(closed.iter().copied()), watermark);
+        for (open, rule) in self.all.iter().zip(&mut marks.rules) {
+            rule.late_before = rule.late_before.filter(|_| !open.is_stopped);
+        }
         Some(clock.judge(Some(now_ms), marks))
     }
 
@@ -183,7 +177,8 @@ impl Views {
 
     /// What makes the partial states of a microbatch.
     pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
-        Tap::new(self.all.iter().map(|open| open.definition.view.clone()), judge)
+        let view = |open: &Open| (!open.is_stopped).then(|| open.definition.view.clone());
+        Tap::new(self.all.iter().map(view), judge)
     }
 
     /// What a group of microbatches changes, in their order: the states to put, and in each
@@ -199,6 +194,7 @@ impl Views {
     ) -> Result<Advanced> {
         let _reading = if self.all.is_empty() { None } else { Some(ledger.reading()?) };
         let mut changes = vec![Changes::default(); self.all.len()];
+        let mut told = Vec::new();
         let mut watermark = ledger.watermark();
         let mut microbatches = 0;
         for prepared in group.iter_mut() {
@@ -219,13 +215,14 @@ impl Views {
             let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
             let mut additions = Vec::new();
             let stepped = self.settle_late(&step, &tapped, prepared).and_then(|()| {
-                let stepped = self.step(&step, &tapped.deltas, &mut additions);
+                let stepped = self.step(&step, &tapped.deltas, &told, &mut additions);
                 // Also when it failed: what was staged has to be removed.
                 prepared.batch.additions.append(&mut additions);
                 stepped
             });
             match stepped {
-                Ok(changed) => {
+                Ok((changed, more)) => {
+                    told.extend(more);
                     for (changes, changed) in changes.iter_mut().zip(changed) {
                         changes.extend(changed);
                     }
@@ -241,7 +238,7 @@ impl Views {
         }
         let begin = |(open, changes): (&Open, &Changes)| open.begin(ledger, changes, is_last);
         let results = self.all.iter().zip(&changes).map(begin).collect::<Result<_>>()?;
-        Ok(Advanced { states: self.puts(changes), microbatches, results })
+        Ok(Advanced { states: self.puts(changes), microbatches, results, told })
     }
 
     fn puts(&self, changes: Vec<Changes>) -> Puts {
@@ -268,36 +265,64 @@ impl Views {
         late::leave_out(prepared, &tapped.late, verdicts, self.late, step.staging)
     }
 
-    /// What one microbatch changes in each view.
+    /// What one microbatch changes in each view, and what is to be told of them; `told` is so already. A
+    /// view whose windows cannot be closed is stopped.
     fn step(
         &self,
         step: &Step<'_>,
         deltas: &Deltas,
+        told: &[Told],
         additions: &mut Vec<Addition>,
-    ) -> Result<Vec<Changes>> {
-        let mut changed = Vec::with_capacity(self.all.len());
+    ) -> Result<(Vec<Changes>, Vec<Told>)> {
+        let (mut changed, mut more) = (Vec::with_capacity(self.all.len()), Vec::new());
         for (number, open) in self.all.iter().enumerate() {
+            let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
             let none = Changes::default();
             let group = step.changes.get(number).unwrap_or(&none);
+            let stops = |told: &Told| told.view == open.id && told.stops();
+            if open.is_stopped || told.iter().any(stops) {
+                changed.push(Changes::default());
+                continue;
+            }
             let mut overlay = Overlay::new(step.ledger, open.id, group)?;
-            let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
-            open.advance(step, delta, &mut overlay, additions)?;
-            changed.push(overlay.into_changes());
+            let mut merged = open.merge(step, delta, &mut overlay, additions)?;
+            match open.close(step, &mut merged, &mut overlay, additions) {
+                Ok(()) => {
+                    more.extend(open.told(merged, told)?);
+                    changed.push(overlay.into_changes());
+                }
+                Err(Failure::Bad(reason)) => {
+                    more.push(open.stopped(reason));
+                    changed.push(Changes::default());
+                }
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(changed)
+        Ok((changed, more))
     }
 
     /// Something was committed: the results that are replaced are to be made again, but for these,
     /// which were begun before.
-    pub fn note_committed(&mut self, results: Results) {
+    pub fn note_committed(&mut self, results: Results, told: &[Told]) {
         let now = Instant::now();
         self.idle_since = Some(now);
+        self.note(told);
         let results = results.into_iter().chain(std::iter::repeat_with(|| None));
         for (open, making) in self.all.iter_mut().zip(results) {
             open.making = making;
-            if !open.definition.appends() {
+            if !open.definition.appends() && !open.is_stopped {
                 let next = open.next_due(now);
                 open.due.get_or_insert(next);
+            }
+        }
+    }
+
+    /// Takes note of what was told.
+    pub fn note(&mut self, told: &[Told]) {
+        for open in &mut self.all {
+            let left_out = open.note(told);
+            if open.definition.appends() {
+                self.left_out += left_out as u64;
             }
         }
     }
@@ -324,28 +349,28 @@ impl Views {
         &mut self,
         ledger: &Ledger,
         staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Puts)>> {
+    ) -> Result<Option<(Microbatch, Puts, Vec<Told>)>> {
         let changes = vec![Changes::default(); self.all.len()];
         let watermark = ledger.watermark();
         let watermarks = (watermark, watermark);
         let (ends, is_whole) = (true, false);
         let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut additions = Vec::new();
-        let changed = self.step(&step, &Vec::new(), &mut additions)?;
-        if changed.iter().all(Changes::is_empty) {
+        let (changed, told) = self.step(&step, &Vec::new(), &[], &mut additions)?;
+        if changed.iter().all(Changes::is_empty) && told.is_empty() {
             self.rest();
             return Ok(None);
         }
         let mut batch = Microbatch::without_input(ledger::now_ms());
         (batch.additions, batch.watermark) = (additions, watermark);
-        Ok(Some((batch, self.puts(changed))))
+        Ok(Some((batch, self.puts(changed), told)))
     }
 
     /// The next view that is to be made anew, by its place among the views of the job, and what it
     /// has written if results are appended to that.
     pub fn to_rebuild(&self, ledger: &Ledger) -> Result<Option<(usize, Option<PathBuf>)>> {
         for (number, open) in self.all.iter().enumerate() {
-            if ledger.owes_rebuild(open.id)? {
+            if !open.is_stopped && ledger.owes_rebuild(open.id)? {
                 return Ok(Some((number, open.target.map(|_| open.definition.path.clone()))));
             }
         }
@@ -360,7 +385,7 @@ impl Views {
         tapped: &Tapped,
         ledger: &Ledger,
         staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Puts, ViewId)>> {
+    ) -> Result<Option<Remade>> {
         let Some(open) = self.all.get(number) else { return Ok(None) };
         let watermark = ledger.watermark();
         let clock = self.clock.as_ref();
@@ -371,10 +396,27 @@ impl Views {
         let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
         let mut batch = Microbatch::without_input(ledger::now_ms());
-        open.advance(&step, delta, &mut overlay, &mut batch.additions)?;
         batch.watermark = after;
-        let states = Puts(vec![(open.id, overlay.into_changes())]);
-        Ok(Some((batch, states, open.id)))
+        let additions = &mut batch.additions;
+        let merged = open.merge(&step, delta, &mut overlay, additions);
+        let written = merged.and_then(|mut merged| {
+            open.close(&step, &mut merged, &mut overlay, additions)?;
+            open.told(merged, &[])
+        });
+        let (changes, told) = match written {
+            Err(Failure::Bad(reason)) => (Changes::default(), vec![open.stopped(reason)]),
+            written => (overlay.into_changes(), written?),
+        };
+        Ok(Some((batch, Puts(vec![(open.id, changes)]), (open.id, told))))
+    }
+
+    /// Stops a view that cannot be made anew.
+    pub fn stop(&mut self, number: usize, reason: String, ledger: &mut Ledger) -> Result<()> {
+        let told: Vec<_> =
+            self.all.get(number).map(|open| open.stopped(reason)).into_iter().collect();
+        ledger.tell(&told)?;
+        self.note(&told);
+        Ok(())
     }
 
     /// When the next result is to be replaced.
@@ -383,7 +425,7 @@ impl Views {
     }
 
     /// Replaces the results that are due by now.
-    pub fn replace_due(&mut self, ledger: &Ledger, now: Instant) -> Result<()> {
+    pub fn replace_due(&mut self, ledger: &mut Ledger, now: Instant) -> Result<()> {
         for open in &mut self.all {
             if open.due.is_none_or(|due| due > now) {
                 continue;
@@ -395,101 +437,32 @@ impl Views {
                 open.definition.result(open.entries(&Overlay::new(ledger, open.id, &none)?)?)
             };
             (open.due, open.replaced) = (None, Some(Instant::now()));
-            match result.and_then(|result| open.definition.replace(&result)) {
+            let replaced = result.and_then(|(result, left_out)| {
+                open.definition.replace(&result)?;
+                Ok(left_out)
+            });
+            let told = match replaced {
                 // It is the data that cannot be computed; the next microbatch may change it.
                 Err(Failure::Bad(reason)) => {
                     let view = &open.definition.name;
                     tracing::error!(view, reason, "cannot be computed; the old result stays");
+                    Ok(vec![LeftOut { group: String::new(), reason }])
                 }
+                replaced => replaced,
+            };
+            let told = told.and_then(|left_out| {
+                let told = open.told_of_result(&left_out);
+                if told.is_empty() { Ok(told) } else { ledger.tell(&told).map(|()| told) }
+            });
+            match told {
+                Ok(told) => drop(open.note(&told)),
                 // Nothing else may come that would have it made again.
                 Err(failure) => {
                     open.due = Some(now + open.definition.every.max(AGAIN));
                     return Err(failure);
                 }
-                Ok(()) => {}
             }
         }
-        Ok(())
-    }
-}
-
-impl Open {
-    /// When a result that is found out of date now is to be replaced.
-    fn next_due(&self, now: Instant) -> Instant {
-        self.replaced.map_or(now, |replaced| now.max(replaced + self.definition.every))
-    }
-
-    /// Begins the result that these changes lead to, while they are committed: the one keeps a processor
-    /// busy, and the other the ledger. Only where nothing was kept before and it is wanted at once, as
-    /// after a first large file: what was kept would have to be read before the commit.
-    fn begin(&self, ledger: &Ledger, changes: &Changes, is_last: bool) -> Result<Option<Making>> {
-        let now = Instant::now();
-        let is_wanted = is_last || self.next_due(now) <= now;
-        if self.definition.appends() || changes.is_empty() || !is_wanted {
-            return Ok(None);
-        }
-        let store = Overlay::new(ledger, self.id, changes)?;
-        if !store.is_new() {
-            return Ok(None);
-        }
-        let entries = changes.only_many().map(|entries| Ok(entries.clone()));
-        let entries = entries.unwrap_or_else(|| self.entries(&store))?;
-        let definition = self.definition.clone();
-        let begun = std::thread::Builder::new().spawn(move || definition.result(entries));
-        // Without a thread it is made after the commit.
-        Ok(begun.ok().map(|thread| Making(Some(thread))))
-    }
-
-    /// All groups.
-    fn entries(&self, store: &Overlay<'_>) -> Result<Entries> {
-        self.definition.view.all(store).map_err(Stored::failure)
-    }
-
-    /// Merges what a microbatch changes, closes windows, and adds what is asked for.
-    fn advance(
-        &self,
-        step: &Step<'_>,
-        delta: &[States],
-        store: &mut Overlay<'_>,
-        additions: &mut Vec<Addition>,
-    ) -> Result<()> {
-        let Definition { view, asked, .. } = &self.definition;
-        let (before, after) = step.watermarks;
-        let closed = view.closed(store).map_err(Stored::failure)?;
-        let mark = before.max(closed).filter(|_| !step.is_whole);
-        let touched = view.merge(delta, mark, store).map_err(Stored::failure)?;
-        if *asked == Asked::Changed && !touched.is_empty() {
-            self.add(step.staging, additions, &mut |write| {
-                self.definition.encode_states(&touched, write)
-            })?;
-        }
-        // What was closed before is closed, also of what is made anew.
-        let after = if step.is_whole { after.max(closed) } else { after };
-        if *asked == Asked::All || !step.ends && before == after {
-            return Ok(());
-        }
-        let up_to = if step.ends { None } else { after };
-        let closed = view.close(up_to, store).map_err(Stored::failure)?;
-        if *asked == Asked::Closed && !closed.is_empty() {
-            self.add(step.staging, additions, &mut |write| {
-                self.definition.encode_entries(&closed, write)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Stages what `encode` writes, as an addition to the output.
-    fn add(
-        &self,
-        staging: &StagingArea,
-        additions: &mut Vec<Addition>,
-        encode: &mut dyn FnMut(&mut Write<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let Some(target) = self.target else { return Ok(()) };
-        let mut stage = Stage::new(staging);
-        stage.begin(&self.definition.header());
-        encode(&mut |bytes| Ok(stage.write(bytes)?))?;
-        additions.extend(stage.finish()?.map(|staged| prepare::addition(target, staged)));
         Ok(())
     }
 }

@@ -30,34 +30,36 @@ pub fn read(
     judge: Option<Arc<Judge>>,
     (closed, open): (&[PathBuf], &Path),
     pulse: &Pulse,
-) -> anyhow::Result<Tapped> {
+) -> Result<Tapped> {
     let decode = output::read_back(config.written.output.format, schema).context(
         "the output has a column that cannot be read back: a new view can only say begin = \"now\"",
-    )?;
+    );
+    let decode = decode.map_err(Failure::Fatal)?;
     let framing = output::framing(config, &decode);
     let flow = output::flow(config, &decode, &framing, pulse);
-    let tap = Tap::new(std::iter::once(definition.view.clone()), judge.clone());
+    let tap = Tap::new(std::iter::once(Some(definition.view.clone())), judge.clone());
     let mut back = Back { tap, judge, schema: schema.clone() };
-    let mut read = |blocks, path: &Path| {
-        let counts = flow.read(blocks, &mut back).map_err(Failure::into_error)?;
+    let mut read = |blocks, path: &Path| -> Result<()> {
+        let counts = flow.read(blocks, &mut back)?;
         if counts.rejected > 0 {
             let (records, output) = (counts.rejected, path.display());
             tracing::warn!(records, %output, "cannot be read back; the view is made without them");
         }
-        anyhow::Ok(())
+        Ok(())
     };
+    let about = |path: &Path| format!("read {}", path.display());
     for path in closed {
-        let file = rotation::open(path).with_context(|| format!("read {}", path.display()))?;
+        let file = rotation::open(path).with_context(|| about(path)).map_err(Failure::Fatal)?;
         if let Some((path, file)) = file {
-            let blocks = Framer::bounded(file, &framing, u64::MAX).into();
-            read(blocks, &path).with_context(|| format!("read {}", path.display()))?;
+            read(Framer::bounded(file, &framing, u64::MAX).into(), &path)?;
         } else {
             let output = path.display();
             tracing::warn!(%output, "was taken away; the view is made without its records");
         }
     }
-    read(output::written(&decode, open, &framing)?, open)?;
-    back.tap.finish().map_err(Failure::into_error)
+    let last = output::written(&decode, open, &framing).map_err(Failure::Fatal)?;
+    read(last, open)?;
+    back.tap.finish()
 }
 
 /// Takes the records of the output.

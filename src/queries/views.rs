@@ -114,7 +114,9 @@ pub fn clock(config: &Config, output: Option<&SchemaRef>) -> Result<Option<Clock
 }
 
 /// The results over everything at once, for a batch: each takes the place of what was there.
-pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<()> {
+/// Returns how many groups are left out.
+pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<u64> {
+    let mut all = 0;
     for (definition, delta) in definitions.iter().zip(deltas) {
         let mut kept = Memory::default();
         definition.view.merge(delta, None, &mut kept)?;
@@ -123,10 +125,9 @@ pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<()>
             Asked::Closed => definition.view.close(None, &mut kept)?,
             Asked::Changed | Asked::All => definition.view.all(&kept)?,
         };
-        definition
-            .result(entries)
-            .and_then(|result| definition.replace(&result))
-            .map_err(Failure::into_error)?;
+        let (result, left_out) = definition.result(entries).map_err(Failure::into_error)?;
+        definition.replace(&result).map_err(Failure::into_error)?;
+        all += left_out.len() as u64;
     }
-    Ok(())
+    Ok(all)
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::decode::compression;
-use crate::ledger::{Look, MINUTE_MS, Tally, now_ms};
+use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble, now_ms};
 use crate::source::{Source, Survey};
 use live::{Live, Trouble};
 
@@ -86,6 +86,8 @@ pub struct Status {
     pub watermark_us: Option<i64>,
     /// The views of the job that the ledger knows.
     pub views: Vec<String>,
+    /// Those that are stopped, or of which groups are left out.
+    pub view_troubles: Vec<ViewTrouble>,
     /// Views that are not in the job any more, of which the ledger still keeps something.
     pub removed_views: Vec<RemovedView>,
     /// The last failure that made the daemon pause or stop, or the last quarantine.
@@ -174,6 +176,8 @@ impl Status {
         let errors = live.last_error.into_iter().chain(quarantined);
         let is_removed = |name: &String| !config.view_names().any(|view| view == name);
         let (removed, views): (Vec<_>, _) = look.views()?.into_iter().partition(is_removed);
+        let mut view_troubles = look.view_troubles()?;
+        view_troubles.retain(|trouble| !is_removed(&trouble.view));
         let removed_views = removed.into_iter().map(|name| RemovedView::of(name, &look));
         Ok(Self {
             pid,
@@ -192,6 +196,7 @@ impl Status {
             last_commit_ms: last.as_ref().map(|entry| entry.at_ms),
             watermark_us: last.and_then(|entry| entry.watermark),
             views,
+            view_troubles,
             removed_views: removed_views.collect::<anyhow::Result<_>>()?,
             last_error: errors.max_by_key(|trouble| trouble.at_ms),
         })

@@ -101,8 +101,20 @@ function showTable(id, entries, cells) {
 }
 
 function showViews(status) {
-  place("views-section").hidden = status.views.length === 0 && status.watermark_us === null;
+  place("views-section").hidden = status.views.length + status.removed_views.length === 0 && status.watermark_us === null;
   const rows = status.views.map((view) => ["View", view]);
+  for (const trouble of status.view_troubles) {
+    if (trouble.stopped !== null) {
+      rows.push(["Stopped view", `${trouble.view}: ${trouble.stopped}; run --reset-view ${trouble.view} makes it anew`]);
+    }
+    if (trouble.reason !== null) {
+      const groups = trouble.group ? `${trouble.left_out} groups of ${trouble.view}, the last is ${trouble.group}` : trouble.view;
+      rows.push(["Cannot be computed", `${groups}: ${trouble.reason}`]);
+    }
+  }
+  for (const view of status.removed_views) {
+    rows.push(["Removed view", `${view.name} keeps ${view.bytes} bytes; run --forget-view ${view.name} removes it`]);
+  }
   if (status.watermark_us !== null) {
     rows.unshift(["Watermark", new Date(status.watermark_us / 1000).toISOString()]);
   }

@@ -25,6 +25,15 @@ const TRIED_AGAIN_MAX: usize = 16;
 /// Groups whose result is made at once, where each makes its own.
 const RESULT_GROUPS: usize = 64 * 1024;
 
+/// A group that is left out of a result.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// Its key, as people read it.
+    pub group: String,
+    /// Why it cannot be computed.
+    pub reason: String,
+}
+
 /// A view as the job defines it.
 #[derive(Clone)]
 pub struct Definition {
@@ -60,23 +69,24 @@ impl Definition {
     pub fn encode_states(
         &self,
         states: &States,
+        left_out: &mut Vec<LeftOut>,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.encode_some(states, &mut 0, write)
+        self.encode_some(states, left_out, write)
     }
 
     fn encode_some(
         &self,
         states: &States,
-        bad: &mut usize,
+        bad: &mut Vec<LeftOut>,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         match self.encoded(states) {
             Ok(bytes) => write(&bytes),
             Err(Failure::Bad(reason)) if states.len() == 1 => {
-                self.tell_left_out(states, &reason);
-                *bad += 1;
-                check_left_out(*bad, &reason)
+                check_left_out(bad.len() + 1, &reason)?;
+                bad.push(self.left_out(states, reason));
+                Ok(())
             }
             Err(Failure::Bad(_)) if states.len() > 1 => {
                 let halves = states.halves().map_err(work::failure)?;
@@ -86,7 +96,7 @@ impl Definition {
         }
     }
 
-    fn tell_left_out(&self, group: &States, reason: &str) {
+    fn left_out(&self, group: &States, reason: String) -> LeftOut {
         let (view, group) = (&self.name, crate::record::reason(self.view.key_of(group)));
         tracing::error!(
             view,
@@ -94,6 +104,7 @@ impl Definition {
             reason,
             "a group cannot be computed and is left out; its records are in the output"
         );
+        LeftOut { group, reason }
     }
 
     fn encoded(&self, states: &States) -> Result<Vec<u8>> {
@@ -108,23 +119,24 @@ impl Definition {
     pub fn encode_entries(
         &self,
         entries: &Entries,
+        left_out: &mut Vec<LeftOut>,
         write: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         for start in (0..entries.len()).step_by(RESULT_GROUPS) {
             let end = entries.len().min(start + RESULT_GROUPS);
             let states = self.view.states(entries.part(start..end)).map_err(work::failure)?;
-            self.encode_states(&states, write)?;
+            self.encode_states(&states, left_out, write)?;
         }
         Ok(())
     }
 
-    /// The whole result over these groups, with all that is around it. Groups whose row cannot be computed
-    /// are left out, and told.
-    pub fn result(&self, entries: Entries) -> Result<Vec<u8>> {
+    /// The whole result over these groups, with all that is around it, and the groups whose row cannot be
+    /// computed: they are left out, and told.
+    pub fn result(&self, entries: Entries) -> Result<(Vec<u8>, Vec<LeftOut>)> {
         let states = self.view.states(entries).map_err(work::failure)?;
         let reason = match self.result_of(&states) {
             Err(Failure::Bad(reason)) => reason,
-            result => return result,
+            result => return Ok((result?, Vec::new())),
         };
         let mut bad = Vec::new();
         self.find_bad(&states, 0, &mut bad)?;
@@ -145,10 +157,12 @@ impl Definition {
                 }
             }
         }
-        for (place, reason) in &bad {
-            self.tell_left_out(&states.one(*place).map_err(work::failure)?, reason);
-        }
-        self.result_of(&without(&bad)?)
+        let result = self.result_of(&without(&bad)?)?;
+        let left_out = bad.into_iter().map(|(place, reason)| {
+            let group = states.one(place).map_err(work::failure)?;
+            Ok(self.left_out(&group, reason))
+        });
+        Ok((result, left_out.collect::<Result<_>>()?))
     }
 
     fn result_of(&self, states: &States) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use arrow_array::RecordBatch;
 use super::prepare::Prepared;
 use crate::aggregate::Judge;
 use crate::failure::Result;
-use crate::ledger::{Ledger, Microbatch, StatePut, Target, ViewId};
+use crate::ledger::{Ledger, Microbatch, StatePut, Target, Told, ViewId};
 use crate::sink::stage::StagingArea;
 
 /// The views of one job.
@@ -46,6 +46,9 @@ pub struct Results {}
 #[derive(Debug, Default)]
 pub struct Closed {}
 
+/// A view that was made anew: the microbatch, the states to put, and what is settled and told with it.
+pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
+
 /// What a group of microbatches changes.
 #[derive(Debug, Default)]
 pub struct Advanced {
@@ -55,6 +58,8 @@ pub struct Advanced {
     pub microbatches: usize,
     /// None.
     pub results: Results,
+    /// Nothing.
+    pub told: Vec<Told>,
 }
 
 /// Makes nothing of the records that pass by.
@@ -121,7 +126,7 @@ impl Views {
         group: &mut [Prepared],
         _is_last: bool,
     ) -> Result<Advanced> {
-        Ok(Advanced { states: Puts::default(), microbatches: group.len(), results: Results {} })
+        Ok(Advanced { microbatches: group.len(), ..Advanced::default() })
     }
 
     /// None.
@@ -136,7 +141,7 @@ impl Views {
         _tapped: &Tapped,
         _ledger: &Ledger,
         _staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Puts, ViewId)>> {
+    ) -> Result<Option<Remade>> {
         Ok(None)
     }
 
@@ -153,12 +158,25 @@ impl Views {
         &mut self,
         _ledger: &Ledger,
         _staging: &StagingArea,
-    ) -> Result<Option<(Microbatch, Puts)>> {
+    ) -> Result<Option<(Microbatch, Puts, Vec<Told>)>> {
         Ok(None)
     }
 
     /// Nothing is to be made.
-    pub fn note_committed(&mut self, _results: Results) {}
+    pub fn note_committed(&mut self, _results: Results, _told: &[Told]) {}
+
+    /// There is nothing to note.
+    pub fn note(&mut self, _told: &[Told]) {}
+
+    /// There is none to stop.
+    pub fn stop(&mut self, _number: usize, _reason: String, _ledger: &mut Ledger) -> Result<()> {
+        Ok(())
+    }
+
+    /// None.
+    pub fn troubles(&self) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// Never.
     pub fn due(&self) -> Option<Instant> {
@@ -166,7 +184,7 @@ impl Views {
     }
 
     /// Nothing is replaced.
-    pub fn replace_due(&mut self, _ledger: &Ledger, _now: Instant) -> Result<()> {
+    pub fn replace_due(&mut self, _ledger: &mut Ledger, _now: Instant) -> Result<()> {
         Ok(())
     }
 }

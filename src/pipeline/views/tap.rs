@@ -41,7 +41,8 @@ pub struct Tap {
     latest: Option<i64>,
     doubts: Vec<Doubts>,
     late: Vec<usize>,
-    views: Vec<Arc<View>>,
+    /// None for those that see nothing.
+    views: Vec<Option<Arc<View>>>,
     held: Vec<RecordBatch>,
     bytes: usize,
     /// One for each view, once there is too much to hold.
@@ -60,14 +61,14 @@ type Making = JoinHandle<std::result::Result<Vec<States>, Problem>>;
 
 impl Tap {
     /// For these views, over records that this judge has taken.
-    pub fn new(views: impl Iterator<Item = Arc<View>>, judge: Option<Arc<Judge>>) -> Self {
+    pub fn new(views: impl Iterator<Item = Option<Arc<View>>>, judge: Option<Arc<Judge>>) -> Self {
         let (doubts, late, held, working) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { judge, latest: None, doubts, late, views: views.collect(), held, bytes: 0, working }
     }
 
     /// Takes note of a late record of the view at this place, before the records that it is one of.
     pub fn note_late(&mut self, view: usize) {
-        if self.views.iter().any(|view| view.has_sessions()) {
+        if self.views.iter().flatten().any(|view| view.has_sessions()) {
             self.late.push(view);
         }
     }
@@ -78,7 +79,7 @@ impl Tap {
             let times = judge.times(&records);
             self.latest = self.latest.max(times.values().iter().copied().max());
         }
-        if self.views.is_empty() {
+        if self.views.iter().all(Option::is_none) {
             return Ok(());
         }
         self.note_doubts(&records)?;
@@ -93,6 +94,7 @@ impl Tap {
     fn note_doubts(&mut self, records: &RecordBatch) -> Result<()> {
         let Some(judge) = &self.judge else { return Ok(()) };
         for (number, view) in self.views.iter().enumerate() {
+            let Some(view) = view else { continue };
             let Some((records, mark)) = judge.in_doubt(number, records) else { continue };
             self.doubts.resize_with(self.views.len(), Doubts::default);
             if let Some(doubts) = self.doubts.get_mut(number) {
@@ -105,9 +107,9 @@ impl Tap {
 
     /// Sets threads to work, first on what is held.
     fn start(&mut self) -> Result<()> {
-        let work = |view: &Arc<View>| {
+        let work = |view: &Option<Arc<View>>| {
+            let Some(view) = view.clone() else { return Ok(Working::Done(Vec::new())) };
             let (give, take) = sync_channel(WAITING);
-            let view = view.clone();
             let thread = std::thread::Builder::new().spawn(move || view.delta(Feed::sent(take)));
             let thread = thread.context("start a thread that keeps a view");
             Ok(Working::Busy { give, thread: thread.map_err(Failure::Transient)? })
@@ -144,6 +146,7 @@ impl Tap {
         let deltas = if working.is_empty() {
             let views = self.views.iter().enumerate();
             let deltas = views.map(|(number, view)| {
+                let Some(view) = view else { return Ok(Vec::new()) };
                 let held = held.iter().map(|records| self.on_time(number, records)).collect();
                 view.delta(Feed::held(held)).map_err(work::failure)
             });

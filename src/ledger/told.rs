@@ -1,0 +1,152 @@
+//! What is told of views beside their states: groups that are left out of a result, and views that are
+//! stopped.
+
+use rusqlite::{Connection, params};
+
+use super::{Ledger, Look, ViewId, failure, now_ms};
+use crate::failure::Result;
+
+/// Groups that are remembered for a view; of more, the latest.
+const GROUPS_MAX: u64 = 1000;
+
+/// Something to be told of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Which.
+    pub view: ViewId,
+    /// What.
+    pub what: What,
+}
+
+impl Told {
+    /// True when the view is stopped.
+    pub fn stops(&self) -> bool {
+        matches!(self.what, What::Stopped { .. })
+    }
+}
+
+/// What there is to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// This group is left out of the result, for this reason.
+    LeftOut {
+        /// Its key, as people read it; nothing for the result as a whole.
+        group: String,
+        /// Why.
+        reason: String,
+    },
+    /// This group was written after all.
+    Written {
+        /// Its key, as people read it.
+        group: String,
+    },
+    /// No group is left out but those that come next.
+    AllWritten,
+    /// The view is stopped, for this reason, until it is made anew.
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How a view stands that has a trouble.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ViewTrouble {
+    /// Its name.
+    pub view: String,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<String>,
+    /// Groups that are left out of its result; at most the latest thousand are counted.
+    pub left_out: u64,
+    /// The one that was found last; nothing for the result as a whole.
+    pub group: Option<String>,
+    /// Why that is left out.
+    pub reason: Option<String>,
+}
+
+/// Writes it down, as part of a transaction.
+pub(super) fn put(connection: &Connection, all: &[Told]) -> rusqlite::Result<()> {
+    for Told { view, what } in all {
+        match what {
+            What::LeftOut { group, reason } => {
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO left_out VALUES (?, ?, ?, ?)")?
+                    .execute(params![view.0, group, reason, now_ms()])?;
+                let latest =
+                    "SELECT name FROM left_out WHERE view = ?1 ORDER BY at_ms DESC LIMIT ?2";
+                let delete =
+                    format!("DELETE FROM left_out WHERE view = ?1 AND name NOT IN ({latest})");
+                let count = "SELECT count(*) FROM left_out WHERE view = ?";
+                let count: u64 =
+                    connection.prepare_cached(count)?.query_row([view.0], |row| row.get(0))?;
+                if count > GROUPS_MAX {
+                    connection.execute(&delete, params![view.0, GROUPS_MAX])?;
+                }
+            }
+            What::Written { group } => {
+                connection
+                    .prepare_cached("DELETE FROM left_out WHERE view = ? AND name = ?")?
+                    .execute(params![view.0, group])?;
+            }
+            What::AllWritten => clear(connection, view.0)?,
+            What::Stopped { reason } => {
+                let stop = "UPDATE view SET stopped = ?, rebuild = 0 WHERE id = ?";
+                connection.execute(stop, params![reason, view.0])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what was left out of a view.
+pub(super) fn clear(connection: &Connection, view: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM left_out WHERE view = ?", [view]).map(drop)
+}
+
+impl Ledger {
+    /// Writes down what is to be told, when no commit comes that could carry it.
+    pub fn tell(&mut self, all: &[Told]) -> Result<()> {
+        self.transact(|connection| put(connection, all))?;
+        self.note_stopped(all);
+        Ok(())
+    }
+
+    /// A view that is stopped sees nothing more.
+    pub(super) fn note_stopped(&mut self, all: &[Told]) {
+        for Told { view, what } in all {
+            if matches!(what, What::Stopped { .. }) {
+                self.views.retain(|other| other != view);
+            }
+        }
+    }
+
+    /// The groups that are left out of a view's result.
+    pub fn left_out(&self, view: ViewId) -> Result<Vec<String>> {
+        let all = || -> rusqlite::Result<Vec<String>> {
+            let mut statement =
+                self.connection.prepare("SELECT name FROM left_out WHERE view = ?")?;
+            statement.query_map([view.0], |row| row.get(0))?.collect()
+        };
+        all().map_err(failure)
+    }
+}
+
+impl Look {
+    /// The views that are stopped or of which groups are left out.
+    pub fn view_troubles(&self) -> anyhow::Result<Vec<ViewTrouble>> {
+        let select = "SELECT view.name, stopped, count(left_out.name), left_out.name, reason, max(at_ms)
+            FROM view LEFT JOIN left_out ON left_out.view = view.id
+            GROUP BY view.id HAVING stopped IS NOT NULL OR count(left_out.name) > 0 ORDER BY view.id";
+        let mut statement = self.connection.prepare(select)?;
+        let rows = statement.query_map((), |row| {
+            Ok(ViewTrouble {
+                view: row.get(0)?,
+                stopped: row.get(1)?,
+                left_out: row.get(2)?,
+                group: row.get(3)?,
+                reason: row.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
