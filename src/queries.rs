@@ -108,6 +108,9 @@ impl Queries {
                 carried.map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
             queries.transform = Some(carried);
         }
+        if let Some(Err(error)) = queries.transform.as_ref().map(Query::try_out) {
+            return Err(Problem::new("transform.sql.query", error.to_string()));
+        }
         queries.plan_finals(config)?;
         if let Some(engine) = &queries.engine {
             queries.views = views::plan(engine, config, queries.output.as_ref())?;

@@ -196,6 +196,41 @@ fn what_cannot_be_kept_is_refused_with_its_reason() {
         (view("v", "update", &format!("{SUMS} order by k"), ""), "mode = \"complete\""),
         (view("v", "update", "select k, n from output", ""), "belongs in the transform"),
         (
+            view("v", "update", "select distinct on (k) k, n from output", ""),
+            "say which by `first_value(x order by y)`",
+        ),
+        (
+            view(
+                "v",
+                "update",
+                "select tumble_start(t, interval '1 minute'), count(*) from output group by 1",
+                "",
+            ),
+            "from tumble(table, time, size[, offset]) group by window_start",
+        ),
+        (
+            view(
+                "v",
+                "update",
+                "select count(*) from table(tumble(table output, descriptor(t), interval '1 minute'))",
+                "",
+            ),
+            "written without `table` and `descriptor`",
+        ),
+        (
+            view(
+                "v",
+                "update",
+                "select k, nth_value(n, 2 order by n) as m from output group by k",
+                "allow_unbounded_state = true\n",
+            ),
+            "of a group cannot be kept between files",
+        ),
+        (
+            view("v", "update", "select [k] as ks, count(*) as c from output group by 1", ""),
+            "is a list of varchar",
+        ),
+        (
             view("v", "update", "select k, median(n) as m from output group by k", ""),
             "allow_unbounded_state",
         ),
@@ -560,4 +595,32 @@ fn a_view_that_no_file_is_to_blame_for_is_stopped() {
     let lines: Vec<_> = spool.read("v.csv").lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), 1 + 1 + 1100 + 3);
     assert_eq!(lines.last().unwrap(), "2024-05-01 10:04:00,x,5");
+}
+
+/// What can be planned and not run is refused before a file comes, wherever the query stands.
+#[test]
+fn a_query_that_cannot_run_is_refused_at_the_start() {
+    let query = "select count(distinct k, n) as c from";
+    for (job, key) in [
+        (format!("{INPUT}[transform.sql]\nquery = \"{query} input\"\n"), "transform.sql.query"),
+        (format!("{INPUT}{}", view("v", "complete", &format!("{query} output"), "")), "view.query"),
+        (
+            format!("{INPUT}[[final]]\npath = \"f.csv\"\nquery = \"{query} output\"\n"),
+            "final.query",
+        ),
+    ] {
+        let spool = Spool::new(&job);
+        for arguments in [&["check"][..], &["run", "--once"]] {
+            let refused = spool.run(arguments[0], &arguments[1..]);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert_eq!(refused.status.code(), Some(2), "{said}");
+            assert!(said.contains(key), "{said}");
+        }
+    }
+    // What only the data can be blamed for is no reason.
+    let query = "select k, cast(k as bigint) / (n - 1) as q from input";
+    let spool = Spool::new(&format!("{INPUT}[transform.sql]\nquery = \"{query}\"\n"));
+    spool.drop_file("a", "4,3\n");
+    spool.run_once();
+    assert_eq!(spool.output(), "k,q\n4,2\n");
 }

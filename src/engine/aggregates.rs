@@ -33,6 +33,7 @@ use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumu
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
 use super::functions::failed;
+use crate::record::columns::type_name;
 use doubles::Doubles;
 use one::{Distinct, One};
 
@@ -169,7 +170,7 @@ impl AggregateUDFImpl for Exact {
         let between = |kind: &DataType| match kind {
             kind if kind.is_integer() => Ok(DataType::Float64),
             kind if kind.is_numeric() || kind.is_null() => Ok(kind.clone()),
-            kind => plan_err!("`median` is of numbers, and this is a {kind}"),
+            kind => plan_err!("`median` is of numbers, and this is a {}", type_name(kind)),
         };
         arguments.iter().map(between).collect()
     }
@@ -340,7 +341,7 @@ impl<T: Summed> Sums<T> {
     }
 
     fn too_large(&self) -> DataFusionError {
-        failed(format!("a sum is too large for its type, {}", self.data_type))
+        failed(format!("a sum is too large for its type, {}", type_name(&self.data_type)))
     }
 }
 

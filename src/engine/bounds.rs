@@ -21,6 +21,7 @@ use super::Problem;
 use super::view::TABLE;
 use super::windows::{END, START};
 use crate::aggregate::Window;
+use crate::record::columns::type_name;
 
 /// The windows of a query, and which columns of its groups say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +100,7 @@ fn time(data_type: &DataType) -> Option<DataType> {
 }
 
 fn odd(arguments: &[DataType]) -> DataFusionError {
-    let found = arguments.first().map_or("nothing".to_owned(), ToString::to_string);
+    let found = arguments.first().map_or("nothing".to_owned(), type_name);
     DataFusionError::Plan(format!("found {found}, expected a timestamp to make windows of"))
 }
 

@@ -10,6 +10,19 @@ pub struct Problem {
     message: String,
     /// True when the disk is at fault, not the query or the data.
     pub transient: bool,
+    /// True when the query cannot run, whatever the data.
+    pub is_inability: bool,
+}
+
+/// True when the engine has no way to run this.
+fn is_inability(error: &DataFusionError) -> bool {
+    matches!(
+        error,
+        DataFusionError::NotImplemented(_)
+            | DataFusionError::Internal(_)
+            | DataFusionError::Plan(_)
+            | DataFusionError::SchemaError(_, _)
+    )
 }
 
 /// True when the system failed, as it does when there is no room to spill to.
@@ -30,7 +43,7 @@ impl From<DataFusionError> for Problem {
 impl Problem {
     /// A problem of our own.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), transient: false }
+        Self { message: message.into(), transient: false, is_inability: false }
     }
 
     /// The engine has given up, with these words.
@@ -64,7 +77,9 @@ impl Problem {
         ]
         .iter()
         .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
-        Self { message: message.replace('\n', " "), transient: is_io(root) }
+        let message = message.replace("This feature is not implemented: ", "not implemented: ");
+        let (transient, is_inability) = (is_io(root), is_inability(root));
+        Self { message: message.replace('\n', " "), transient, is_inability }
     }
 
     /// A problem with a statement, with its place marked.
@@ -76,6 +91,15 @@ impl Problem {
             Some(place) => Self { message: marked(&problem.message, sql, place), ..problem },
             None => problem,
         }
+    }
+
+    /// The same with a word on what to do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: Option<&str>) -> Self {
+        if let Some(hint) = hint {
+            self.message = format!("{}\n{hint}", self.message);
+        }
+        self
     }
 }
 

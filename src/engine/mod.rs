@@ -25,6 +25,7 @@ mod slot;
 mod split;
 mod state;
 mod statement;
+mod trial;
 mod types;
 mod view;
 mod windows;

@@ -72,6 +72,10 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
         {
             below(&plan, asked)
         }
+        LogicalPlan::Distinct(Distinct::On(_)) => Err(Problem::new(
+            "`distinct on` keeps one record of each group: say which by `first_value(x order by y)` and \
+             `group by`",
+        )),
         other if has_aggregate(&other) => Err(Problem::new(match other {
             LogicalPlan::Sort(_)
             | LogicalPlan::Limit(_)

@@ -16,6 +16,7 @@ use arrow_schema::{DataType, TimeUnit};
 use datafusion::common::{DataFusionError, Result, ScalarValue};
 
 use super::rows::Rows;
+use crate::record::columns::type_name;
 
 type Decimal256 = <Decimal256Type as ArrowPrimitiveType>::Native;
 
@@ -329,7 +330,7 @@ fn text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str> {
 }
 
 fn odd(data_type: &DataType) -> DataFusionError {
-    DataFusionError::Execution(format!("a {data_type} cannot be kept between files"))
+    DataFusionError::Execution(format!("a {} cannot be kept between files", type_name(data_type)))
 }
 
 #[cfg(test)]

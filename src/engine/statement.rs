@@ -38,7 +38,7 @@ impl Statement {
     pub fn parse(state: &SessionState, sql: &str, table: &str) -> Result<Self, Problem> {
         let mut parsed = state
             .sql_to_statement(sql, &Dialect::PostgreSQL)
-            .map_err(|error| Problem::in_statement(&error, sql))?;
+            .map_err(|error| Problem::in_statement(&error, sql).with_hint(windows::hint(sql)))?;
         let Parsed::Statement(ast) = &mut parsed else {
             return Err(Problem::new("expected a query that begins with `select` or `with`"));
         };

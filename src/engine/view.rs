@@ -14,7 +14,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -32,6 +32,7 @@ use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run, types};
 use crate::aggregate::Window;
+use crate::record::columns::type_name;
 pub use belongs::Doubts;
 use partial::Delta;
 pub use signature::{continues, keeps_closed};
@@ -213,11 +214,23 @@ impl View {
     /// Every column of a group and of a state must be one that can be kept.
     fn check_state(&self) -> Result<(), Problem> {
         let schema = self.plans().lower.schema();
-        let odd = schema.fields().iter().find(|field| !state::can_hold(field.data_type()));
-        odd.map_or(Ok(()), |field| {
-            let (name, kind) = (field.name(), field.data_type());
-            Err(Problem::new(format!("`{name}` is a {kind}, which cannot be kept between files")))
-        })
+        let (keys, mut states) =
+            schema.fields().split_at_checked(self.keys).unwrap_or((schema.fields(), &[]));
+        let is_odd = |field: &&Arc<Field>| !state::can_hold(field.data_type());
+        if let Some(key) = keys.iter().find(is_odd) {
+            let (name, kind) = (key.name(), type_name(key.data_type()));
+            return Err(Problem::new(format!("`{name}` is a {kind}, which cannot make groups")));
+        }
+        for aggregate in &self.aggregates {
+            let fields = states.split_off(..aggregate.state_fields()?.len()).unwrap_or_default();
+            if fields.iter().any(|field| is_odd(&field)) {
+                let name = aggregate.name();
+                return Err(Problem::new(format!(
+                    "what `{name}` needs of a group cannot be kept between files"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The columns of the result.

@@ -40,7 +40,24 @@ impl VisitorMut for Rewrite {
         flow(in_group_by(query))
     }
 
-    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Problem> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Problem> {
+        let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
+        let name = function.name.to_string().to_lowercase();
+        let Some((kind, rest)) = name.split_once('_').or(Some((&name, ""))) else {
+            return ControlFlow::Continue(());
+        };
+        let is_bound = ["", "start", "end", "rowtime", "proctime"].contains(&rest);
+        if !["tumble", "hop", "session"].contains(&kind) || !is_bound {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(Problem::new(format!(
+            "`{name}` cannot stand here: a window stands in `from`, and its bounds are columns, as in \
+             `select {START}, count(*) from {} group by {START}`",
+            form(kind)
+        )))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Problem> {
         flow(in_from(factor))
     }
 }
@@ -226,13 +243,28 @@ fn ours(error: datafusion::sql::sqlparser::parser::ParserError) -> Problem {
 }
 
 fn usage(name: &str) -> Problem {
-    Problem::new(match name {
-        "tumble" => "expected tumble(table, time, size[, offset])",
-        "hop" => "expected hop(table, time, slide, size[, offset])",
-        "session" => "expected session(table, time, gap)",
-        "window" => "expected window(time, size[, slide[, offset]])",
-        _ => "expected session_window(time, gap)",
-    })
+    Problem::new(format!("expected {}", form(name)))
+}
+
+/// How a window is written.
+fn form(name: &str) -> &'static str {
+    match name {
+        "tumble" => "tumble(table, time, size[, offset])",
+        "hop" => "hop(table, time, slide, size[, offset])",
+        "session" => "session(table, time, gap)",
+        "window" => "window(time, size[, slide[, offset]])",
+        _ => "session_window(time, gap)",
+    }
+}
+
+/// A word on a statement that cannot be parsed, where it is written as for Flink.
+pub fn hint(sql: &str) -> Option<&'static str> {
+    let sql = sql.to_lowercase();
+    let is_flinks = sql.contains("descriptor") || sql.contains("table(");
+    (is_flinks && ["tumble", "hop", "session"].iter().any(|name| sql.contains(name))).then_some(
+        "A window is written without `table` and `descriptor`: from tumble(output, time, interval '5 \
+         minutes')",
+    )
 }
 
 fn list(function: &Function) -> &[FunctionArg] {

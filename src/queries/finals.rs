@@ -61,6 +61,7 @@ impl Final {
         })?;
         let schema = decode.schema().filter(|_| format.is_columnar()).unwrap_or(schema);
         let query = Query::new(engine, &written.query, "output", Some(&schema));
+        let query = query.and_then(|query| query.try_out().map(|()| query));
         let query = query.map_err(|error| Problem::new("final.query", error.to_string()))?;
         let encode = written.format.unwrap_or(format);
         if let Some(reason) = query.schema().and_then(|made| encode.refuses(&made)) {

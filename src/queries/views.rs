@@ -9,6 +9,7 @@ use crate::config::{Config, Problem};
 use crate::engine::{self, Asked, Engine, Memory, View};
 use crate::failure::Failure;
 use crate::pipeline::views::{Clock, Definition, Deltas};
+use crate::record::columns::type_name;
 
 /// Plans the views of a job, whose output has these columns if they are known.
 pub fn plan(
@@ -75,6 +76,7 @@ fn plan_one(
         allow_unbounded: written.allow_unbounded_state,
     };
     let view = View::new(engine, definition);
+    let view = view.and_then(|view| view.try_out(output).map(|()| view));
     let view = view.map_err(|error| Problem::new("view.query", format!("`{name}`: {error}")))?;
     let encode = written.format.unwrap_or(config.written.output.format);
     if let Some(reason) = encode.refuses(&view.schema()) {
@@ -106,7 +108,7 @@ pub fn clock(config: &Config, output: Option<&SchemaRef>) -> Result<Option<Clock
         return Err(Problem::new("event_time.column", message));
     };
     if !matches!(field.data_type(), DataType::Timestamp(_, _) | DataType::Date32) {
-        let kind = field.data_type();
+        let kind = type_name(field.data_type());
         let message = format!("found `{name}`, a {kind}, expected a timestamp or a date");
         return Err(Problem::new("event_time.column", message));
     }

@@ -95,6 +95,36 @@ impl Type {
     }
 }
 
+/// A type of Arrow's in the words of SQL.
+pub fn type_name(data_type: &DataType) -> String {
+    if let Some(known) = Type::of(data_type) {
+        return known.to_string();
+    }
+    match data_type {
+        DataType::Null => "NULL".to_owned(),
+        DataType::UInt64 => "bigint without a sign".to_owned(),
+        DataType::Decimal32(digits, scale)
+        | DataType::Decimal64(digits, scale)
+        | DataType::Decimal128(digits, scale)
+        | DataType::Decimal256(digits, scale) => format!("decimal({digits},{scale})"),
+        DataType::Time32(_) | DataType::Time64(_) => "time".to_owned(),
+        DataType::Interval(_) | DataType::Duration(_) => "interval".to_owned(),
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => "string of bytes".to_owned(),
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _) => format!("list of {}", type_name(field.data_type())),
+        DataType::Struct(_) => "struct".to_owned(),
+        DataType::Map(_, _) => "map".to_owned(),
+        DataType::Dictionary(_, values) => type_name(values),
+        other => other.to_string(),
+    }
+}
+
 impl fmt::Display for Type {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Decimal(precision, scale) = self {

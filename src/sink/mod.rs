@@ -73,7 +73,8 @@ impl Format {
                     !cells::has_text(field.data_type())
                 };
                 schema.fields().iter().find(odd).map(|field| {
-                    let (name, kind) = (field.name(), field.data_type());
+                    let (name, kind) =
+                        (field.name(), crate::record::columns::type_name(field.data_type()));
                     format!("column `{name}` is a {kind}, which has no text in csv or json")
                 })
             }

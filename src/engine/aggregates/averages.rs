@@ -19,6 +19,7 @@ use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::{counted, each_alone, failed, lost};
+use crate::record::columns::type_name;
 
 /// A number of 256 bits.
 type Wide = <Decimal256Type as ArrowPrimitiveType>::Native;
@@ -87,6 +88,7 @@ impl<T: Total> Averages<T> {
 
     fn too_large(&self) -> DataFusionError {
         let [sums, _] = &self.types;
+        let sums = type_name(sums);
         failed(format!("the sum of an average is too large for its type, {sums}"))
     }
 
@@ -147,7 +149,8 @@ impl<T: Total> GroupsAccumulator for Averages<T> {
         let counts = which.take_needed(&mut self.counts);
         let totals = which.take_needed(&mut self.totals);
         let [_, to] = &self.types;
-        let too_large = || failed(format!("an average is too large for its type, {to}"));
+        let too_large =
+            || failed(format!("an average is too large for its type, {}", type_name(to)));
         let average = |(count, total)| match count {
             0 => Ok(None),
             count => self.average(total, count).map(Some).ok_or_else(too_large),
