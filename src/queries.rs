@@ -23,7 +23,7 @@ use crate::decode;
 pub use crate::engine::continues;
 use crate::engine::{self, Engine, Query};
 use crate::failure::Failure;
-use crate::ledger::{Ledger, Target};
+use crate::ledger::{Ahead, Ledger, Rewritten, Target};
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
 use crate::record::text_schema;
 use crate::telemetry::Pulse;
@@ -157,13 +157,24 @@ impl Queries {
         self.views.iter().find(|definition| definition.name == name)
     }
 
-    /// The names of the views, what their states mean, and whether they begin now where they are new.
-    pub fn signatures(&self) -> Vec<(String, String, bool)> {
-        let one = |definition: &Definition| {
+    /// Why a start would refuse one of the views, by what its ledger knows.
+    pub fn refuses_views(&self, ledger: &Ahead) -> anyhow::Result<Option<String>> {
+        for definition in &self.views {
             let Definition { name, view, begins_now, .. } = definition;
-            (name.clone(), view.signature().to_owned(), *begins_now)
-        };
-        self.views.iter().map(one).collect()
+            let continues = engine::continues;
+            if let Some(message) =
+                ledger.refuses_view(name, view.signature(), *begins_now, continues)?
+            {
+                return Ok(Some(message));
+            }
+            let was = ledger.written(name)?;
+            let now = definition.written();
+            let becomes = was.map(|was| was.becomes(name, &now, definition.appends()));
+            if let Some(Rewritten::Refused(message)) = becomes {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
     }
 
     /// The views over their ledger.

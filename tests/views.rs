@@ -507,6 +507,41 @@ fn what_a_removed_view_keeps_is_told_and_removed() {
     }
 }
 
+/// A result that is appended to goes on in its format, or begins anew; another place is said.
+#[test]
+fn a_view_is_written_as_before_or_says_what_changes() {
+    let csv = view("v", "update", SUMS, "[view.format.csv]\n");
+    let spool = Spool::new(&format!("{INPUT}{csv}"));
+    spool.drop_file("a", "x,1\n");
+    spool.run_once();
+    let json = view("v", "update", SUMS, "[view.format.json]\n");
+    let set = |view: &str| spool.configure("settle = \"0s\"", &format!("{INPUT}{view}"));
+    set(&json);
+    for arguments in [&["check"][..], &["run", "--once"]] {
+        let refused = spool.run(arguments[0], &arguments[1..]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(4), "{said}");
+        assert!(said.contains("v.csv as csv") && said.contains("--reset-view v"), "{said}");
+    }
+    assert!(spool.run("run", &["--once", "--reset-view", "v"]).status.success());
+    spool.drop_file("b", "x,2\n");
+    assert!(!spool.run_once().contains("from now on"));
+    let lines = "{\"k\":\"x\",\"c\":1,\"s\":1}\n{\"k\":\"x\",\"c\":2,\"s\":3}\n";
+    assert_eq!(spool.read("v.csv"), lines);
+    set(&json.replace("v.csv", "w.json"));
+    spool.drop_file("c", "x,3\n");
+    let log = spool.run_once();
+    assert!(log.contains("w.json from now on") && log.contains("what is in it stays"), "{log}");
+    assert_eq!((spool.read("v.csv").as_str(), spool.read("w.json").lines().count()), (lines, 1));
+    // What is replaced as a whole may be of any format.
+    let all = view("all", "complete", SUMS, "begin = \"now\"\n");
+    set(&all);
+    spool.run_once();
+    set(&(all + "[view.format.json]\n"));
+    let log = spool.run_once();
+    assert!(log.contains("`all` is written as json from now on"), "{log}");
+}
+
 /// What `status` and the exit code say of the views.
 fn troubles(spool: &Spool) -> (Vec<serde_json::Value>, String) {
     let json = spool.run("status", &["--json"]).stdout;

@@ -35,11 +35,8 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
                 return Err(Halt(publish::owed_message(&path, bytes)).into());
             }
         }
-        for (name, signature, begins_now) in queries.signatures() {
-            let continues = crate::queries::continues;
-            let refused = ledger.refuses_view(&name, &signature, begins_now, continues)?;
-            refused.map_or(Ok(()), |message| Err(Halt(message)))?;
-        }
+        let refused = queries.refuses_views(ledger)?;
+        refused.map_or(Ok(()), |message| Err(Halt(message)))?;
         check_format(config, ledger.format(output)?)?;
     }
     if let Some(reason) = publish::begins_otherwise(output, &header.unwrap_or_default()) {

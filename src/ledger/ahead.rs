@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::views::{self, Continues};
+use super::views::{self, Continues, Written};
 use super::{Look, job};
 
 /// A ledger, as a start would find it.
@@ -64,6 +64,14 @@ impl Ahead {
             return Ok(views::refuses_new(name, written).filter(|_| !begins_now));
         };
         Ok(views::refuses(name, (&kept, seen), (signature, continues), self.last))
+    }
+
+    /// Where and how the view of this name was written.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn written(&self, name: &str) -> anyhow::Result<Option<Written>> {
+        Ok(views::written(self.connection(), name)?)
     }
 
     /// The files to which bytes are owed, and how many.

@@ -57,7 +57,7 @@ pub use recent::merged;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
-pub use views::{Continues, Reading, StatePut, ViewId};
+pub use views::{Continues, Reading, Rewritten, StatePut, ViewId, Written};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";

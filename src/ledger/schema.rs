@@ -181,6 +181,9 @@ const MIGRATIONS: [&str; 9] = [
     "
     -- Why a view is stopped: it sees nothing more until it is made anew.
     ALTER TABLE view ADD COLUMN stopped TEXT;
+    -- Where its result is written, and how; NULL where that is not known.
+    ALTER TABLE view ADD COLUMN path BLOB;
+    ALTER TABLE view ADD COLUMN format TEXT;
     -- Groups that are left out of a view's result.
     CREATE TABLE left_out (
         view   INTEGER NOT NULL,

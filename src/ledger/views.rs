@@ -3,6 +3,10 @@
 //! What holds here: a state is written by [`super::Ledger::commit`] alone, in the transaction of the
 //! microbatches that changed it. What a state means is the engine's business.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
+
 use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params, params_from_iter};
 
 use super::{Ledger, failure, merged, told};
@@ -52,6 +56,67 @@ pub(super) fn refuses(
              the output"
         )
     })
+}
+
+/// Where and how the result of a view is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The file.
+    pub path: PathBuf,
+    /// The format, with what is set in it.
+    pub format: String,
+}
+
+/// What it means that a result is written in another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rewritten {
+    /// Nothing has changed.
+    Same,
+    /// The result goes on, and this is to be said.
+    GoesOn(String),
+    /// It cannot.
+    Refused(String),
+}
+
+impl Written {
+    /// What it means that a view that was written so is written like `now`. `appends` when results are
+    /// appended.
+    pub fn becomes(&self, name: &str, now: &Self, appends: bool) -> Rewritten {
+        let (old, new) = (self.path.display(), now.path.display());
+        if self.path != now.path {
+            let stays =
+                if appends { "what is in it stays there" } else { "it is not replaced any more" };
+            return Rewritten::GoesOn(format!(
+                "the result of the view `{name}` goes to {new} from now on; before, it went to {old}: {stays}"
+            ));
+        }
+        let (was, is) = (&self.format, &now.format);
+        let is_there = || self.path.metadata().is_ok_and(|there| there.len() > 0);
+        if was == is {
+            return Rewritten::Same;
+        }
+        if !appends || !is_there() {
+            return Rewritten::GoesOn(format!(
+                "the view `{name}` is written as {is} from now on; before, it was {was}"
+            ));
+        }
+        Rewritten::Refused(format!(
+            "the view `{name}` has written {old} as {was}, and the job says {is}. Set the format back, give the \
+             view another path, or start once with `run --reset-view {name}`: that sets the file aside and \
+             writes it anew"
+        ))
+    }
+}
+
+/// Where and how a view was written, unless it is to be made anew.
+pub(super) fn written(connection: &Connection, name: &str) -> rusqlite::Result<Option<Written>> {
+    let select = "SELECT path, format FROM view
+        WHERE name = ? AND NOT rebuild AND path IS NOT NULL AND format IS NOT NULL";
+    let row = |row: &rusqlite::Row<'_>| {
+        let path = PathBuf::from(OsString::from_vec(row.get(0)?));
+        Ok(Written { path, format: row.get(1)? })
+    };
+    connection.query_row(select, [name], row).optional()
 }
 
 /// Why a view that is new cannot begin in a job that has written so many records.
@@ -109,6 +174,22 @@ impl Ledger {
             self.views.push(ViewId(id));
         }
         Ok((ViewId(id), stopped))
+    }
+
+    /// Where and how the view of this name was written, unless it is to be made anew.
+    pub fn written(&self, name: &str) -> Result<Option<Written>> {
+        written(&self.connection, name).map_err(failure)
+    }
+
+    /// Notes where and how a view is written from now on.
+    pub fn writes_view(&mut self, view: ViewId, now: &Written) -> Result<()> {
+        let update = "UPDATE view SET path = ?1, format = ?2
+            WHERE id = ?3 AND (path IS NOT ?1 OR format IS NOT ?2)";
+        let path = now.path.as_os_str().as_bytes();
+        self.connection
+            .execute(update, params![path, now.format, view.0])
+            .map(drop)
+            .map_err(failure)
     }
 
     /// Forgets what a view has kept: it is to be made anew from the whole output, under this signature.

@@ -22,7 +22,7 @@ use super::prepare::Prepared;
 use crate::aggregate::Judge;
 use crate::engine::{self, Doubts};
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Ledger, Microbatch, Target, Told, ViewId};
+use crate::ledger::{self, Addition, Ledger, Microbatch, Rewritten, Target, Told, ViewId};
 use crate::sink::stage::StagingArea;
 use changes::Changes;
 pub use changes::Puts;
@@ -104,6 +104,13 @@ impl Views {
             let Definition { name, begins_now, .. } = &definition;
             let signature = definition.view.signature();
             let (id, stopped) = ledger.view(name, signature, *begins_now, engine::continues)?;
+            let now = definition.written();
+            match ledger.written(name)?.map(|was| was.becomes(name, &now, definition.appends())) {
+                Some(Rewritten::Refused(message)) => return Err(Failure::halt(message)),
+                Some(Rewritten::GoesOn(message)) => tracing::warn!("{message}"),
+                Some(Rewritten::Same) | None => {}
+            }
+            ledger.writes_view(id, &now)?;
             let (is_stopped, left_out) = (stopped.is_some(), ledger.left_out(id)?);
             if let Some(reason) = stopped {
                 tracing::error!(view = name, reason, "{STOPPED}");

@@ -10,7 +10,7 @@ use crate::config::{Config, Error};
 use crate::engine::Query;
 pub use crate::engine::continues;
 use crate::failure::Failure;
-use crate::ledger::{Ledger, Target};
+use crate::ledger::{Ahead, Ledger, Target};
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
 use crate::telemetry::Pulse;
 
@@ -67,8 +67,8 @@ impl Queries {
     }
 
     /// There are no views.
-    pub fn signatures(&self) -> Vec<(String, String, bool)> {
-        Vec::new()
+    pub fn refuses_views(&self, _ledger: &Ahead) -> anyhow::Result<Option<String>> {
+        Ok(None)
     }
 
     /// There are no views.

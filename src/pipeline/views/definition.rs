@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use crate::durable;
 use crate::engine::{Asked, Entries, States, View};
 use crate::failure::{Failure, Result};
+use crate::ledger::Written;
 use crate::pipeline::work;
 use crate::sink;
 use crate::sink::envelope::Envelope;
@@ -57,6 +58,11 @@ impl Definition {
     /// What the output begins with.
     pub fn header(&self) -> Vec<u8> {
         self.encode.header(&self.view.schema()).unwrap_or_default()
+    }
+
+    /// Where and how the result is written.
+    pub fn written(&self) -> Written {
+        Written { path: self.path.clone(), format: self.encode.signature() }
     }
 
     /// True when results are appended.
