@@ -659,3 +659,27 @@ fn a_query_that_cannot_run_is_refused_at_the_start() {
     spool.run_once();
     assert_eq!(spool.output(), "k,q\n4,2\n");
 }
+
+/// A view that is shown keeps its groups in the memory that the engine may have, and says when that is not
+/// enough; a batch does, too.
+#[test]
+fn the_groups_of_a_view_count_into_the_memory() {
+    let by_record = "select k, count(*) as c from output group by k";
+    let job = |memory: &str| {
+        let view = view("v", "update", by_record, "");
+        format!("{INPUT}{view}[engine]\nmemory = \"{memory}\"\n")
+    };
+    let records: String = (0..400_000).map(|number| format!("key-{number:030},1\n")).collect();
+    for (memory, fits) in [("32MiB", false), ("256MiB", true)] {
+        let spool = Spool::new(&job(memory));
+        let stream = spool.pipe("stream", &["--view", "v"], records.as_bytes());
+        spool.drop_file("a", &records);
+        let (input, to) = (spool.input("a"), format!("v={}", spool.path("b.csv").display()));
+        let batch = spool.run("batch", &[input.to_str().unwrap(), "--view", &to]);
+        for ended in [stream, batch] {
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert_eq!(ended.status.success(), fits, "{memory}: {said}");
+            assert!(fits || said.contains("more than engine.memory has room for"), "{said}");
+        }
+    }
+}

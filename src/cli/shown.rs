@@ -54,13 +54,14 @@ impl<Output: Write + Send> Shown<Output> {
         let marks = || Clock::marks(one().map(|definition| (definition, None)), None);
         let judge = clock.as_ref().map(|clock| clock.judge(None, marks()));
         let tap = Tap::new(one().map(|definition| Some(definition.view.clone())), judge.clone());
+        let kept = definition.view.memory();
         Self {
             definition,
             clock,
             judge,
             tap,
             bytes: 0,
-            kept: Memory::default(),
+            kept,
             watermark: None,
             output,
             tolerance,
@@ -98,6 +99,7 @@ impl<Output: Write + Send> Shown<Output> {
             }
         }
         let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
+        self.kept.count().map_err(query)?;
         self.changed |= !touched.is_empty();
         let mut bytes = Vec::new();
         if *asked == Asked::Changed {

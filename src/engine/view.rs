@@ -251,6 +251,11 @@ impl View {
         self.closes && self.windowed.is_some_and(|windowed| windowed.is_event_time)
     }
 
+    /// No states yet, in the engine's memory.
+    pub fn memory(&self) -> Memory {
+        Memory::of(&self.engine)
+    }
+
     /// What a state depends on: with another one of these it has no meaning.
     pub fn signature(&self) -> &str {
         &self.signature
@@ -376,6 +381,12 @@ impl States {
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of memory.
+    fn size(&self) -> usize {
+        let states = self.states.iter().map(|column| column.get_array_memory_size());
+        self.keys.size() + states.sum::<usize>()
     }
 
     /// Two halves of these groups, one after the other.

@@ -6,7 +6,7 @@ use arrow_schema::{DataType, SchemaRef};
 
 use crate::config::file::{self, Begin, Mode};
 use crate::config::{Config, Problem};
-use crate::engine::{self, Asked, Engine, Memory, View};
+use crate::engine::{self, Asked, Engine, View};
 use crate::failure::Failure;
 use crate::pipeline::views::{Clock, Definition, Deltas};
 use crate::record::columns::type_name;
@@ -120,8 +120,9 @@ pub fn clock(config: &Config, output: Option<&SchemaRef>) -> Result<Option<Clock
 pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<u64> {
     let mut all = 0;
     for (definition, delta) in definitions.iter().zip(deltas) {
-        let mut kept = Memory::default();
+        let mut kept = definition.view.memory();
         definition.view.merge(delta, None, &mut kept)?;
+        kept.count()?;
         let entries = match definition.asked {
             // In the order in which windows are closed.
             Asked::Closed => definition.view.close(None, &mut kept)?,

@@ -40,6 +40,8 @@ pub(super) struct Delta<'a> {
     view: &'a View,
     partial: Partial<'a>,
     parts: Vec<States>,
+    /// The memory of these.
+    memory: MemoryReservation,
     rows: usize,
     /// With more rows than this they are brought down to one for each group.
     limit: usize,
@@ -66,7 +68,9 @@ impl<'a> Delta<'a> {
     pub(super) fn new(view: &'a View, aggregate: &'a AggregateExec) -> Result<Self, Problem> {
         let pool = &view.engine.context.runtime_env().memory_pool;
         let partial = Partial::new(aggregate, pool)?;
-        Ok(Self { view, partial, parts: Vec::new(), rows: 0, limit: CONDENSE_ROWS })
+        // What is there counts, however much: the tables beside it get less.
+        let memory = MemoryConsumer::new("partial states").register(pool);
+        Ok(Self { view, partial, parts: Vec::new(), memory, rows: 0, limit: CONDENSE_ROWS })
     }
 
     /// Takes some records.
@@ -94,6 +98,7 @@ impl<'a> Delta<'a> {
             // it brought: the next ones may be of the same groups.
             self.limit = self.rows * 2 + CONDENSE_ROWS;
         }
+        self.memory.resize(self.parts.iter().map(States::size).sum());
         Ok(())
     }
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use std::ops::Range;
 
-use crate::engine::Problem;
+use bytesize::ByteSize;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+
 use crate::engine::rows::Rows;
+use crate::engine::{Engine, Problem};
 
 /// States by their keys, in the order of the keys.
 pub trait Store {
@@ -90,18 +93,53 @@ pub struct Entry {
 }
 
 /// States in memory, for the drivers that have no ledger.
-#[derive(Debug, Clone, Default)]
-pub struct Memory(BTreeMap<Vec<u8>, Vec<u8>>);
+#[derive(Debug, Default)]
+pub struct Memory {
+    states: BTreeMap<Vec<u8>, Vec<u8>>,
+    bytes: usize,
+    /// Its part of the engine's memory.
+    part: Option<MemoryReservation>,
+}
+
+/// Bytes that a state takes beside its own: in the tree, and of the allocator.
+const BESIDE: usize = 2 * size_of::<Vec<u8>>() + 32;
+
+impl Memory {
+    /// No states yet, in the memory of this engine.
+    pub fn of(engine: &Engine) -> Self {
+        let pool = &engine.context.runtime_env().memory_pool;
+        let part = MemoryConsumer::new("the groups of a view").register(pool);
+        Self { part: Some(part), ..Self::default() }
+    }
+
+    /// Counts what there is as memory of the engine.
+    ///
+    /// # Errors
+    /// When the engine may not have so much.
+    pub fn count(&mut self) -> Result<(), Problem> {
+        let (Some(part), bytes) = (&mut self.part, self.bytes) else { return Ok(()) };
+        part.try_resize(bytes).map_err(|_| {
+            let kept = ByteSize(bytes as u64);
+            Problem::new(format!(
+                "the groups of the view take {kept}, more than engine.memory has room for"
+            ))
+        })
+    }
+}
+
+fn size(key: usize, value: &[u8]) -> usize {
+    key + value.len() + BESIDE
+}
 
 impl Store for Memory {
     type Error = Problem;
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
-        Ok(self.0.get(key).cloned())
+        Ok(self.states.get(key).cloned())
     }
 
     fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Problem> {
-        let all = self.0.range(from.to_vec()..);
+        let all = self.states.range(from.to_vec()..);
         let within = all.take_while(|(key, _)| below.is_none_or(|below| key.as_slice() < below));
         let mut entries = Entries::default();
         within.for_each(|(key, value)| entries.push(key, value));
@@ -109,14 +147,17 @@ impl Store for Memory {
     }
 
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Problem> {
-        let last = self.0.range(from.to_vec()..below.to_vec()).next_back();
+        let last = self.states.range(from.to_vec()..below.to_vec()).next_back();
         Ok(last.map(|(key, value)| Entry { key: key.clone(), value: value.clone() }))
     }
 
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        match value {
-            Some(value) => drop(self.0.insert(key, value)),
-            None => drop(self.0.remove(&key)),
-        }
+        let length = key.len();
+        self.bytes += value.as_ref().map_or(0, |value| size(length, value));
+        let old = match value {
+            Some(value) => self.states.insert(key, value),
+            None => self.states.remove(&key),
+        };
+        self.bytes -= old.map_or(0, |old| size(length, &old));
     }
 }
