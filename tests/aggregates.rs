@@ -8,7 +8,7 @@ const COLUMNS: &str = "[input.format.csv]\nheader = false\n[input.format.csv.col
     [output]\npath = \"output.txt\"\n[output.format.csv]\n";
 
 /// Functions, records of the columns `i,d,r,m`, and what the functions give for them.
-const TABLE: [(&str, &[&str], &str); 23] = [
+const TABLE: [(&str, &[&str], &str); 26] = [
     ("count(*); count(i); sum(i); min(i); max(i)", &[], "0,0,,,"),
     ("sum(m); min(d); max(d); corr(d, r); var_pop(d)", &[], ",,,,"),
     ("count(*); count(i); sum(i); sum(m); min(d); max(r)", &[",,,", ",,,"], "2,0,,,,"),
@@ -54,6 +54,13 @@ const TABLE: [(&str, &[&str], &str); 23] = [
         "0.5,0.3333333333333333,0.6666666666666666",
     ),
     ("round(corr(d, r), 9); round(regr_slope(r, d), 9)", &[",1,6,", ",2,4,", ",3,2,"], "-1.0,-2.0"),
+    ("corr(d, r)", &[",1,nan,", ",2,2,", ",3,3,"], "nan"),
+    ("corr(d, i); corr(d, d)", &["1,inf,,", "2,2,,", ",3,,"], "nan,nan"),
+    (
+        "round(corr(d, i), 9); corr(i, 7); corr(d, -d)",
+        &["1000000001,1000000001,,", "1000000003,1000000002,,", "1000000002,1000000003,,"],
+        "0.5,,-1.0",
+    ),
     (
         "sum(d); avg(d)",
         &[",0.1,,", ",0.2,,", ",0.3,,", ",1e16,,", ",1,,", ",1,,", ",-1e16,,"],

@@ -1,10 +1,11 @@
 //! Aggregates that are right at the ends of their types, where the engine's own give a number that no
-//! record and no sum has: `sum`, `avg`, `min`, `max` and `median`.
+//! record and no sum has: `sum`, `avg`, `min`, `max`, `median` and `corr`.
 //!
 //! What holds here:
 //! - A sum that its type cannot hold is an error. The engine's wraps.
 //! - Sums and averages of doubles are the same in any order, but for rare digits ([`doubles`]); averages of
-//!   decimals are rounded ([`averages`]); the median of whole numbers may lie between them.
+//!   decimals are rounded ([`averages`]); the median of whole numbers may lie between them; `corr` is right
+//!   for large numbers, too ([`correlation`]).
 //! - NaN is larger than every other number, as in `PostgreSQL`, and the extremes of infinities are
 //!   infinities. The engine's begin at the largest finite number, and take a NaN for both.
 //!
@@ -34,10 +35,12 @@ use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_o
 
 use super::functions::failed;
 use crate::record::columns::type_name;
+use correlation::Correlation;
 use doubles::Doubles;
 use one::{Distinct, One};
 
 mod averages;
+mod correlation;
 mod doubles;
 mod one;
 
@@ -52,6 +55,7 @@ pub fn register(context: &SessionContext) {
         ("min", Kind::Min),
         ("max", Kind::Max),
         ("median", Kind::Median),
+        ("corr", Kind::Correlation),
     ];
     for (name, kind) in all {
         if let Ok(inner) = context.udaf(name) {
@@ -71,6 +75,7 @@ enum Kind {
     Min,
     Max,
     Median,
+    Correlation,
 }
 
 /// A function of the engine, with states of its own for many groups.
@@ -134,6 +139,7 @@ impl Exact {
             (Kind::Sum, DataType::Decimal128(..)) => Sums::<Decimal128Type>::of(data_type),
             (Kind::Sum, DataType::Decimal256(..)) => Sums::<Decimal256Type>::of(data_type),
             (Kind::Sum, DataType::Float64) => Some(Box::new(Doubles::new(doubles::Asked::Sum))),
+            (Kind::Correlation, _) => Some(Box::new(Correlation::default())),
             (Kind::Sum | Kind::Average | Kind::Median, _) => None,
             (_, DataType::Float16) => {
                 extreme!(Float16Type, <Float16Type as ArrowPrimitiveType>::Native)
@@ -176,18 +182,23 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Fallible<Box<dyn Accumulator>> {
-        let input = arguments.expr_fields.first().map(|field| field.data_type().clone());
-        match (self.groups_of(&arguments)?, input) {
-            (Some(of), Some(_)) if arguments.is_distinct => {
+        let inputs = arguments.expr_fields.iter().map(|field| field.data_type().clone());
+        let inputs: Vec<_> = inputs.collect();
+        let is_sum = matches!(self.kind, Kind::Sum | Kind::Average);
+        match self.groups_of(&arguments)? {
+            Some(of) if arguments.is_distinct && is_sum => {
                 let inner = self.inner.accumulator(arguments)?;
                 Ok(Box::new(Distinct::new(inner, of)))
             }
-            (Some(groups), Some(input)) => Ok(Box::new(One::new(groups, &input)?)),
+            Some(groups) if !arguments.is_distinct => Ok(Box::new(One::new(groups, &inputs)?)),
             _ => self.inner.accumulator(arguments),
         }
     }
 
     fn state_fields(&self, arguments: StateFieldsArgs) -> Fallible<Vec<FieldRef>> {
+        if self.kind == Kind::Correlation {
+            return Ok(correlation::state_fields(arguments.name));
+        }
         let is_double = *arguments.return_field.data_type() == DataType::Float64;
         let is_sum = matches!(self.kind, Kind::Sum | Kind::Average) && !arguments.is_distinct;
         let error = format_state_name(arguments.name, "error");

@@ -18,10 +18,11 @@ pub(super) struct One(Exclusive);
 type Exclusive = Mutex<Own>;
 
 impl One {
-    pub(super) fn new(mut groups: Own, data_type: &DataType) -> Fallible<Self> {
+    pub(super) fn new(mut groups: Own, inputs: &[DataType]) -> Fallible<Self> {
         // One record that is left out: a batch without any would make it a group with a value.
         let none = BooleanArray::from(vec![false]);
-        groups.update_batch(&[new_null_array(data_type, 1)], &[0], Some(&none), 1)?;
+        let nulls: Vec<_> = inputs.iter().map(|input| new_null_array(input, 1)).collect();
+        groups.update_batch(&nulls, &[0], Some(&none), 1)?;
         Ok(Self(Mutex::new(groups)))
     }
 
