@@ -233,3 +233,44 @@ fn what_a_sum_was_on_its_way_does_not_matter() {
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     assert_eq!(spool.read("last.csv"), "inf,inf\n");
 }
+
+/// A frame that moves forgets what leaves it, and its sums do not wrap.
+#[test]
+fn a_moving_frame_is_right_at_the_ends_of_its_type() {
+    let frame = "over (order by k rows between 1 preceding and current row)";
+    let query = format!(
+        "select k, sum(i) {frame} as i, sum(d) {frame} as d, avg(d) {frame} as a, sum(m) {frame} as m \
+         from input order by k"
+    );
+    let spool = Spool::new(&format!("{COLUMNS}[transform.sql]\nquery = \"{query}\"\n"));
+    let records = [
+        "a,9223372036854775807,1e16,,0.01",
+        "b,-5,1,,0.02",
+        "c,2,inf,,",
+        "d,9223372036854775800,1,,999999999999999999999999999999999999.97",
+        "e,,0.1,,0.01",
+        "f,-1,0.2,,0.02",
+        "g,1,nan,,",
+        "h,1,1,,",
+        "i,1,2,,",
+    ];
+    spool.drop_file("a", records.join("\n") + "\n");
+    spool.run_once();
+    let expected = [
+        "a,9223372036854775807,1e+16,1e+16,0.01",
+        "b,9223372036854775802,1e+16,5000000000000000.0,0.03",
+        "c,-3,inf,inf,0.02",
+        "d,9223372036854775802,inf,inf,999999999999999999999999999999999999.97",
+        "e,9223372036854775800,1.1,0.55,999999999999999999999999999999999999.98",
+        "f,-1,0.30000000000000004,0.15000000000000002,0.03",
+        "g,0,nan,nan,0.02",
+        "h,2,nan,nan,",
+        "i,2,3.0,1.5,",
+    ];
+    let output = spool.output();
+    assert_eq!(output.lines().skip(1).collect::<Vec<_>>(), expected);
+    let too_much = "a,9223372036854775807,,,\nb,1,,,\n";
+    spool.drop_file("b", too_much);
+    let log = spool.run_once();
+    assert!(log.contains("a sum is too large for its type, bigint"), "{log}");
+}

@@ -9,7 +9,7 @@
 //! - NaN is larger than every other number, as in `PostgreSQL`, and the extremes of infinities are
 //!   infinities. The engine's begin at the largest finite number, and take a NaN for both.
 //!
-//! Whatever else a function has is the engine's: its types, its state, sliding frames.
+//! Whatever else a function has is the engine's: its types, its state, moving frames of decimal averages.
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ mod averages;
 mod correlation;
 mod doubles;
 mod one;
+mod sliding;
 
 /// States of many groups.
 type Own = Box<dyn GroupsAccumulator>;
@@ -227,7 +228,18 @@ impl AggregateUDFImpl for Exact {
         &self,
         arguments: AccumulatorArgs,
     ) -> Fallible<Box<dyn Accumulator>> {
-        self.inner.create_sliding_accumulator(arguments)
+        let data_type = arguments.return_field.data_type();
+        if arguments.is_distinct || !matches!(self.kind, Kind::Sum | Kind::Average) {
+            return self.inner.create_sliding_accumulator(arguments);
+        }
+        Ok(match (self.kind, data_type) {
+            (Kind::Sum, DataType::Int64) => sliding::Sum::<Int64Type>::of(data_type),
+            (Kind::Sum, DataType::UInt64) => sliding::Sum::<UInt64Type>::of(data_type),
+            (Kind::Sum, DataType::Decimal128(..)) => sliding::Sum::<Decimal128Type>::of(data_type),
+            (Kind::Sum, DataType::Float64) => sliding::Doubles::of(doubles::Asked::Sum),
+            (Kind::Average, DataType::Float64) => sliding::Doubles::of(doubles::Asked::Average),
+            _ => return self.inner.create_sliding_accumulator(arguments),
+        })
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -277,18 +289,25 @@ fn each_alone(
     alone.state(EmitTo::All)
 }
 
+fn too_large(data_type: &DataType) -> DataFusionError {
+    failed(format!("a sum is too large for its type, {}", type_name(data_type)))
+}
+
 /// A state has not the columns that it should have.
 fn lost() -> DataFusionError {
     failed("a function has lost a column".to_owned())
 }
 
 /// A number that sums are made of.
-trait Summed: ArrowPrimitiveType + Send {
+trait Summed: ArrowPrimitiveType + Send + std::fmt::Debug {
     /// What a sum is counted in until it is asked for.
-    type Total: Copy + Default + Send + Sync;
+    type Total: Copy + Default + Send + Sync + std::fmt::Debug;
 
     /// A sum and one more value, if it can be counted.
     fn add(total: Self::Total, value: Self::Native) -> Option<Self::Total>;
+
+    /// A sum without one of its values, if it can be counted.
+    fn take_away(total: Self::Total, value: Self::Native) -> Option<Self::Total>;
 
     /// The sum as a value of this type, if that can hold it.
     fn narrow(total: Self::Total, data_type: &DataType) -> Option<Self::Native>;
@@ -301,6 +320,10 @@ macro_rules! whole {
 
             fn add(total: i128, value: Self::Native) -> Option<i128> {
                 total.checked_add(i128::from(value))
+            }
+
+            fn take_away(total: i128, value: Self::Native) -> Option<i128> {
+                total.checked_sub(i128::from(value))
             }
 
             fn narrow(total: i128, _: &DataType) -> Option<Self::Native> {
@@ -321,6 +344,10 @@ macro_rules! decimal {
 
             fn add(total: Self::Native, value: Self::Native) -> Option<Self::Native> {
                 total.add_checked(value).ok()
+            }
+
+            fn take_away(total: Self::Native, value: Self::Native) -> Option<Self::Native> {
+                total.sub_checked(value).ok()
             }
 
             fn narrow(total: Self::Native, data_type: &DataType) -> Option<Self::Native> {
@@ -350,10 +377,6 @@ impl<T: Summed> Sums<T> {
         let data_type = data_type.clone();
         Some(Box::new(Self { totals: Vec::new(), nulls: NullState::new(), data_type }))
     }
-
-    fn too_large(&self) -> DataFusionError {
-        failed(format!("a sum is too large for its type, {}", type_name(&self.data_type)))
-    }
 }
 
 impl<T: Summed> GroupsAccumulator for Sums<T> {
@@ -375,7 +398,7 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
                 None => is_counted = false,
             }
         });
-        if is_counted { Ok(()) } else { Err(self.too_large()) }
+        if is_counted { Ok(()) } else { Err(too_large(&self.data_type)) }
     }
 
     fn merge_batch(&mut self, values: &[ArrayRef], groups: &[usize], total: usize) -> Fallible<()> {
@@ -385,7 +408,8 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
     fn evaluate(&mut self, which: EmitTo) -> Fallible<ArrayRef> {
         let totals = which.take_needed(&mut self.totals);
         let nulls = self.nulls.build(which);
-        let narrow = |total| T::narrow(total, &self.data_type).ok_or_else(|| self.too_large());
+        let narrow =
+            |total| T::narrow(total, &self.data_type).ok_or_else(|| too_large(&self.data_type));
         let values = totals.into_iter().map(narrow).collect::<Fallible<Vec<T::Native>>>()?;
         let values = PrimitiveArray::<T>::new(values.into(), nulls);
         Ok(Arc::new(values.with_data_type(self.data_type.clone())))

@@ -57,7 +57,7 @@ impl Doubles {
 }
 
 /// What the sum of two numbers has lost.
-fn lost_in(one: f64, other: f64, sum: f64) -> f64 {
+pub(super) fn lost_in(one: f64, other: f64, sum: f64) -> f64 {
     let of_other = sum - one;
     (one - (sum - of_other)) + (other - of_other)
 }
