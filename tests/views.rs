@@ -567,6 +567,9 @@ fn a_group_that_is_left_out_is_told_until_it_is_written() {
         );
         assert!(text.contains("left out") && text.contains("2 groups of v"), "{text}");
         assert!(text.contains("Divide by zero") || text.contains("divide by zero"), "{text}");
+        spool.drop_file("a2", "x,0\n");
+        let log = spool.run_once();
+        assert!(!log.contains("is left out"), "it was said before: {log}");
         spool.drop_file("b", "y,4\n");
         once();
         assert_eq!(troubles(&spool).0[0]["left_out"], 1, "{mode}");

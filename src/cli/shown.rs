@@ -3,6 +3,7 @@
 //! What holds here: what comes between two pauses of the input, or a few megabytes of it, is a
 //! microbatch: it is judged by the watermark that the ones before it left. State is in memory.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::iter::repeat;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::engine::{Asked, Memory};
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
-use crate::pipeline::views::{Clock, Definition, Tap};
+use crate::pipeline::views::{Clock, Definition, LeftOut, Tap};
 use crate::record::{Late, Reject};
 use crate::sink::{late, rejects};
 
@@ -36,6 +37,8 @@ pub struct Shown<Output> {
     rejected: u64,
     /// Records that are late, unless they belong to a session that is open.
     late: Vec<Vec<u8>>,
+    /// Groups that were told to be left out.
+    left_out: BTreeSet<String>,
     /// Something was shown before.
     began: bool,
     /// Something has changed since.
@@ -67,6 +70,7 @@ impl<Output: Write + Send> Shown<Output> {
             tolerance,
             rejected: 0,
             late: Vec::new(),
+            left_out: BTreeSet::new(),
             began: false,
             changed: false,
         }
@@ -101,10 +105,10 @@ impl<Output: Write + Send> Shown<Output> {
         let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
         self.kept.count().map_err(query)?;
         self.changed |= !touched.is_empty();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut left_out) = (Vec::new(), Vec::new());
         if *asked == Asked::Changed {
             let write = &mut |some: &[u8]| collect(&mut bytes, some);
-            self.definition.encode_states(&touched, &mut Vec::new(), write)?;
+            self.definition.encode_states(&touched, &mut left_out, write)?;
         }
         if let Some(clock) = &self.clock {
             self.watermark = clock.advance(self.watermark, tapped.latest);
@@ -114,14 +118,16 @@ impl<Output: Write + Send> Shown<Output> {
             let closed = view.close(up_to, &mut self.kept).map_err(query)?;
             if *asked == Asked::Closed {
                 let write = &mut |some: &[u8]| collect(&mut bytes, some);
-                self.definition.encode_entries(&closed, &mut Vec::new(), write)?;
+                self.definition.encode_entries(&closed, &mut left_out, write)?;
             }
         }
+        let asked = *asked;
+        self.log(&left_out);
         if let Some(judge) = &self.judge {
             let view = std::iter::once((&self.definition, None));
             judge.advance(Clock::marks(view, self.watermark));
         }
-        if *asked == Asked::All {
+        if asked == Asked::All {
             return self.show_all(ends);
         }
         if (!bytes.is_empty() || ends) && !self.began {
@@ -139,9 +145,20 @@ impl<Output: Write + Send> Shown<Output> {
         let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
         let entries = self.definition.view.all(&self.kept).map_err(query)?;
         let mut bytes = if self.began { vec![b'\n'] } else { Vec::new() };
-        bytes.extend(self.definition.result(entries)?.0);
+        let (result, left_out) = self.definition.result(entries)?;
+        self.log(&left_out);
+        bytes.extend(result);
         self.began = true;
         self.show(&bytes)
+    }
+
+    /// Each group once, however often it is left out.
+    fn log(&mut self, left_out: &[LeftOut]) {
+        for one in left_out {
+            if self.left_out.insert(one.group.clone()) {
+                self.definition.log(one);
+            }
+        }
     }
 
     fn show(&mut self, bytes: &[u8]) -> Result<()> {

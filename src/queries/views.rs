@@ -130,6 +130,9 @@ pub fn finish(definitions: &[Definition], deltas: &Deltas) -> anyhow::Result<u64
         };
         let (result, left_out) = definition.result(entries).map_err(Failure::into_error)?;
         definition.replace(&result).map_err(Failure::into_error)?;
+        for one in &left_out {
+            definition.log(one);
+        }
         all += left_out.len() as u64;
     }
     Ok(all)

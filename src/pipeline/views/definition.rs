@@ -103,14 +103,18 @@ impl Definition {
     }
 
     fn left_out(&self, group: &States, reason: String) -> LeftOut {
-        let (view, group) = (&self.name, crate::record::reason(self.view.key_of(group)));
+        LeftOut { group: crate::record::reason(self.view.key_of(group)), reason }
+    }
+
+    /// Logs a group that is left out.
+    pub fn log(&self, left_out: &LeftOut) {
+        let (view, LeftOut { group, reason }) = (&self.name, left_out);
         tracing::error!(
             view,
             group,
             reason,
             "a group cannot be computed and is left out; its records are in the output"
         );
-        LeftOut { group, reason }
     }
 
     fn encoded(&self, states: &States) -> Result<Vec<u8>> {

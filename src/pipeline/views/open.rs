@@ -170,11 +170,12 @@ impl Open {
                 }
             }
         }
-        told.extend(
-            left_out
-                .into_iter()
-                .map(|LeftOut { group, reason }| self.tells(What::LeftOut { group, reason })),
-        );
+        for one in left_out {
+            if !missing.contains(&one.group) {
+                self.definition.log(&one);
+            }
+            told.push(self.tells(What::LeftOut { group: one.group, reason: one.reason }));
+        }
         Ok(told)
     }
 
@@ -195,6 +196,8 @@ impl Open {
         if groups == self.left_out.iter().collect() {
             return Vec::new();
         }
+        let is_new = |one: &&LeftOut| !one.group.is_empty() && !self.left_out.contains(&one.group);
+        left_out.iter().filter(is_new).for_each(|one| self.definition.log(one));
         let all = left_out.iter().cloned();
         let all = all.map(|LeftOut { group, reason }| What::LeftOut { group, reason });
         let all = std::iter::once(What::AllWritten).chain(all);
