@@ -269,8 +269,12 @@ fn a_moving_frame_is_right_at_the_ends_of_its_type() {
     ];
     let output = spool.output();
     assert_eq!(output.lines().skip(1).collect::<Vec<_>>(), expected);
-    let too_much = "a,9223372036854775807,,,\nb,1,,,\n";
-    spool.drop_file("b", too_much);
-    let log = spool.run_once();
-    assert!(log.contains("a sum is too large for its type, bigint"), "{log}");
+    for (name, too_much, kind) in [
+        ("b", "a,9223372036854775807,,,\nb,1,,,\n", "bigint"),
+        ("c", "a,,1.7e308,,\nb,,1.7e308,,\nc,,1,,\n", "double"),
+    ] {
+        spool.drop_file(name, too_much);
+        let log = spool.run_once();
+        assert!(log.contains(&format!("a sum is too large for its type, {kind}")), "{log}");
+    }
 }

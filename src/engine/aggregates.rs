@@ -21,7 +21,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, ArrowNativeTypeOp as _, BooleanArray, PrimitiveArray};
 use arrow_schema::{DataType, Field, FieldRef};
-use datafusion::common::{DataFusionError, Result as Fallible, plan_err};
+use datafusion::common::{DataFusionError, Result as Fallible, not_impl_err, plan_err};
 use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
@@ -185,6 +185,9 @@ impl AggregateUDFImpl for Exact {
     fn accumulator(&self, arguments: AccumulatorArgs) -> Fallible<Box<dyn Accumulator>> {
         let inputs = arguments.expr_fields.iter().map(|field| field.data_type().clone());
         let inputs: Vec<_> = inputs.collect();
+        if self.kind == Kind::Correlation && arguments.is_distinct {
+            return not_impl_err!("`corr(distinct ..)`");
+        }
         let is_sum = matches!(self.kind, Kind::Sum | Kind::Average);
         match self.groups_of(&arguments)? {
             Some(of) if arguments.is_distinct && is_sum => {

@@ -14,6 +14,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow_cast::display::array_value_to_string;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
@@ -289,12 +290,13 @@ impl View {
         Ok(States { keys, states: self.decode_states(&values)? })
     }
 
-    /// The key of the only one of these groups, for people.
-    pub fn key_of(&self, group: &States) -> String {
-        let columns = self.decode_groups(&group.keys).unwrap_or_default();
-        let value = |column: &ArrayRef| arrow_cast::display::array_value_to_string(column, 0);
-        let values = columns.iter().map(|column| value(column).unwrap_or_default());
-        values.collect::<Vec<_>>().join(", ")
+    /// The keys of these groups, for people.
+    pub fn keys_of(&self, groups: &States) -> Vec<String> {
+        let columns = self.decode_groups(&groups.keys).unwrap_or_default();
+        let value = |column: &ArrayRef, row| array_value_to_string(column, row).unwrap_or_default();
+        let key =
+            |row| columns.iter().map(|column| value(column, row)).collect::<Vec<_>>().join(", ");
+        (0..groups.len()).map(key).collect()
     }
 
     /// The result over these groups.

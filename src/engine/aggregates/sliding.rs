@@ -116,6 +116,9 @@ impl Doubles {
                 let before = self.sum;
                 self.sum += value;
                 self.error += lost_in(before, value, self.sum);
+                if !self.sum.is_finite() {
+                    return Err(too_large(&DataType::Float64));
+                }
             }
         }
         if self.count == self.nans + self.ups + self.downs {

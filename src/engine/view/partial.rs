@@ -68,7 +68,8 @@ impl<'a> Delta<'a> {
     pub(super) fn new(view: &'a View, aggregate: &'a AggregateExec) -> Result<Self, Problem> {
         let pool = &view.engine.context.runtime_env().memory_pool;
         let partial = Partial::new(aggregate, pool)?;
-        // What is there counts, however much: the tables beside it get less.
+        // What is there counts, and the tables beside it get less; not so much that a query beside them that
+        // cannot give way would fail.
         let memory = MemoryConsumer::new("partial states").register(pool);
         Ok(Self { view, partial, parts: Vec::new(), memory, rows: 0, limit: CONDENSE_ROWS })
     }
@@ -98,7 +99,8 @@ impl<'a> Delta<'a> {
             // it brought: the next ones may be of the same groups.
             self.limit = self.rows * 2 + CONDENSE_ROWS;
         }
-        self.memory.resize(self.parts.iter().map(States::size).sum());
+        let bytes: usize = self.parts.iter().map(States::size).sum();
+        self.memory.resize(bytes.min(self.view.engine.memory / 4));
         Ok(())
     }
 }
@@ -153,8 +155,8 @@ impl<'a> Partial<'a> {
         let schema = ExecutionPlan::schema(self.aggregate);
         let said = schema.fields().iter().skip(self.keys.len()).map(|field| field.data_type());
         if !states.iter().map(Array::data_type).eq(said) {
-            let message = "a function has a state of another type than it says";
-            return Err(DataFusionError::Execution(message.to_owned()));
+            let message = "a function whose state has another type than it says";
+            return Err(DataFusionError::NotImplemented(message.to_owned()));
         }
         Ok(Some(States { keys: groups.into_keys(), states }))
     }
