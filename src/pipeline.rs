@@ -149,7 +149,7 @@ impl Pipeline {
     ) -> Result<bool> {
         let Some((number, path)) = self.views.to_rebuild(&self.ledger)? else { return Ok(false) };
         let tapped = match read(number) {
-            Err(Failure::Bad(reason)) => {
+            Err(Failure::Bad(reason) | Failure::Incomplete(reason)) => {
                 self.views.stop(number, reason, &mut self.ledger)?;
                 return Ok(true);
             }

@@ -167,10 +167,9 @@ impl Queries {
             {
                 return Ok(Some(message));
             }
-            let was = ledger.written(name)?;
-            let now = definition.written();
-            let becomes = was.map(|was| was.becomes(name, &now, definition.appends()));
-            if let Some(Rewritten::Refused(message)) = becomes {
+            let (now, at) = (definition.written(), ledger.format_at(name, &definition.path)?);
+            let at = at.filter(|_| definition.appends());
+            if let Rewritten::Refused(message) = now.follows(name, ledger.written(name)?, at) {
                 return Ok(Some(message));
             }
         }
@@ -211,6 +210,22 @@ impl Queries {
         names: &[String],
         ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
+        let known = ledger.view_names().map_err(Failure::into_error)?;
+        for name in names {
+            let problem = |message| Err(config.problem(&Problem::new("view", message)).into());
+            let of_job = self.view(name);
+            if of_job.is_none() && !known.contains(name) {
+                return problem(format!("--reset-view: the job has no view `{name}`"));
+            }
+            let format = config.written.output.format;
+            let reads = |schema: &SchemaRef| output::read_back(format, schema).is_some();
+            if of_job.is_some() && !self.output.as_ref().is_some_and(reads) {
+                return problem(format!(
+                    "--reset-view: the output has a column that cannot be read back; `{name}` can only begin \
+                     with the next file, under a new name and with begin = \"now\""
+                ));
+            }
+        }
         for name in names {
             if let Some(view) = self.view(name) {
                 let signature = view.view.signature();
@@ -218,9 +233,6 @@ impl Queries {
                 reset.map_err(Failure::into_error)?;
             } else if ledger.forget_view(name).map_err(Failure::into_error)? {
                 tracing::info!(view = name, "the view is not in the job, what it kept is removed");
-            } else {
-                let message = format!("--reset-view: the job has no view `{name}`");
-                return Err(config.problem(&Problem::new("view", message)).into());
             }
         }
         Ok(())

@@ -521,7 +521,10 @@ fn a_view_is_written_as_before_or_says_what_changes() {
         let refused = spool.run(arguments[0], &arguments[1..]);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(4), "{said}");
-        assert!(said.contains("v.csv as csv") && said.contains("--reset-view v"), "{said}");
+        assert!(
+            said.contains("v.csv, which was written as csv") && said.contains("--reset-view v"),
+            "{said}"
+        );
     }
     assert!(spool.run("run", &["--once", "--reset-view", "v"]).status.success());
     spool.drop_file("b", "x,2\n");
@@ -531,8 +534,12 @@ fn a_view_is_written_as_before_or_says_what_changes() {
     set(&json.replace("v.csv", "w.json"));
     spool.drop_file("c", "x,3\n");
     let log = spool.run_once();
-    assert!(log.contains("w.json from now on") && log.contains("what is in it stays"), "{log}");
+    assert!(log.contains("w.json from now on") && log.contains("v.csv stays there"), "{log}");
     assert_eq!((spool.read("v.csv").as_str(), spool.read("w.json").lines().count()), (lines, 1));
+    set(&csv);
+    let refused = spool.run("run", &["--once"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("v.csv, which was written as json"), "{said}");
     // What is replaced as a whole may be of any format.
     let all = view("all", "complete", SUMS, "begin = \"now\"\n");
     set(&all);
@@ -540,6 +547,90 @@ fn a_view_is_written_as_before_or_says_what_changes() {
     set(&(all + "[view.format.json]\n"));
     let log = spool.run_once();
     assert!(log.contains("`all` is written as json from now on"), "{log}");
+}
+
+/// A start that is refused changes nothing: what it would have entered is not there when the job goes on as it
+/// was.
+#[test]
+fn a_start_that_is_refused_changes_nothing() {
+    let by = |event_time: &str| {
+        let input = INPUT
+            .replace("n = \"bigint\"\n", "n = \"bigint\"\nt = \"timestamp\"\nu = \"timestamp\"\n");
+        format!("{input}[event_time]\ncolumn = \"{event_time}\"\n")
+    };
+    let old = view(
+        "old",
+        "append",
+        "select window_start, count(*) as c from tumble(output, t, interval '1 minute') group by 1",
+        "",
+    );
+    let spool = Spool::new(&format!("{}{old}", by("t")));
+    let set = |views: &str, event_time: &str| {
+        spool.configure("settle = \"0s\"", &format!("{}{views}", by(event_time)));
+    };
+    let at =
+        |minute: u64| format!("x,1,2024-05-01 10:{minute:02}:00,2024-05-01 10:{minute:02}:00\n");
+    spool.drop_file("a", at(5));
+    spool.run_once();
+    let refused = || assert_eq!(spool.run("run", &["--once"]).status.code(), Some(4));
+    let (now, asks) =
+        (view("now", "update", SUMS, "begin = \"now\"\n"), view("asks", "update", SUMS, ""));
+    set(&format!("{old}{now}{asks}"), "t");
+    refused();
+    set(&old.replace("output, t,", "output, u,"), "u");
+    refused();
+    set(&old, "t");
+    // Of a window that is closed: the watermark is what it was.
+    spool.drop_file("b", at(3));
+    spool.run_once();
+    assert_eq!(spool.ledger("SELECT late FROM microbatch WHERE name = CAST('b' AS BLOB)"), 1);
+    set(&format!("{old}{now}{}", asks.replace("asks.csv\"", "asks.csv\"\nbegin = \"now\"")), "t");
+    spool.drop_file("c", at(6));
+    spool.run_once();
+    assert_eq!(
+        (spool.read("now.csv").as_str(), spool.read("asks.csv").as_str()),
+        ("k,c,s\nx,1,1\n", "k,c,s\nx,1,1\n")
+    );
+}
+
+/// An output that cannot be read back makes no view anew: that is said before anything is forgotten. Neither
+/// does a closed part that is cut short stop the job.
+#[test]
+fn what_cannot_be_read_back_stops_no_job() {
+    let input = INPUT.replace(
+        "[output.format.csv]\n",
+        "[output.format.csv]\n[transform.sql]\nquery = \"QUERY\"\n",
+    );
+    let job = input.replace("QUERY", "select k, n, interval '1 day' as d from input");
+    let spool = Spool::new(&job);
+    spool.drop_file("a", "x,1\n");
+    spool.run_once();
+    spool.configure(
+        "settle = \"0s\"",
+        &format!("{job}{}", view("v", "update", SUMS, "begin = \"now\"\n")),
+    );
+    let reset = spool.run("run", &["--once", "--reset-view", "v"]);
+    let said = String::from_utf8_lossy(&reset.stderr).into_owned();
+    assert_eq!(reset.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot be read back"), "{said}");
+    spool.drop_file("b", "x,2\n");
+    spool.run_once();
+    assert_eq!(spool.read("v.csv"), "k,c,s\nx,1,2\n");
+    let rotate = "[output]\nrotate = { size = \"1B\", compress = \"gzip\" }\n";
+    let job = INPUT.replace("[output]\n", rotate);
+    let spool = Spool::new(&format!("{job}{}", view("v", "update", SUMS, "")));
+    for name in ["a", "b"] {
+        spool.drop_file(name, "x,1\n".repeat(100));
+        spool.run_once();
+    }
+    let parts = fs::read_dir(spool.path("")).unwrap().map(|entry| entry.unwrap().path());
+    let part =
+        parts.filter(|path| path.extension().is_some_and(|kind| kind == "gz")).min().unwrap();
+    let whole = fs::read(&part).unwrap();
+    fs::write(&part, &whole[..whole.len() / 2]).unwrap();
+    let reset = spool.run("run", &["--once", "--reset-view", "v"]);
+    assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+    assert!(troubles(&spool).0[0]["stopped"].is_string(), "{:?}", troubles(&spool).0);
 }
 
 /// What `status` and the exit code say of the views.

@@ -54,16 +54,18 @@ impl Ahead {
         begins_now: bool,
         continues: Continues,
     ) -> anyhow::Result<Option<String>> {
-        let select = "SELECT signature, iif(rebuild OR stopped IS NOT NULL, ?1, seen) FROM view
-            WHERE name = ?2";
-        let kept = self.connection().query_row(select, (self.last, name), |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
-        });
-        let Some((kept, seen)) = kept.optional()? else {
-            let written = self.look.tally(i64::MAX)?.written;
-            return Ok(views::refuses_new(name, written).filter(|_| !begins_now));
-        };
-        Ok(views::refuses(name, (&kept, seen), (signature, continues), self.last))
+        let kept = views::kept(self.connection(), name)?;
+        let new = (begins_now, self.look.tally(i64::MAX)?.written);
+        Ok(views::refuses(name, kept.as_ref(), (signature, continues), (self.last, new)))
+    }
+
+    /// How the file at `path` was written that the view of this name appends to; `None` where that is not
+    /// known, or where the file is going to be set aside.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn format_at(&self, name: &str, path: &Path) -> anyhow::Result<Option<String>> {
+        Ok(views::format_at(self.connection(), name, path)?)
     }
 
     /// Where and how the view of this name was written.

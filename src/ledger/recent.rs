@@ -236,8 +236,7 @@ mod tests {
 
     fn open(state: &std::path::Path) -> (Ledger, [ViewId; 2]) {
         let mut ledger = Ledger::open(state).unwrap();
-        let views = NAMES
-            .map(|name| ledger.view(name, "signature", false, |kept, own| kept == own).unwrap().0);
+        let views = NAMES.map(|name| ledger.view(name, "signature").unwrap().0);
         (ledger, views)
     }
 

@@ -5,12 +5,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, Statement, ToSql, params, params_from_iter};
 
 use super::{Ledger, failure, merged, told};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 
 /// A view, by its row in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,21 +35,51 @@ pub struct StatePut<'a> {
 /// True when a state that was kept under the first signature has a meaning under the second.
 pub type Continues = fn(&str, &str) -> bool;
 
-/// Why a view cannot go on from what was kept of it under a signature, up to a microbatch.
+/// What is known of a view.
+pub(super) struct Kept {
+    signature: String,
+    /// The last microbatch that it has seen.
+    seen: u64,
+    /// It is to be made anew, or is stopped: what it has missed does not matter.
+    is_free: bool,
+    /// It keeps nothing.
+    is_empty: bool,
+}
+
+/// What is known of the view of this name.
+pub(super) fn kept(connection: &Connection, name: &str) -> rusqlite::Result<Option<Kept>> {
+    let select = "SELECT signature, seen, rebuild OR stopped IS NOT NULL,
+            NOT EXISTS (SELECT 1 FROM state WHERE view = view.id)
+            AND NOT EXISTS (SELECT 1 FROM state_change WHERE view = view.id)
+        FROM view WHERE name = ?";
+    let row = |row: &rusqlite::Row<'_>| {
+        let (signature, seen) = (row.get(0)?, row.get(1)?);
+        Ok(Kept { signature, seen, is_free: row.get(2)?, is_empty: row.get(3)? })
+    };
+    connection.query_row(select, [name], row).optional()
+}
+
+/// Why a view cannot go on from what is known of it. `last` is the last microbatch, and `begins_now` and
+/// `written` say of a new one whether it begins now, and how many records were written before.
 pub(super) fn refuses(
     name: &str,
-    (kept, seen): (&str, u64),
+    kept: Option<&Kept>,
     (signature, continues): (&str, Continues),
-    last: u64,
+    (last, (begins_now, written)): (u64, (bool, u64)),
 ) -> Option<String> {
-    if !continues(kept, signature) {
+    let Some(Kept { signature: known, seen, is_free, is_empty }) = kept else {
+        return refuses_new(name, written).filter(|_| !begins_now);
+    };
+    if !continues(known, signature) {
         return Some(format!(
-            "the view `{name}` was kept by another query, other columns or another engine:\n{kept}\n\
+            "the view `{name}` was kept by another query, other columns or another engine:\n{known}\n\
              It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
              output; or give the view another name and `begin = \"now\"`, and it begins with the next file"
         ));
     }
-    (seen != last).then(|| {
+    // It was entered by a start that did not come far, or says itself that it wants no more.
+    let begins = begins_now && *is_empty;
+    (seen != &last && !is_free && !begins).then(|| {
         format!(
             "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches of \
              {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from \
@@ -79,39 +109,50 @@ pub enum Rewritten {
 }
 
 impl Written {
-    /// What it means that a view that was written so is written like `now`. `appends` when results are
-    /// appended.
-    pub fn becomes(&self, name: &str, now: &Self, appends: bool) -> Rewritten {
-        let (old, new) = (self.path.display(), now.path.display());
-        if self.path != now.path {
-            let stays =
-                if appends { "what is in it stays there" } else { "it is not replaced any more" };
-            return Rewritten::GoesOn(format!(
-                "the result of the view `{name}` goes to {new} from now on; before, it went to {old}: {stays}"
-            ));
-        }
-        let (was, is) = (&self.format, &now.format);
+    /// What it means that a view is written like this after it `was` written like that, if it was. `there` is
+    /// the format of what stands in the file, where results are appended to it.
+    pub fn follows(&self, name: &str, was: Option<Self>, there: Option<String>) -> Rewritten {
+        let (path, is) = (self.path.display(), &self.format);
         let is_there = || self.path.metadata().is_ok_and(|there| there.len() > 0);
-        if was == is {
-            return Rewritten::Same;
-        }
-        if !appends || !is_there() {
-            return Rewritten::GoesOn(format!(
-                "the view `{name}` is written as {is} from now on; before, it was {was}"
+        if let Some(there) = there.filter(|there| there != is && is_there()) {
+            return Rewritten::Refused(format!(
+                "the view `{name}` goes to {path}, which was written as {there}, and the job says {is}. Set the \
+                 format back, give the view another path, or start once with `run --reset-view {name}`: that \
+                 sets the file aside and writes it anew"
             ));
         }
-        Rewritten::Refused(format!(
-            "the view `{name}` has written {old} as {was}, and the job says {is}. Set the format back, give the \
-             view another path, or start once with `run --reset-view {name}`: that sets the file aside and \
-             writes it anew"
-        ))
+        match was {
+            Some(was) if was.path != self.path => Rewritten::GoesOn(format!(
+                "the result of the view `{name}` goes to {path} from now on; what is in {} stays there",
+                was.path.display()
+            )),
+            Some(was) if was.format != *is => Rewritten::GoesOn(format!(
+                "the view `{name}` is written as {is} from now on; before, it was {}",
+                was.format
+            )),
+            _ => Rewritten::Same,
+        }
     }
 }
 
-/// Where and how a view was written, unless it is to be made anew.
+/// How the file at `path` was written that the view of this name appends to; `None` where that is not known, or
+/// where the file is going to be set aside.
+pub(super) fn format_at(
+    connection: &Connection,
+    name: &str,
+    path: &Path,
+) -> rusqlite::Result<Option<String>> {
+    let select = "SELECT format FROM target WHERE path = ?1 AND end > 0
+        AND NOT EXISTS (SELECT 1 FROM view WHERE name = ?2 AND rebuild)";
+    let path = path.as_os_str().as_bytes();
+    let found = connection.query_row(select, params![path, name], |row| row.get(0)).optional()?;
+    Ok(found.flatten())
+}
+
+/// Where and how a view was written.
 pub(super) fn written(connection: &Connection, name: &str) -> rusqlite::Result<Option<Written>> {
     let select = "SELECT path, format FROM view
-        WHERE name = ? AND NOT rebuild AND path IS NOT NULL AND format IS NOT NULL";
+        WHERE name = ? AND path IS NOT NULL AND format IS NOT NULL";
     let row = |row: &rusqlite::Row<'_>| {
         let path = PathBuf::from(OsString::from_vec(row.get(0)?));
         Ok(Written { path, format: row.get(1)? })
@@ -120,7 +161,7 @@ pub(super) fn written(connection: &Connection, name: &str) -> rusqlite::Result<O
 }
 
 /// Why a view that is new cannot begin in a job that has written so many records.
-pub(super) fn refuses_new(name: &str, written: u64) -> Option<String> {
+fn refuses_new(name: &str, written: u64) -> Option<String> {
     (written > 0).then(|| {
         format!(
             "the view `{name}` is new, or has a new name, and the job has written records before ({written}). \
@@ -131,52 +172,58 @@ pub(super) fn refuses_new(name: &str, written: u64) -> Option<String> {
 }
 
 impl Ledger {
-    /// The view of this name, and why it is stopped if it is. At the first time it is entered; does it not
-    /// begin now, then only where nothing was written before.
-    ///
-    /// # Errors
-    /// When it has missed what was written before, or its states were kept under another signature: they
-    /// have no meaning now.
-    pub fn view(
-        &mut self,
+    /// Why the view of this name cannot be opened: it has missed what was written before, or its states were
+    /// kept under another signature and have no meaning now. Changes nothing.
+    pub fn refuses_view(
+        &self,
         name: &str,
         signature: &str,
         begins_now: bool,
         continues: Continues,
-    ) -> Result<(ViewId, Option<String>)> {
+    ) -> Result<Option<String>> {
+        let kept = kept(&self.connection, name).map_err(failure)?;
         let last = self.last_sequence();
-        let select = "SELECT NOT EXISTS (SELECT 1 FROM view WHERE name = ?)";
-        let is_new =
-            self.connection.query_row(select, [name], |row| row.get(0)).map_err(failure)?;
-        if let Some(message) =
-            refuses_new(name, self.tally.written).filter(|_| is_new && !begins_now)
-        {
-            return Err(Failure::halt(message));
-        }
-        let enter = || -> rusqlite::Result<(i64, String, u64, Option<String>)> {
+        let new = (begins_now, self.tally.written);
+        Ok(refuses(name, kept.as_ref(), (signature, continues), (last, new)))
+    }
+
+    /// The view of this name, and why it is stopped if it is. At the first time it is entered. It must not
+    /// be refused.
+    pub fn view(&mut self, name: &str, signature: &str) -> Result<(ViewId, Option<String>)> {
+        let last = self.last_sequence();
+        let enter = || -> rusqlite::Result<(i64, Option<String>)> {
+            // What was not refused begins here, or has missed nothing.
             self.connection.execute(
-                "INSERT INTO view (name, signature, seen) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO view (name, signature, seen) VALUES (?1, ?2, ?3)
+                    ON CONFLICT (name) DO UPDATE SET seen = ?3 WHERE seen <> ?3 AND stopped IS NULL",
                 params![name, signature, last],
             )?;
-            // A stopped view has missed what it has missed.
-            let select =
-                "SELECT id, signature, iif(rebuild OR stopped IS NOT NULL, ?, seen), stopped
-                FROM view WHERE name = ?";
-            self.connection.query_row(select, params![last, name], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-            })
+            let select = "SELECT id, stopped FROM view WHERE name = ?";
+            self.connection.query_row(select, [name], |row| Ok((row.get(0)?, row.get(1)?)))
         };
-        let (id, kept, seen, stopped) = enter().map_err(failure)?;
-        if let Some(message) = refuses(name, (&kept, seen), (signature, continues), last) {
-            return Err(Failure::halt(message));
-        }
+        let (id, stopped) = enter().map_err(failure)?;
         if stopped.is_none() {
             self.views.push(ViewId(id));
         }
         Ok((ViewId(id), stopped))
     }
 
-    /// Where and how the view of this name was written, unless it is to be made anew.
+    /// The names of all views.
+    pub fn view_names(&self) -> Result<Vec<String>> {
+        let all = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = self.connection.prepare("SELECT name FROM view")?;
+            statement.query_map((), |row| row.get(0))?.collect()
+        };
+        all().map_err(failure)
+    }
+
+    /// How the file at `path` was written that the view of this name appends to; `None` where that is not
+    /// known, or where the file is going to be set aside.
+    pub fn format_at(&self, name: &str, path: &Path) -> Result<Option<String>> {
+        format_at(&self.connection, name, path).map_err(failure)
+    }
+
+    /// Where and how the view of this name was written.
     pub fn written(&self, name: &str) -> Result<Option<Written>> {
         written(&self.connection, name).map_err(failure)
     }

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use super::prepare::Prepared;
 use crate::aggregate::Judge;
-use crate::engine::{self, Doubts};
+use crate::engine::{Asked, Doubts};
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Ledger, Microbatch, Rewritten, Target, Told, ViewId};
+use crate::ledger::{self, Addition, Ledger, Microbatch, Target, Told, ViewId};
 use crate::sink::stage::StagingArea;
 use changes::Changes;
 pub use changes::Puts;
@@ -41,7 +41,7 @@ pub struct Views {
     late: Option<Target>,
     /// Windows may be open since something came, and nothing has come since then.
     idle_since: Option<Instant>,
-    /// Groups that were left out of what was appended since the start.
+    /// Groups that were left out of windows that were closed since the start.
     left_out: u64,
 }
 
@@ -96,30 +96,31 @@ impl Views {
         late: Option<Target>,
         ledger: &mut Ledger,
     ) -> Result<Self> {
+        // A start that is refused changes nothing.
+        for definition in &definitions {
+            definition.check(ledger)?;
+        }
         if let Some(clock) = &clock {
             ledger.set_clock(&clock.event_time.column)?;
         }
         let mut all = Vec::with_capacity(definitions.len());
         for definition in definitions {
-            let Definition { name, begins_now, .. } = &definition;
-            let signature = definition.view.signature();
-            let (id, stopped) = ledger.view(name, signature, *begins_now, engine::continues)?;
-            let now = definition.written();
-            match ledger.written(name)?.map(|was| was.becomes(name, &now, definition.appends())) {
-                Some(Rewritten::Refused(message)) => return Err(Failure::halt(message)),
-                Some(Rewritten::GoesOn(message)) => tracing::warn!("{message}"),
-                Some(Rewritten::Same) | None => {}
-            }
-            ledger.writes_view(id, &now)?;
+            let name = &definition.name;
+            let (id, stopped) = ledger.view(name, definition.view.signature())?;
+            ledger.writes_view(id, &definition.written())?;
             let (is_stopped, left_out) = (stopped.is_some(), ledger.left_out(id)?);
             if let Some(reason) = stopped {
                 tracing::error!(view = name, reason, "{STOPPED}");
             }
             let target = definition.appends().then(|| ledger.target(&definition.path));
             let target = target.transpose()?;
+            if let Some(target) = target {
+                ledger.writes(target, definition.encode.signature())?;
+            }
             // What was committed last may not have been written.
             let due = (!definition.appends() && !is_stopped).then(Instant::now);
-            let (replaced, making, left_out) = (None, None, left_out.into_iter().collect());
+            let left_out = left_out.into_iter().filter(|_| definition.asked != Asked::Closed);
+            let (replaced, making, left_out) = (None, None, left_out.collect());
             all.push(Open { definition, id, target, due, replaced, making, left_out, is_stopped });
         }
         Ok(Self { all, clock, late, idle_since: Some(Instant::now()), left_out: 0 })
@@ -127,8 +128,7 @@ impl Views {
 
     /// Groups that are left out since the start, and views that are stopped.
     pub fn troubles(&self) -> (u64, u64) {
-        let replaced = self.all.iter().filter(|open| !open.definition.appends());
-        let left_out = replaced.map(|open| open.left_out.len() as u64).sum::<u64>();
+        let left_out = self.all.iter().map(|open| open.left_out.len() as u64).sum::<u64>();
         let stopped = self.all.iter().filter(|open| open.is_stopped).count();
         (self.left_out + left_out, stopped as u64)
     }
@@ -295,7 +295,7 @@ impl Views {
             let mut merged = open.merge(step, delta, &mut overlay, additions)?;
             match open.close(step, &mut merged, &mut overlay, additions) {
                 Ok(()) => {
-                    more.extend(open.told(merged, told)?);
+                    more.extend(open.told(merged, told));
                     changed.push(overlay.into_changes());
                 }
                 Err(Failure::Bad(reason)) => {
@@ -327,10 +327,7 @@ impl Views {
     /// Takes note of what was told.
     pub fn note(&mut self, told: &[Told]) {
         for open in &mut self.all {
-            let left_out = open.note(told);
-            if open.definition.appends() {
-                self.left_out += left_out as u64;
-            }
+            self.left_out += open.note(told);
         }
     }
 
@@ -408,7 +405,7 @@ impl Views {
         let merged = open.merge(&step, delta, &mut overlay, additions);
         let written = merged.and_then(|mut merged| {
             open.close(&step, &mut merged, &mut overlay, additions)?;
-            open.told(merged, &[])
+            Ok(open.told(merged, &[]))
         });
         let (changes, told) = match written {
             Err(Failure::Bad(reason)) => (Changes::default(), vec![open.stopped(reason)]),
@@ -462,7 +459,9 @@ impl Views {
                 if told.is_empty() { Ok(told) } else { ledger.tell(&told).map(|()| told) }
             });
             match told {
-                Ok(told) => drop(open.note(&told)),
+                Ok(told) => {
+                    open.note(&told);
+                }
                 // Nothing else may come that would have it made again.
                 Err(failure) => {
                     open.due = Some(now + open.definition.every.max(AGAIN));

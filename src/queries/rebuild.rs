@@ -31,10 +31,10 @@ pub fn read(
     (closed, open): (&[PathBuf], &Path),
     pulse: &Pulse,
 ) -> Result<Tapped> {
-    let decode = output::read_back(config.written.output.format, schema).context(
-        "the output has a column that cannot be read back: a new view can only say begin = \"now\"",
-    );
-    let decode = decode.map_err(Failure::Fatal)?;
+    let decode = output::read_back(config.written.output.format, schema);
+    let decode = decode.ok_or_else(|| {
+        Failure::Bad("the output has a column that cannot be read back".to_owned())
+    })?;
     let framing = output::framing(config, &decode);
     let flow = output::flow(config, &decode, &framing, pulse);
     let tap = Tap::new(std::iter::once(Some(definition.view.clone())), judge.clone());

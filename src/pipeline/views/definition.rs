@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::durable;
-use crate::engine::{Asked, Entries, States, View};
+use crate::engine::{self, Asked, Entries, States, View};
 use crate::failure::{Failure, Result};
-use crate::ledger::Written;
+use crate::ledger::{Ledger, Rewritten, Written};
 use crate::pipeline::work;
 use crate::sink;
 use crate::sink::envelope::Envelope;
@@ -65,6 +65,25 @@ impl Definition {
         Written { path: self.path.clone(), format: self.encode.signature() }
     }
 
+    /// Checks that the view goes on from what the ledger knows of it, and says what changes.
+    pub fn check(&self, ledger: &Ledger) -> Result<()> {
+        let (name, signature) = (&self.name, self.view.signature());
+        if let Some(message) =
+            ledger.refuses_view(name, signature, self.begins_now, engine::continues)?
+        {
+            return Err(Failure::halt(message));
+        }
+        let (now, at) = (self.written(), ledger.format_at(name, &self.path)?);
+        match now.follows(name, ledger.written(name)?, at.filter(|_| self.appends())) {
+            Rewritten::Refused(message) => Err(Failure::halt(message)),
+            Rewritten::GoesOn(message) => {
+                tracing::warn!("{message}");
+                Ok(())
+            }
+            Rewritten::Same => Ok(()),
+        }
+    }
+
     /// True when results are appended.
     pub fn appends(&self) -> bool {
         self.asked != Asked::All
@@ -103,7 +122,10 @@ impl Definition {
     }
 
     fn left_out(&self, group: &States, reason: String) -> LeftOut {
-        LeftOut { group: crate::record::reason(self.view.key_of(group)), reason }
+        LeftOut {
+            group: crate::record::reason(self.view.keys_of(group).pop().unwrap_or_default()),
+            reason,
+        }
     }
 
     /// Logs a group that is left out.

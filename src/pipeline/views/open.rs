@@ -10,7 +10,7 @@ use super::{Definition, LeftOut, STOPPED, Step};
 use crate::engine::{Asked, Entries, States};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Addition, Ledger, Target, Told, ViewId, What};
-use crate::pipeline::{prepare, work};
+use crate::pipeline::prepare;
 use crate::sink::stage::{Stage, StagingArea};
 
 /// A view over the ledger.
@@ -152,7 +152,7 @@ impl Open {
     }
 
     /// What is to be told of groups that were written or left out. `before` is what is to be told already.
-    pub(super) fn told(&self, merged: Merged, before: &[Told]) -> Result<Vec<Told>> {
+    pub(super) fn told(&self, merged: Merged, before: &[Told]) -> Vec<Told> {
         let Merged { touched, left_out, .. } = merged;
         let of_this = before.iter().filter(|told| told.view == self.id);
         let earlier = of_this.filter_map(|told| match &told.what {
@@ -162,13 +162,9 @@ impl Open {
         let missing: BTreeSet<&String> = self.left_out.iter().chain(earlier).collect();
         let mut told = Vec::new();
         if !missing.is_empty() && self.definition.asked == Asked::Changed {
-            for place in 0..touched.len() {
-                let group = touched.one(place).map_err(work::failure)?;
-                let group = crate::record::reason(self.definition.view.key_of(&group));
-                if missing.contains(&group) {
-                    told.push(self.tells(What::Written { group }));
-                }
-            }
+            let keys = self.definition.view.keys_of(&touched).into_iter();
+            let written = keys.map(crate::record::reason).filter(|group| missing.contains(group));
+            told.extend(written.map(|group| self.tells(What::Written { group })));
         }
         for one in left_out {
             if !missing.contains(&one.group) {
@@ -176,13 +172,11 @@ impl Open {
             }
             told.push(self.tells(What::LeftOut { group: one.group, reason: one.reason }));
         }
-        Ok(told)
+        told
     }
 
     /// It sees nothing more.
     pub(super) fn stopped(&self, reason: String) -> Told {
-        let view = &self.definition.name;
-        tracing::error!(view, reason, "{STOPPED}");
         self.tells(What::Stopped { reason })
     }
 
@@ -204,26 +198,28 @@ impl Open {
         all.map(|what| self.tells(what)).collect()
     }
 
-    /// Takes note of what was told. Returns how many groups were left out.
-    pub(super) fn note(&mut self, told: &[Told]) -> usize {
-        let mut count = 0;
+    /// Takes note of what was told. Returns how many groups were left out for good, with their windows.
+    pub(super) fn note(&mut self, told: &[Told]) -> u64 {
+        let mut closed = 0;
         for told in told.iter().filter(|told| told.view == self.id) {
             match &told.what {
+                What::LeftOut { .. } if self.definition.asked == Asked::Closed => closed += 1,
                 What::LeftOut { group, .. } => {
-                    count += 1;
                     self.left_out.insert(group.clone());
                 }
                 What::Written { group } => {
                     self.left_out.remove(group);
                 }
                 What::AllWritten => self.left_out.clear(),
-                What::Stopped { .. } => {
+                What::Stopped { reason } => {
+                    let view = &self.definition.name;
+                    tracing::error!(view, reason, "{STOPPED}");
                     self.is_stopped = true;
                     (self.due, self.making) = (None, None);
                 }
             }
         }
-        count
+        closed
     }
 
     /// Stages what `encode` writes, as an addition to the output.
