@@ -160,16 +160,8 @@ impl Queries {
     /// Why a start would refuse one of the views, by what its ledger knows.
     pub fn refuses_views(&self, ledger: &Ahead) -> anyhow::Result<Option<String>> {
         for definition in &self.views {
-            let Definition { name, view, begins_now, .. } = definition;
-            let continues = engine::continues;
-            if let Some(message) =
-                ledger.refuses_view(name, view.signature(), *begins_now, continues)?
-            {
-                return Ok(Some(message));
-            }
-            let (now, at) = (definition.written(), ledger.format_at(name, &definition.path)?);
-            let at = at.filter(|_| definition.appends());
-            if let Rewritten::Refused(message) = now.follows(name, ledger.written(name)?, at) {
+            let known = ledger.known_view(&definition.name, &definition.path)?;
+            if let Rewritten::Refused(message) = definition.continues(known) {
                 return Ok(Some(message));
             }
         }

@@ -216,6 +216,19 @@ fn a_sum_that_its_type_cannot_hold_fails_the_file() {
     }
 }
 
+/// An average whose digits its type cannot hold is left out; the state of an average fails the file.
+#[test]
+fn an_average_that_its_type_cannot_hold_is_no_number() {
+    let spool = Spool::new(&format!(
+        "{COLUMNS}{}",
+        view("v", "select k, avg(m) as a from output group by k")
+    ));
+    spool.drop_file("a", "x,,,,999999999999999999999999999999999999.99\ny,,,,0.01\n");
+    let log = spool.run_once();
+    assert!(log.contains("an average is too large for its type, decimal(38,6)"), "{log}");
+    assert_eq!(spool.read("v.csv"), "y,0.010000\n");
+}
+
 /// A sum is right when its end is, whatever it was on the way there within one file; also in finals,
 /// which have no states.
 #[test]

@@ -211,7 +211,13 @@ fn a_stream_that_a_signal_ends_says_which() {
         rustix::process::kill_process(pid, signal).unwrap();
         // As a shell has it: a program that the signal itself ends has no code of its own.
         use std::os::unix::process::ExitStatusExt as _;
-        let status = child.wait().unwrap();
+        // In the background of a shell, INT is ignored; that must not last for ever.
+        let mut ended = None;
+        wait_for("the end", || {
+            ended = child.try_wait().unwrap();
+            ended.is_some()
+        });
+        let status = ended.unwrap();
         let shown = status.code().or(status.signal().map(|signal| 128 + signal));
         assert_eq!(shown, Some(code));
         assert_eq!(&first, b"1\n");

@@ -227,6 +227,19 @@ fn what_cannot_be_kept_is_refused_with_its_reason() {
             "of a group cannot be kept between files",
         ),
         (
+            view("v", "update", "select k, corr(distinct n, n) as c from output group by k", ""),
+            "not implemented: `corr(distinct ..)`",
+        ),
+        (
+            view(
+                "v",
+                "update",
+                "select n, median(k) as m from output group by n",
+                "allow_unbounded_state = true\n",
+            ),
+            "`median` is of numbers, and this is a varchar",
+        ),
+        (
             view("v", "update", "select [k] as ks, count(*) as c from output group by 1", ""),
             "is a list of varchar",
         ),
@@ -526,6 +539,10 @@ fn a_view_is_written_as_before_or_says_what_changes() {
             "{said}"
         );
     }
+    // One name that is wrong, and none is forgotten.
+    let typo = spool.run("run", &["--once", "--reset-view", "v", "--reset-view", "w"]);
+    assert_eq!(typo.status.code(), Some(2));
+    assert_eq!(spool.ledger("SELECT rebuild FROM view"), 0);
     assert!(spool.run("run", &["--once", "--reset-view", "v"]).status.success());
     spool.drop_file("b", "x,2\n");
     assert!(!spool.run_once().contains("from now on"));

@@ -273,12 +273,16 @@ fn counted<T: ArrowPrimitiveType>(
     if filter.is_none() && values.null_count() == 0 {
         return all.for_each(|(group, value)| take(group, value));
     }
-    let is_wanted = |row| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
     for (row, (group, value)) in all.enumerate() {
-        if values.is_valid(row) && is_wanted(row) {
+        if values.is_valid(row) && is_wanted(filter, row) {
             take(group, value);
         }
     }
+}
+
+/// True when the filter takes this row.
+fn is_wanted(filter: Option<&BooleanArray>, row: usize) -> bool {
+    filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row))
 }
 
 /// The states of records, each as a group of its own.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::views::{self, Continues, Written};
+use super::known::KnownView;
 use super::{Look, job};
 
 /// A ledger, as a start would find it.
@@ -43,37 +43,13 @@ impl Ahead {
         Ok(known.and_then(|known| job::refuses(state, &known, &own)))
     }
 
-    /// Why a view cannot go on.
+    /// What is known of the view of this name, which is to be written to `path`.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn refuses_view(
-        &self,
-        name: &str,
-        signature: &str,
-        begins_now: bool,
-        continues: Continues,
-    ) -> anyhow::Result<Option<String>> {
-        let kept = views::kept(self.connection(), name)?;
-        let new = (begins_now, self.look.tally(i64::MAX)?.written);
-        Ok(views::refuses(name, kept.as_ref(), (signature, continues), (self.last, new)))
-    }
-
-    /// How the file at `path` was written that the view of this name appends to; `None` where that is not
-    /// known, or where the file is going to be set aside.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub fn format_at(&self, name: &str, path: &Path) -> anyhow::Result<Option<String>> {
-        Ok(views::format_at(self.connection(), name, path)?)
-    }
-
-    /// Where and how the view of this name was written.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub fn written(&self, name: &str) -> anyhow::Result<Option<Written>> {
-        Ok(views::written(self.connection(), name)?)
+    pub fn known_view(&self, name: &str, path: &Path) -> anyhow::Result<KnownView> {
+        let job = (self.last, self.look.tally(i64::MAX)?.written);
+        Ok(KnownView::read(self.connection(), name, path, job)?)
     }
 
     /// The files to which bytes are owed, and how many.

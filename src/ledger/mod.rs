@@ -22,6 +22,7 @@ mod altered;
 mod audit;
 mod clock;
 mod job;
+mod known;
 mod look;
 mod microbatch;
 mod opening;
@@ -48,6 +49,7 @@ use crate::record::Home;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
+pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
@@ -57,7 +59,7 @@ pub use recent::merged;
 pub use rotation::Rotated;
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
-pub use views::{Continues, Reading, Rewritten, StatePut, ViewId, Written};
+pub use views::{Reading, StatePut, ViewId};
 
 /// The file in the state directory.
 const FILE: &str = "ledger.db";

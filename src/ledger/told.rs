@@ -1,6 +1,8 @@
 //! What is told of views beside their states: groups that are left out of a result, and views that are
 //! stopped.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, params};
 
 use super::{Ledger, Look, ViewId, failure, now_ms};
@@ -66,22 +68,14 @@ pub struct ViewTrouble {
 
 /// Writes it down, as part of a transaction.
 pub(super) fn put(connection: &Connection, all: &[Told]) -> rusqlite::Result<()> {
+    let mut grown = BTreeSet::new();
     for Told { view, what } in all {
         match what {
             What::LeftOut { group, reason } => {
                 connection
                     .prepare_cached("INSERT OR REPLACE INTO left_out VALUES (?, ?, ?, ?)")?
                     .execute(params![view.0, group, reason, now_ms()])?;
-                let latest =
-                    "SELECT name FROM left_out WHERE view = ?1 ORDER BY at_ms DESC LIMIT ?2";
-                let delete =
-                    format!("DELETE FROM left_out WHERE view = ?1 AND name NOT IN ({latest})");
-                let count = "SELECT count(*) FROM left_out WHERE view = ?";
-                let count: u64 =
-                    connection.prepare_cached(count)?.query_row([view.0], |row| row.get(0))?;
-                if count > GROUPS_MAX {
-                    connection.execute(&delete, params![view.0, GROUPS_MAX])?;
-                }
+                grown.insert(view.0);
             }
             What::Written { group } => {
                 connection
@@ -95,7 +89,14 @@ pub(super) fn put(connection: &Connection, all: &[Told]) -> rusqlite::Result<()>
             }
         }
     }
-    Ok(())
+    grown.into_iter().try_for_each(|view| keep_latest(connection, view))
+}
+
+/// Forgets all but the latest of the groups that are left out of a view.
+fn keep_latest(connection: &Connection, view: i64) -> rusqlite::Result<()> {
+    let delete = "DELETE FROM left_out WHERE view = ?1 AND name IN
+        (SELECT name FROM left_out WHERE view = ?1 ORDER BY at_ms DESC LIMIT -1 OFFSET ?2)";
+    connection.prepare_cached(delete)?.execute(params![view, GROUPS_MAX]).map(drop)
 }
 
 /// Forgets what was left out of a view.
@@ -148,5 +149,28 @@ impl Look {
             })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::schema;
+
+    /// A view of windows may leave out groups for years.
+    #[test]
+    fn only_the_latest_groups_are_remembered() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        let told = |number: u64| {
+            let (group, reason) = (number.to_string(), "bad".to_owned());
+            Told { view: ViewId(1 + number as i64 % 2), what: What::LeftOut { group, reason } }
+        };
+        put(&connection, &(0..2 * GROUPS_MAX + 50).map(told).collect::<Vec<_>>()).unwrap();
+        for view in [1, 2] {
+            let count = "SELECT count(*) FROM left_out WHERE view = ?";
+            let count: u64 = connection.query_row(count, [view], |row| row.get(0)).unwrap();
+            assert_eq!(count, GROUPS_MAX);
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::prepare::Prepared;
 use crate::aggregate::Judge;
 use crate::engine::{Asked, Doubts};
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Ledger, Microbatch, Target, Told, ViewId};
+use crate::ledger::{self, Addition, Ledger, Microbatch, Rewritten, Target, Told, ViewId};
 use crate::sink::stage::StagingArea;
 use changes::Changes;
 pub use changes::Puts;
@@ -98,7 +98,12 @@ impl Views {
     ) -> Result<Self> {
         // A start that is refused changes nothing.
         for definition in &definitions {
-            definition.check(ledger)?;
+            let known = ledger.known_view(&definition.name, &definition.path)?;
+            match definition.continues(known) {
+                Rewritten::Refused(message) => return Err(Failure::halt(message)),
+                Rewritten::GoesOn(message) => tracing::warn!("{message}"),
+                Rewritten::Same => {}
+            }
         }
         if let Some(clock) = &clock {
             ledger.set_clock(&clock.event_time.column)?;
@@ -144,6 +149,9 @@ impl Views {
 
     /// For each view up to where it has closed windows without the watermark.
     pub fn closed(&self, ledger: &Ledger) -> Result<Closed> {
+        if self.clock.is_none() {
+            return Ok(vec![None; self.all.len()]);
+        }
         let none = Changes::default();
         let closed = |open: &Open| {
             let store = Overlay::new(ledger, open.id, &none)?;

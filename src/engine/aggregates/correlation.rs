@@ -16,7 +16,7 @@ use arrow_schema::{DataType, Field, FieldRef};
 use datafusion::common::Result as Fallible;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
-use super::{each_alone, lost};
+use super::{each_alone, is_wanted, lost};
 
 /// What is known of the pairs of one group.
 #[derive(Debug, Clone, Copy, Default)]
@@ -99,9 +99,8 @@ impl GroupsAccumulator for Correlation {
         self.0.resize(total, Pairs::default());
         let [x, y] = values else { return Err(lost()) };
         let [x, y] = [x, y].map(AsArray::as_primitive::<Float64Type>);
-        let is_wanted = |row| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
         for (row, group) in groups.iter().enumerate() {
-            if x.is_valid(row) && y.is_valid(row) && is_wanted(row) {
+            if x.is_valid(row) && y.is_valid(row) && is_wanted(filter, row) {
                 self.add(*group, Pairs::of(x.value(row), y.value(row)));
             }
         }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::durable;
 use crate::engine::{self, Asked, Entries, States, View};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, Rewritten, Written};
+use crate::ledger::{Continued, KnownView, Rewritten, Written};
 use crate::pipeline::work;
 use crate::sink;
 use crate::sink::envelope::Envelope;
@@ -65,23 +65,15 @@ impl Definition {
         Written { path: self.path.clone(), format: self.encode.signature() }
     }
 
-    /// Checks that the view goes on from what the ledger knows of it, and says what changes.
-    pub fn check(&self, ledger: &Ledger) -> Result<()> {
-        let (name, signature) = (&self.name, self.view.signature());
-        if let Some(message) =
-            ledger.refuses_view(name, signature, self.begins_now, engine::continues)?
-        {
-            return Err(Failure::halt(message));
-        }
-        let (now, at) = (self.written(), ledger.format_at(name, &self.path)?);
-        match now.follows(name, ledger.written(name)?, at.filter(|_| self.appends())) {
-            Rewritten::Refused(message) => Err(Failure::halt(message)),
-            Rewritten::GoesOn(message) => {
-                tracing::warn!("{message}");
-                Ok(())
-            }
-            Rewritten::Same => Ok(()),
-        }
+    /// What it means that the view goes on from what a ledger knows of it.
+    pub fn continues(&self, known: KnownView) -> Rewritten {
+        let now = Continued {
+            signature: self.view.signature(),
+            begins_now: self.begins_now,
+            written: self.written(),
+            appends: self.appends(),
+        };
+        known.becomes(now, engine::continues)
     }
 
     /// True when results are appended.
