@@ -80,6 +80,27 @@ fn metrics_say_what_the_ledger_says() {
     daemon.stop();
 }
 
+/// Groups that a view cannot compute are told to who watches the job.
+#[cfg(feature = "sql")]
+#[test]
+fn metrics_and_status_tell_what_a_view_leaves_out() {
+    let input = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\nk = \"varchar\"\n\
+        n = \"bigint\"\n[output]\npath = \"output.txt\"\n[output.format.csv]\n";
+    let view = "[[view]]\nname = \"v\"\nmode = \"update\"\npath = \"v.csv\"\n\
+        query = \"select k, 100 / sum(n) as s from output group by k\"\n";
+    let spool = Spool::new(&format!("{input}{view}[http]\nlisten = \"0\"\n"));
+    let (daemon, address) = start(&spool);
+    spool.drop_file("a", "x,0\ny,0\nz,1\n");
+    wait_for("it is told", || get(&address, "/metrics").1.contains("left_out_groups 2"));
+    let text = get(&address, "/metrics").1;
+    assert!(text.lines().any(|line| line == "spoolmill_stopped_views 0"), "{text}");
+    is_open_metrics(&text);
+    let status: serde_json::Value = serde_json::from_str(&get(&address, "/status.json").1).unwrap();
+    let text = status.to_string();
+    assert!(text.contains("\"view_troubles\":[{") && text.contains("\"left_out\":2"), "{text}");
+    daemon.stop();
+}
+
 /// The grammar of the specification, as far as it is used: each sample belongs to the family before it,
 /// a family comes once, counters end in `_total`, units in the name, and `# EOF` is the end.
 fn is_open_metrics(text: &str) {

@@ -50,7 +50,7 @@ impl KnownView {
     }
 
     /// What it means that the view goes on like `now`.
-    pub fn becomes(self, now: Continued<'_>, continues: Continues) -> Rewritten {
+    pub fn becomes(self, now: &Continued<'_>, continues: Continues) -> Rewritten {
         let (kept, meaning) = (self.kept.as_ref(), (now.signature, continues));
         let (last, written) = self.job;
         let job = (last, (now.begins_now, written));

@@ -164,7 +164,10 @@ mod tests {
         schema::migrate(&mut connection).unwrap();
         let told = |number: u64| {
             let (group, reason) = (number.to_string(), "bad".to_owned());
-            Told { view: ViewId(1 + number as i64 % 2), what: What::LeftOut { group, reason } }
+            Told {
+                view: ViewId(1 + number.cast_signed() % 2),
+                what: What::LeftOut { group, reason },
+            }
         };
         put(&connection, &(0..2 * GROUPS_MAX + 50).map(told).collect::<Vec<_>>()).unwrap();
         for view in [1, 2] {

@@ -73,7 +73,7 @@ impl Definition {
             written: self.written(),
             appends: self.appends(),
         };
-        known.becomes(now, engine::continues)
+        known.becomes(&now, engine::continues)
     }
 
     /// True when results are appended.
