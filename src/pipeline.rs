@@ -264,10 +264,10 @@ impl Pipeline {
         source.put_off(self.take_apart(written), Why::WriterOpen);
     }
 
-    /// Links what is prepared to earlier files; false when it must wait for the group before it.
-    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared]) -> bool {
+    /// Links what is prepared to earlier files.
+    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared]) {
         let next = self.ledger.last_sequence() + 1 + group.len() as u64;
-        self.earlier.link(prepared, group, next)
+        self.earlier.link(prepared, group, next);
     }
 
     /// Gives an input back to the source, with what was prepared of it undone.

@@ -90,3 +90,42 @@ fn a_skipped_file_can_end_the_job() {
     }
     assert_eq!(spool.output(), "100.0\n");
 }
+
+/// Many files of one content are one commit, or a few: none waits for the one before it.
+#[test]
+fn many_files_of_one_content_share_a_commit() {
+    let mut spool = job("skip");
+    for number in 0..300 {
+        spool.drop_file(format!("{number:03}"), "1\n");
+    }
+    spool.environment("SPOOLMILL_TRACE", "trace");
+    spool.run_once();
+    assert_eq!(spool.output(), "100.0\n");
+    assert_eq!(
+        spool.ledger("SELECT count(*) FROM microbatch WHERE duplicate_of = 1 AND skipped"),
+        299
+    );
+    let commits = spool.read("trace").lines().filter(|line| line.contains("commit")).count();
+    assert!(commits < 60, "{commits} commits");
+}
+
+/// What was skipped keeps its original known, also when the history of both is gone.
+#[test]
+fn a_content_stays_known_when_its_history_is_pruned() {
+    let spool = job("skip");
+    let kept = spool.read("job.toml").replace("[state]", "[state]\nkeep = \"0s\"");
+    assert!(kept.contains("keep"), "{kept}");
+    std::fs::write(spool.path("job.toml"), kept).unwrap();
+    for name in ["a", "b", "c", "d"] {
+        spool.drop_file(name, if name == "c" { "2\n" } else { "1\n" });
+        spool.run_once();
+    }
+    assert_eq!(spool.output(), "100.0\n200.0\n");
+    assert!(spool.ledger("SELECT min(sequence) FROM microbatch") > 2);
+    let last = "SELECT duplicate_of FROM microbatch ORDER BY sequence DESC LIMIT 1";
+    assert_eq!(spool.ledger(last), 1);
+    spool.drop_file("e", "2\n");
+    spool.run_once();
+    assert_eq!(spool.ledger(last), 3);
+    assert_eq!(spool.output(), "100.0\n200.0\n");
+}

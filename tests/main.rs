@@ -31,6 +31,7 @@ mod hostile;
 
 /// Rejects: where they go, what they say, how many are too many.
 mod rejects;
+mod requeue;
 
 /// Commands as the transform.
 mod command;

@@ -4,6 +4,7 @@
 //! What holds here: the note that says which microbatch is repeated is durable before the file moves,
 //! and no file is replaced. It may be repeated after a crash.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use clap::Args;
 use super::JobFile;
 use crate::config::Config;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome};
+use crate::ledger::{Entry, Look, Outcome, Stands};
 use crate::source::archive::REPORT_SUFFIX;
 use crate::source::input::{self, Found, Stamp, is_regular};
 use crate::source::requeued::Requeued;
@@ -44,7 +45,8 @@ impl Requeue {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         let look = Look::open(&config.state)?;
-        let files = if self.all { failed(&config)? } else { named(self.files) };
+        let files =
+            if self.all { failed(&config, &look)? } else { named(&config, &look, self.files)? };
         let (mut missed, all) = (0, files.len());
         for file in &files {
             match requeue(&config, &look, file, self.again) {
@@ -74,26 +76,48 @@ impl Requeue {
 }
 
 /// The files that are meant: a pattern such as `failed-*` names their reports, too.
-fn named(files: Vec<PathBuf>) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = Vec::with_capacity(files.len());
+fn named(config: &Config, look: &Look, files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+    let (mut all, mut known) = (Vec::with_capacity(files.len()), HashSet::new());
     for file in files {
-        let name = file.file_name().unwrap_or_default().as_bytes();
-        let reported = name.strip_suffix(REPORT_SUFFIX.as_bytes());
-        let reported = reported.filter(|name| name.starts_with(FAILED.as_bytes()));
-        let file =
-            reported.map(|name| file.with_file_name(OsStr::from_bytes(name))).unwrap_or(file);
-        if !all.contains(&file) {
+        let file = match reported(config, look, &file)? {
+            Some(reported) => file.with_file_name(reported),
+            None => file,
+        };
+        if known.insert(file.clone()) {
             all.push(file);
         }
     }
-    all
+    Ok(all)
+}
+
+/// The name of the file whose report this is; `None` when it is no report. An input may have been called like
+/// one.
+fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<OsString>> {
+    let name = file.file_name().unwrap_or_default();
+    let stem = name.as_bytes().strip_suffix(REPORT_SUFFIX.as_bytes());
+    let Some(stem) = stem.filter(|name| name.starts_with(FAILED.as_bytes())) else {
+        return Ok(None);
+    };
+    let inode = file.symlink_metadata().ok().map(|file| Stamp::of_metadata(&file));
+    let known = look.reported(name, inode.map_or(0, |stamp| stamp.inode))?;
+    if let Some(sequence) = known {
+        let own = look.numbered(sequence)?.map(|entry| entry.name).unwrap_or_default();
+        let mut usual = OsString::from(FAILED);
+        usual.push(Path::new(&own).file_name().unwrap_or_default());
+        return Ok(Some(look.archived_name(sequence)?.unwrap_or(usual)));
+    }
+    let is_input = match &inode {
+        Some(stamp) => archived_as(config, look, file, stamp)?.is_some(),
+        None => false,
+    };
+    Ok((!is_input).then(|| OsStr::from_bytes(stem).to_owned()))
 }
 
 /// Every file in the drop folder that was set aside.
-fn failed(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
     let folder = config.directory.as_deref().context("the job has no `input.directory`")?;
     let names = crate::source::failed(folder, config.rules.recursive)?;
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    named(config, look, names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// Puts one file back; returns the microbatch that is to be repeated.
@@ -105,14 +129,11 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
     let stat = dir.stat(archived)?.filter(is_regular);
     let stamp = Stamp::of(&stat.context("there is no such file")?);
     let entry = archived_as(config, look, file, &stamp)?;
-    let entry =
+    let (entry, stands) =
         entry.context("the ledger knows no microbatch that has archived it under this name")?;
     let sequence = entry.sequence;
-    let altered = look.altered_input(sequence)?;
     // What came after the commit is in no output yet.
-    let is_rest = altered.is_some_and(|altered| {
-        stamp.inode != entry.identity.inode && stamp.size + entry.identity.size == altered.size
-    });
+    let is_rest = stands == Stands::Rest;
     anyhow::ensure!(
         again || is_rest || entry.outcome() == Outcome::Quarantined,
         "it was processed as microbatch {sequence}: its records are in the output; with --again they \
@@ -131,7 +152,7 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
     anyhow::ensure!(dir.rename_no_replace(archived, folder, name)?, "another file has just come");
     if archived.as_bytes().starts_with(FAILED.as_bytes()) {
         // The next report of this name tells of another microbatch.
-        remove_report(&dir, archived, sequence)?;
+        remove_reports(look, &dir, archived, &entry)?;
     }
     put_marker_back(config, &dir, archived, folder, name)?;
     folder.sync("input directory")?;
@@ -152,15 +173,39 @@ fn home_of(config: &Config, drop_folder: &Dir, file: &Path) -> anyhow::Result<Di
     Ok(Dir::open(file.parent().unwrap_or(Path::new(".")))?)
 }
 
-/// Removes the report that was written about this microbatch, and no other file of its name.
-fn remove_report(dir: &Dir, archived: &OsStr, sequence: u64) -> anyhow::Result<()> {
+/// Removes the reports that were written about this microbatch, and no other file.
+fn remove_reports(look: &Look, dir: &Dir, archived: &OsStr, entry: &Entry) -> anyhow::Result<()> {
+    let known = look.reports(entry.sequence)?;
+    for (name, inode) in &known {
+        if dir.stat(name)?.is_some_and(|there| there.st_ino == *inode) {
+            dir.unlink(name)?;
+        }
+    }
+    if known.is_empty() {
+        remove_unknown_report(look, dir, archived, entry)?;
+    }
+    Ok(())
+}
+
+/// A ledger of before reports were written down: the report is known by what stands in it.
+fn remove_unknown_report(
+    look: &Look,
+    dir: &Dir,
+    archived: &OsStr,
+    entry: &Entry,
+) -> anyhow::Result<()> {
     use std::io::Read as _;
     let name = with_suffix(archived, REPORT_SUFFIX);
     let Found::File(report, _) = input::open(dir, &name) else { return Ok(()) };
+    let input = with_suffix(&entry.name, REPORT_SUFFIX);
+    if !look.named(&input, 1)?.is_empty() {
+        // An input of that name was set aside.
+        return Ok(());
+    }
     let mut text = Vec::new();
     report.take(REPORT_BYTES).read_to_end(&mut text)?;
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    if report.get("microbatch").and_then(serde_json::Value::as_u64) == Some(sequence) {
+    if report.get("microbatch").and_then(serde_json::Value::as_u64) == Some(entry.sequence) {
         dir.unlink(&name)?;
     }
     Ok(())

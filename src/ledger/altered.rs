@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::archived::{self, Named};
 use super::{Ledger, Look, failure, now_ms};
 use crate::failure::Result;
 use crate::record::Identity;
@@ -58,12 +59,14 @@ impl Ledger {
         Ok(newest)
     }
 
-    /// The input of this microbatch was written to; so many of its bytes are committed or set aside.
-    pub fn note_altered(&mut self, sequence: u64, size: u64) -> Result<()> {
+    /// The input of this microbatch was written to; so many of its bytes are committed or set aside, the
+    /// latter under these names.
+    pub fn note_altered(&mut self, sequence: u64, size: u64, named: &[Named]) -> Result<()> {
         let put = "INSERT INTO altered (sequence, size, at_ms) VALUES (?1, ?2, ?3)
             ON CONFLICT (sequence) DO UPDATE SET size = ?2, at_ms = ?3";
         self.transact(|connection| {
-            connection.execute(put, params![sequence, size, now_ms()]).map(drop)
+            connection.execute(put, params![sequence, size, now_ms()])?;
+            archived::put(connection, named)
         })
     }
 }

@@ -19,8 +19,10 @@
 
 mod ahead;
 mod altered;
+mod archived;
 mod audit;
 mod clock;
+mod contents;
 mod job;
 mod known;
 mod look;
@@ -48,6 +50,7 @@ use crate::failure::{Failure, Result};
 use crate::record::Home;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
+pub use archived::{Named, Stands};
 pub use audit::{SpanRow, TargetRow};
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Entry, Look, Outcome};
@@ -96,6 +99,8 @@ pub struct Settled {
     pub published: Option<u64>,
     /// These microbatches' inputs are durably archived.
     pub archived: Vec<u64>,
+    /// Names that were given, and are durable; not the usual names of inputs.
+    pub named: Vec<Named>,
     /// Of these microbatches the input was not there any more when it was to be archived.
     pub gone: Vec<u64>,
     /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
@@ -111,6 +116,7 @@ impl Settled {
     pub fn is_empty(&self) -> bool {
         self.published.is_none()
             && self.archived.is_empty()
+            && self.named.is_empty()
             && self.gone.is_empty()
             && self.elsewhere.is_empty()
             && self.rebuilt.is_none()
@@ -446,18 +452,6 @@ impl Ledger {
         })?;
         self.positions.insert(target, position);
         Ok(())
-    }
-
-    /// The contents of the last files that were processed, the newest first, at most so many.
-    pub fn last_contents(&self, most: usize) -> Result<Vec<([u8; 32], u64)>> {
-        let load = || -> rusqlite::Result<_> {
-            let select = "SELECT hash, sequence FROM microbatch
-                WHERE quarantined IS NULL AND NOT skipped AND size > 0
-                ORDER BY sequence DESC LIMIT ?";
-            let mut statement = self.connection.prepare(select)?;
-            statement.query_map([most], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        };
-        load().map_err(failure)
     }
 
     /// How many files were set aside since the beginning.

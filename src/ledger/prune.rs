@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Committed, Ledger, failure, rows};
+use super::{Committed, Ledger, contents, failure, rows};
 use crate::failure::Result;
 
 /// How far the past was pruned.
@@ -79,8 +79,9 @@ impl Ledger {
         find().map(|found| found.is_some()).map_err(failure)
     }
 
-    /// Writes down how far the past has been pruned, and removes the rows that go with it.
-    pub fn prune(&mut self, before: &Pruned, now: &Pruned) -> Result<()> {
+    /// Writes down how far the past has been pruned, and removes the rows that go with it. The contents of
+    /// files are kept that a microbatch from `contents` on has had.
+    pub fn prune(&mut self, before: &Pruned, now: &Pruned, contents: Option<u64>) -> Result<()> {
         self.transact(|connection| {
             let Pruned { inputs, bytes, history } = now;
             connection
@@ -93,10 +94,13 @@ impl Ledger {
                             AND generation = span.generation AND end = span.start + span.length)",
                 )?
                 .execute([history])?;
+            if let Some(oldest) = contents {
+                contents::keep(connection, before.history, *history, oldest)?;
+            }
             connection
                 .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
                 .execute(params![before.history, history])?;
-            for table in ["altered", "gone", "unarchived"] {
+            for table in ["altered", "archived_name", "gone", "unarchived"] {
                 let delete = format!("DELETE FROM {table} WHERE sequence <= ?");
                 connection.prepare_cached(&delete)?.execute([history])?;
             }

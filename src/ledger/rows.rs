@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, told, views,
+    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, told,
+    views,
 };
 use crate::record::Identity;
 
@@ -80,6 +81,7 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
         views::rebuilt(connection, view)?;
     }
     told::put(connection, &settled.told)?;
+    archived::put(connection, &settled.named)?;
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Each makes the schema of its index into the next.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     "
     -- The files that are appended to. `end` is where the next span begins.
     CREATE TABLE target (
@@ -192,6 +192,24 @@ const MIGRATIONS: [&str; 9] = [
         at_ms  INTEGER NOT NULL,            -- milliseconds since 1970
         PRIMARY KEY (view, name)
     ) WITHOUT ROWID;
+",
+    "
+    -- Names that microbatches have given, without their folder; not the usual name of an input.
+    CREATE TABLE archived_name (
+        sequence INTEGER NOT NULL,
+        stands   INTEGER NOT NULL,          -- 0: the input, 1: what came to it later, 2: a report
+        name     BLOB NOT NULL,
+        inode    INTEGER NOT NULL,
+        PRIMARY KEY (sequence, stands, name)
+    ) WITHOUT ROWID;
+    CREATE INDEX archived_name_name ON archived_name (name);
+    -- Contents of files that are compared with those to come, and whose microbatch was pruned.
+    CREATE TABLE content (
+        hash     BLOB PRIMARY KEY,          -- BLAKE3
+        sequence INTEGER NOT NULL,          -- the microbatch that was made of it
+        seen     INTEGER NOT NULL           -- the last microbatch of a file with this content
+    ) WITHOUT ROWID;
+    CREATE INDEX content_seen ON content (seen);
 ",
 ];
 

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,12 @@ use super::vanished::Vanished;
 use super::{Pipeline, prepare};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
+use crate::ledger::{Named, Stands};
 use crate::source::Source;
-use crate::source::archive::{Archived, Debt, Fate, Touched};
+use crate::source::archive::{Archived, Debt, Fate, Reported, Touched};
 use crate::source::input::{Input, Stamp};
 use crate::source::queue::Key;
+use crate::source::rules::{FAILED, PROCESSED};
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -337,8 +340,12 @@ impl Pipeline {
     }
 
     fn sync_archive_in(&mut self, folder: &Dir) -> Result<()> {
-        self.archiving.touched.sync(folder, &self.archiver)?;
+        let reports = self.archiving.touched.sync(folder, &self.archiver)?;
+        self.settled.named.extend(reports.into_iter().map(named_report));
         for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
+            self.settled
+                .named
+                .extend(path.as_deref().and_then(|path| named_unusually(path, &debt)));
             if let Some(path) = path.filter(|path| differs(path, &debt)) {
                 self.late_writes.note(path);
             }
@@ -366,6 +373,25 @@ impl Pipeline {
     pub fn stuck_due(&self) -> Option<Instant> {
         self.archiving.waiting.first_key_value().map(|((due, _), _)| *due)
     }
+}
+
+/// The name that the input was given, unless it is the usual one.
+fn named_unusually(path: &Path, debt: &Debt) -> Option<Named> {
+    let (name, own) = (path.file_name()?, Path::new(&debt.name).file_name()?);
+    let prefixes: &[&str] = match debt.fate {
+        Fate::Failed(_) => &[FAILED],
+        Fate::Processed => &[PROCESSED, ""],
+    };
+    let is_usual =
+        |prefix: &&str| name.as_bytes().strip_prefix(prefix.as_bytes()) == Some(own.as_bytes());
+    let (sequence, inode) = (debt.sequence, debt.identity.inode);
+    let named = || Named { sequence, stands: Stands::Input, name: name.to_owned(), inode };
+    (!prefixes.iter().any(is_usual)).then(named)
+}
+
+/// A report as the ledger is told of it.
+pub(super) fn named_report(Reported { sequence, name, inode }: Reported) -> Named {
+    Named { sequence, stands: Stands::Report, name, inode }
 }
 
 /// What is gone from another folder than its own may be found when that one comes back.

@@ -1,10 +1,10 @@
 //! What is known of earlier files: which had the same content, and which somebody asked to repeat.
 //!
-//! What holds here: only files that were processed count as earlier ones; of those, the last
-//! [`KNOWN_MAX`] are known. A file that is to be compared with one of its own group waits for the next
-//! one, so that nothing is skipped for a file that is not committed.
+//! What holds here: of the contents that were processed, the [`KNOWN_MAX`] that were seen last are known, also
+//! after a restart, and when the history is pruned. A duplicate may be one of a file of its own group: a
+//! group is committed up to some file and no further, so never without the file that is repeated.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 use super::prepare::Prepared;
 use crate::failure::Result;
@@ -12,50 +12,64 @@ use crate::ledger::{Committed, Ledger, Microbatch};
 use crate::source::requeued::Requeued;
 use crate::source::rules::Duplicates;
 
-/// How many processed files are compared by content, the last ones: 4 MiB of memory.
-pub const KNOWN_MAX: usize = 65_536;
+/// How many contents are known: some megabytes of memory.
+const KNOWN_MAX: usize = 65_536;
 
 /// The beginning of a content hash: of so many files, two that differ share it once in 2^96 times.
 type Content = [u8; 16];
 
+/// A content that was processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    /// The microbatch of the file that counts as the earlier one.
+    sequence: u64,
+    /// The last microbatch of a file with this content.
+    seen: u64,
+}
+
 /// The files before the one at hand.
 pub struct Earlier {
     policy: Duplicates,
-    known: HashMap<Content, u64>,
-    order: VecDeque<Content>,
+    known: HashMap<Content, Known>,
+    /// By the last microbatch that had each.
+    order: BTreeMap<u64, Content>,
     requeued: Requeued,
 }
 
 impl Earlier {
     /// What the ledger knows of the last files, and where requests to repeat one are found.
     pub fn load(ledger: &Ledger, policy: Duplicates, requeued: Requeued) -> Result<Self> {
-        let mut earlier = Self { policy, known: HashMap::new(), order: VecDeque::new(), requeued };
-        for (hash, sequence) in ledger.last_contents(KNOWN_MAX)?.into_iter().rev() {
-            earlier.learn(content(&hash), sequence);
-        }
+        let (known, order) = (HashMap::new(), BTreeMap::new());
+        let mut earlier = Self { policy, known, order, requeued };
+        let rows = if earlier.decides() { u64::MAX } else { KNOWN_MAX as u64 };
+        ledger.last_contents(rows, |hash, sequence, seen| {
+            let content = content(&hash);
+            if !earlier.known.contains_key(&content) {
+                earlier.learn(content, Known { sequence, seen });
+            }
+            earlier.known.len() < KNOWN_MAX
+        })?;
         Ok(earlier)
     }
 
     /// Links what is prepared to the microbatch that it repeats, and treats a duplicate as the job
-    /// says. False when it must wait until the group, whose next one has the number `next`, is
-    /// committed.
-    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared], next: u64) -> bool {
+    /// says. `next` is its number, and that of the first in its group so much lower.
+    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared], next: u64) {
         prepared.batch.again_of = self.requeued.of(&prepared.input);
         if !counts(&prepared.batch) {
-            return true;
+            return;
         }
         let hash = &prepared.batch.identity.hash;
         let same = |other: &Prepared| counts(&other.batch) && other.batch.identity.hash == *hash;
-        let acts = self.policy != Duplicates::Process && prepared.batch.again_of.is_none();
-        let in_group = group.iter().rposition(same);
-        if in_group.is_some() && acts {
-            return false;
-        }
         let first = next.saturating_sub(group.len() as u64);
-        let earlier = in_group
-            .map(|at| first + at as u64)
-            .or_else(|| self.known.get(&content(hash)).copied());
+        let in_group = group.iter().enumerate().rfind(|(_, other)| same(other));
+        let earlier = match in_group {
+            Some((_, other)) if other.batch.skipped => other.batch.duplicate_of,
+            Some((at, _)) => Some(first + at as u64),
+            None => self.known.get(&content(hash)).map(|known| known.sequence),
+        };
         prepared.batch.duplicate_of = earlier;
+        let acts = self.decides() && prepared.batch.again_of.is_none();
         match (self.policy, earlier) {
             (Duplicates::Skip, Some(_)) if acts => prepared.skip(),
             (Duplicates::Quarantine, Some(earlier)) if acts => prepared.condemn(format!(
@@ -63,14 +77,19 @@ impl Earlier {
             )),
             _ => {}
         }
-        true
     }
 
     /// A microbatch was committed.
     pub fn note(&mut self, committed: &Committed) {
-        let batch = committed.batch();
-        if counts(batch) && !batch.skipped {
-            self.learn(content(&batch.identity.hash), committed.sequence());
+        let (batch, seen) = (committed.batch(), committed.sequence());
+        let content = content(&batch.identity.hash);
+        match batch.duplicate_of {
+            // It keeps the microbatch that it was a duplicate of.
+            Some(sequence) if batch.skipped || batch.quarantined.is_some() => {
+                self.learn(content, Known { sequence, seen });
+            }
+            _ if counts(batch) => self.learn(content, Known { sequence: seen, seen }),
+            _ => {}
         }
         if batch.again_of.is_some()
             && let Err(error) = self.requeued.forget(batch.identity.inode)
@@ -81,16 +100,24 @@ impl Earlier {
     }
 
     /// True when what is done with a file depends on the last ones in the ledger.
-    pub fn decides(&self) -> bool {
+    fn decides(&self) -> bool {
         self.policy != Duplicates::Process
     }
 
-    fn learn(&mut self, content: Content, sequence: u64) {
-        if self.known.insert(content, sequence).is_none() {
-            self.order.push_back(content);
+    /// When the history is pruned, contents that a microbatch from this one on has had are to be kept; none,
+    /// where nothing depends on them.
+    pub fn kept_from(&self) -> Option<u64> {
+        let oldest = self.order.first_key_value().map_or(0, |(seen, _)| *seen);
+        self.decides().then_some(oldest)
+    }
+
+    fn learn(&mut self, content: Content, known: Known) {
+        if let Some(before) = self.known.insert(content, known) {
+            self.order.remove(&before.seen);
         }
+        self.order.insert(known.seen, content);
         if self.order.len() > KNOWN_MAX
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((_, oldest)) = self.order.pop_first()
         {
             self.known.remove(&oldest);
         }

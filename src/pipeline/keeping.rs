@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use super::earlier::KNOWN_MAX;
 use super::report::debt;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Pruned, now_ms};
@@ -95,7 +94,7 @@ impl Pipeline {
             }
             more = pruned != before;
             if more {
-                self.ledger.prune(&before, &pruned)?;
+                self.ledger.prune(&before, &pruned, self.earlier.kept_from())?;
             }
         }
         self.keeping.pruned = Some(pruned);
@@ -132,7 +131,9 @@ impl Pipeline {
             return Ok(());
         }
         let debt = debt(committed);
-        let found = self.archiver.find_archived(source.folder(), &debt, super::prepare::hash);
+        let named = self.ledger.archived_name(debt.sequence)?;
+        let hash = super::prepare::hash;
+        let found = self.archiver.find_archived(source.folder(), &debt, named, hash);
         let Some((dir, name)) = found else { return Ok(()) };
         dir.unlink(&name)?;
         let own = Path::new(&committed.batch().name).file_name().unwrap_or_default();
@@ -151,10 +152,6 @@ impl Pipeline {
         let mut below = u64::MAX;
         if self.keeping.inputs.is_some() {
             below = pruned.inputs;
-        }
-        if self.earlier.decides() {
-            // What is skipped or set aside must be the same after the next start.
-            below = below.min(self.ledger.last_sequence().saturating_sub(KNOWN_MAX as u64));
         }
         for committed in self.ledger.settled_after(pruned.history, STEP)? {
             let sequence = committed.sequence();

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
+use super::archiving::named_report;
 use crate::failure::{Failure, Result};
-use crate::ledger::Archive;
+use crate::ledger::{Archive, Named, Stands};
 use crate::source::Source;
 use crate::source::archive::{Debt, begins_with, set_aside_rest, shown_stem};
 use crate::source::input::{self, Found, Stamp, Writers};
@@ -98,6 +99,7 @@ impl Pipeline {
         let from = if grew { archive.size } else { 0 };
         let (sequence, home) = (archive.sequence, home_of(source, &archive.name)?);
         let rest = stamp.size.saturating_sub(from);
+        let mut named = Vec::new();
         if rest > REST_MAX {
             let file = path.display().to_string();
             tracing::warn!(
@@ -113,9 +115,12 @@ impl Pipeline {
                 crate::telemetry::escaped(path.as_os_str().as_encoded_bytes())
             );
             let input = Path::new(&archive.name).file_name().unwrap_or(&archive.name);
-            set_aside_rest(&home, input, &file, from, sequence, &reason)?;
+            let (name, inode, reported) =
+                set_aside_rest(&home, input, &file, from, sequence, &reason)?;
+            named.push(Named { sequence, stands: Stands::Rest, name, inode });
+            named.push(named_report(reported));
         }
-        self.ledger.note_altered(sequence, stamp.size)?;
+        self.ledger.note_altered(sequence, stamp.size, &named)?;
         tell(path, sequence);
         Ok(true)
     }
@@ -137,7 +142,13 @@ impl Pipeline {
     /// An input was found altered on its way to the archive, and was set aside.
     pub(super) fn note_altered(&mut self, debt: &Debt, path: &Path) -> Result<()> {
         let size = path.symlink_metadata().map_or(0, |metadata| metadata.len());
-        self.ledger.note_altered(debt.sequence, size)?;
+        let name = path.file_name().map(|name| Named {
+            sequence: debt.sequence,
+            stands: Stands::Input,
+            name: name.to_owned(),
+            inode: debt.identity.inode,
+        });
+        self.ledger.note_altered(debt.sequence, size, name.as_slice())?;
         tell(path, debt.sequence);
         Ok(())
     }

@@ -471,7 +471,7 @@ impl Source {
     }
 }
 
-/// The files in a drop folder that were set aside, by their names relative to it, in order.
+/// The files in a drop folder that were set aside, and their reports, by their names relative to it, in order.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -481,7 +481,7 @@ pub fn failed(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in walk {
         let entry = entry?;
-        let is_failed = survey::is_failed(entry.file_name());
+        let is_failed = entry.file_name().as_encoded_bytes().starts_with(rules::FAILED.as_bytes());
         if is_failed && entry.file_type().is_file() {
             names.push(entry.path().strip_prefix(folder).unwrap_or(entry.path()).to_owned());
         }

@@ -12,7 +12,7 @@ use super::open_source;
 use crate::config::Config;
 use crate::decode::compression;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome};
+use crate::ledger::{Entry, Look, Outcome, Stands};
 use crate::source::Standing;
 use crate::source::archive::{Action, Archiver, Debt, Fate};
 use crate::source::input::Stamp;
@@ -95,7 +95,8 @@ fn became(
     let archiver = Archiver::open(action, target.as_deref())?;
     let debt =
         Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
-    let found = archiver.find_archived(&folder, &debt, crate::pipeline::prepare::hash);
+    let named = look.archived_name(*sequence)?;
+    let found = archiver.find_archived(&folder, &debt, named, crate::pipeline::prepare::hash);
     let there = found.map(|(dir, name)| {
         let path = dir.path().join(name);
         let shown = path.strip_prefix(folder.path()).unwrap_or(&path);
@@ -144,27 +145,66 @@ impl Place {
         }
         Self { name: path.as_os_str().to_owned(), in_archive: false }
     }
+
+    /// Whether it has the name of a file that was set aside, or of one that was processed; `None` for any
+    /// other name.
+    fn is_failed(&self) -> Option<bool> {
+        let file_name = Path::new(&self.name).file_name().unwrap_or(&self.name).as_bytes();
+        if file_name.starts_with(FAILED.as_bytes()) {
+            return Some(true);
+        }
+        (self.in_archive || file_name.starts_with(PROCESSED.as_bytes())).then_some(false)
+    }
+
+    /// The name, without what an archived one begins with.
+    fn stem(&self) -> OsString {
+        let path = Path::new(&self.name);
+        let file_name = path.file_name().unwrap_or(path.as_os_str()).as_bytes();
+        let stem =
+            [PROCESSED, FAILED].iter().find_map(|prefix| file_name.strip_prefix(prefix.as_bytes()));
+        path.with_file_name(OsStr::from_bytes(stem.unwrap_or(file_name))).into_os_string()
+    }
 }
 
 /// The name of the input that is or became the file, and what was made of it.
 fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)> {
-    let path = Path::new(&place.name);
-    let file_name = path.file_name().unwrap_or(path.as_os_str()).as_bytes();
-    let prefix =
-        [PROCESSED, FAILED].into_iter().find(|prefix| file_name.starts_with(prefix.as_bytes()));
-    let stem = prefix.and_then(|prefix| file_name.strip_prefix(prefix.as_bytes()));
-    let stem = path.with_file_name(OsStr::from_bytes(stem.unwrap_or(file_name))).into_os_string();
-    if (prefix.is_some() || place.in_archive)
-        && let Some(entry) = numbered(look, &stem)?
-    {
-        return Ok((entry.name.clone(), vec![entry]));
+    let archived = archived_under(look, place)?;
+    match archived.first() {
+        Some((entry, ..)) => {
+            let name = entry.name.clone();
+            let of_name = archived.into_iter().map(|(entry, ..)| entry);
+            Ok((name.clone(), of_name.filter(|entry| entry.name == name).collect()))
+        }
+        None => Ok((place.stem(), look.named(&place.stem(), TOLD)?)),
     }
-    let history = look.named(&stem, TOLD)?;
-    Ok((stem, history))
 }
 
-/// The microbatch that has archived the file at `path`, which has this stamp: the one whose number is in
-/// its name, else the last of its name that fits.
+/// The microbatches that have put a file under this name, the newest first, with the inode it had.
+fn archived_under(look: &Look, place: &Place) -> anyhow::Result<Vec<(Entry, Stands, u64)>> {
+    let Some(is_failed) = place.is_failed() else { return Ok(Vec::new()) };
+    let path = Path::new(&place.name);
+    let file_name = path.file_name().unwrap_or(path.as_os_str());
+    let mut all = look.named_unusually(file_name)?;
+    all.retain(|(entry, ..)| Path::new(&entry.name).parent() == path.parent());
+    for entry in look.named_usually(&place.stem(), TOLD)? {
+        if is_failed == (entry.outcome() == Outcome::Quarantined) {
+            let inode = entry.identity.inode;
+            all.push((entry, Stands::Input, inode));
+        }
+    }
+    all.sort_by_key(|(entry, ..)| std::cmp::Reverse(entry.sequence));
+    // A ledger of before names were written down.
+    if all.is_empty()
+        && let Some(entry) = numbered(look, &place.stem())?
+    {
+        let inode = entry.identity.inode;
+        all.push((entry, Stands::Input, inode));
+    }
+    Ok(all)
+}
+
+/// The microbatch that has archived the file at `path`, which has this stamp, by what the ledger has written
+/// down: the one whose file has this inode, else the last that fits.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -173,29 +213,19 @@ pub fn archived_as(
     look: &Look,
     path: &Path,
     stamp: &Stamp,
-) -> anyhow::Result<Option<Entry>> {
+) -> anyhow::Result<Option<(Entry, Stands)>> {
     let place = Place::of(config, path);
-    let file_name = Path::new(&place.name).file_name().unwrap_or_default().as_bytes();
-    let failed = file_name.starts_with(FAILED.as_bytes());
-    if !failed && !place.in_archive && !file_name.starts_with(PROCESSED.as_bytes()) {
-        return Ok(None);
-    }
-    let (_, mut history) = history(look, &place)?;
-    if failed {
-        for entry in history.iter().filter(|entry| entry.outcome() == Outcome::Processed) {
-            // What was written to after its commit was set aside.
-            let is_numbered = history.len() == 1 || entry.identity.inode == stamp.inode;
-            if is_numbered && look.altered_input(entry.sequence)?.is_some() {
-                return Ok(Some(entry.clone()));
-            }
+    let all = archived_under(look, &place)?;
+    let is_failed = place.is_failed() == Some(true);
+    let same = |(entry, stands, inode): &&(Entry, Stands, u64)| match stands {
+        // What an editor has saved has another inode.
+        Stands::Input if !is_failed => {
+            (entry.identity.size, entry.identity.modified_ns) == (stamp.size, stamp.modified_ns)
         }
-    }
-    history.retain(|entry| failed == (entry.outcome() == Outcome::Quarantined));
-    let same = |entry: &&Entry| {
-        (entry.identity.size, entry.identity.modified_ns) == (stamp.size, stamp.modified_ns)
+        _ => *inode == stamp.inode,
     };
-    // One that was set aside may have been mended.
-    Ok(history.iter().find(same).or_else(|| history.first().filter(|_| failed)).cloned())
+    let found = all.iter().find(same).or_else(|| all.first().filter(|_| is_failed));
+    Ok(found.map(|(entry, stands, _)| (entry.clone(), *stands)))
 }
 
 /// The microbatch whose number an archived name ends in: `<name>.<number>`, or `.<number>.<attempt>`.

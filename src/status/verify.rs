@@ -313,9 +313,9 @@ impl Audit<'_> {
         let debt =
             Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
         let shown = escaped(name.as_encoded_bytes());
-        let Some((dir, found)) =
-            archiver.find_archived(folder, &debt, crate::pipeline::prepare::hash)
-        else {
+        let named = look.archived_name(*sequence)?;
+        let hash = crate::pipeline::prepare::hash;
+        let Some((dir, found)) = archiver.find_archived(folder, &debt, named, hash) else {
             // It went back into the drop folder, and has been taken or is going to be.
             if self.repeated.contains(sequence) || is_back(folder, entry) {
                 return Ok(());
@@ -340,7 +340,7 @@ impl Audit<'_> {
             self.content(entry, &path);
         }
         if failed {
-            self.report(&path, *sequence);
+            self.report(look, &path, *sequence)?;
         }
         Ok(())
     }
@@ -356,16 +356,19 @@ impl Audit<'_> {
         }
     }
 
-    fn report(&mut self, path: &Path, sequence: u64) {
-        let mut report = path.as_os_str().to_owned();
-        report.push(OsStr::new(REPORT_SUFFIX));
-        if !PathBuf::from(report).is_file() {
+    fn report(&mut self, look: &Look, path: &Path, sequence: u64) -> anyhow::Result<()> {
+        let mut usual = path.file_name().unwrap_or_default().to_owned();
+        usual.push(OsStr::new(REPORT_SUFFIX));
+        let known = look.reports(sequence)?.into_iter().map(|(name, _)| name);
+        // Ledgers of before do not know the names.
+        if !known.chain([usual]).any(|name| path.with_file_name(name).is_file()) {
             let shown = escaped(path.as_os_str().as_encoded_bytes());
             self.tell(&format!(
                 "{shown} has no report beside it; `spoolmill history` has the reason of microbatch \
                  {sequence}"
             ));
         }
+        Ok(())
     }
 }
 

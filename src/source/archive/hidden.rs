@@ -7,8 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::names::{self, hidden_name, rename_free, stand_in};
-use super::report::{self, report_failure};
-use super::{Debt, Fate, Place};
+use super::report::{self, Reported, report_failure};
+use super::{Debt, Fate, Place, Touched};
 use crate::durable::Dir;
 use crate::failure::Result;
 use crate::source::input::{Stamp, Writers};
@@ -56,6 +56,7 @@ pub(super) fn put_back(
     (from, hidden): (&Dir, &OsStr),
     rules: &Rules,
     debt: &Debt,
+    touched: &mut Touched,
 ) -> Result<()> {
     let dir = place.dir();
     if from.rename_no_replace(hidden, dir, place.name)? {
@@ -73,7 +74,8 @@ pub(super) fn put_back(
     let sequence = debt.sequence;
     if let Some(name) = rename_free(from, hidden, place.name, dir, FAILED, sequence)? {
         let reason = "it was replaced by another file before it could be taken";
-        report_failure(dir, &name, sequence, &report::short(place.name, reason, sequence))?;
+        let report = report::short(place.name, reason, sequence);
+        touched.reported(report_failure(dir, &name, sequence, &report)?);
     }
     Ok(())
 }
@@ -83,28 +85,33 @@ pub(super) fn set_aside_altered(
     place: &Place<'_>,
     (from, hidden): (&Dir, &OsStr),
     debt: &Debt,
+    touched: &mut Touched,
 ) -> Result<OsString> {
     let (dir, sequence) = (place.dir(), debt.sequence);
     let name = rename_free(from, hidden, place.name, dir, FAILED, sequence)?;
     let name = name.unwrap_or_else(|| hidden.to_owned());
-    report_altered(dir, &name, debt)?;
+    touched.reported(report_altered(dir, &name, debt)?);
     Ok(name)
 }
 
 /// Where an earlier process has set the altered file aside, which may not have come to the report.
-pub(super) fn find_altered(place: &Place<'_>, debt: &Debt) -> Result<Option<OsString>> {
+pub(super) fn find_altered(
+    place: &Place<'_>,
+    debt: &Debt,
+    touched: &mut Touched,
+) -> Result<Option<OsString>> {
     for attempt in 0..2 {
         let name = names::archived_name(FAILED, place.name, debt.sequence, attempt);
         let there = place.dir().stat(&name)?.map(|stat| Stamp::of(&stat));
         if there.is_some_and(|there| there.inode == debt.identity.inode) {
-            report_altered(place.dir(), &name, debt)?;
+            touched.reported(report_altered(place.dir(), &name, debt)?);
             return Ok(Some(name));
         }
     }
     Ok(None)
 }
 
-fn report_altered(dir: &Dir, name: &OsStr, debt: &Debt) -> Result<()> {
+fn report_altered(dir: &Dir, name: &OsStr, debt: &Debt) -> Result<Reported> {
     let sequence = debt.sequence;
     let reason = match debt.fate {
         Fate::Processed => format!(

@@ -30,7 +30,7 @@ use hidden::{Hidden, Nook, find_altered, hide, put_back, set_aside_altered};
 pub use names::{HIDDEN, shown_stem};
 use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
-pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
+pub use report::{REPORT_SUFFIX, Reported, begins_with, set_aside_rest};
 pub use shelter::CROWD;
 pub use touched::Touched;
 
@@ -182,7 +182,7 @@ impl Archiver {
                     self.conclude(&place, &found, debt, touched)?
                 } else {
                     // Another file took the name in that instant; it is nobody's archive.
-                    put_back(&place, (dir, name), rules, debt)?;
+                    put_back(&place, (dir, name), rules, debt, touched)?;
                     Archived::Replaced
                 }
             }
@@ -204,7 +204,7 @@ impl Archiver {
         }
         let same = (now.size, now.modified_ns) == (debt.identity.size, debt.identity.modified_ns);
         if !same || !is_whole {
-            let name = set_aside_altered(place, (dir, hidden), debt)?;
+            let name = set_aside_altered(place, (dir, hidden), debt, touched)?;
             return Ok(Archived::Altered(place.dir().path().join(name)));
         }
         let subdirectory;
@@ -228,7 +228,7 @@ impl Archiver {
         let name = rename_free(dir, hidden, place.name, target, prefix, sequence)?;
         let Some(name) = name else { return Ok(Archived::Gone) };
         if let Fate::Failed(report) = &debt.fate {
-            report_failure(target, &name, sequence, report)?;
+            touched.reported(report_failure(target, &name, sequence, report)?);
         }
         Ok(Archived::As(target.path().join(name)))
     }
@@ -284,9 +284,9 @@ impl Archiver {
         hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
-        let archived = self.find_archived(folder, debt, hash);
+        let archived = self.find_archived(folder, debt, None, hash);
         if let (Some((dir, name)), Fate::Failed(report)) = (&archived, &debt.fate) {
-            report_failure(dir, name, debt.sequence, report)?;
+            touched.reported(report_failure(dir, name, debt.sequence, report)?);
         }
         let identity = &debt.identity;
         let known = |file: &File, stamp: &Stamp| -> Result<bool> {
@@ -302,7 +302,7 @@ impl Archiver {
         let keeps_inodes = is_home && self.action != Action::Delete;
         if archived.is_none()
             && keeps_inodes
-            && let Some(name) = find_altered(place, debt)?
+            && let Some(name) = find_altered(place, debt, touched)?
         {
             return Ok(Archived::Altered(place.dir().path().join(name)));
         }
@@ -392,17 +392,18 @@ impl Archiver {
                 let found = Hidden { dir, name, writers, now, is_whole };
                 return self.conclude(place, &found, debt, touched).map(Some);
             }
-            put_back(place, (dir, name), rules, debt)?;
+            put_back(place, (dir, name), rules, debt, touched)?;
         }
         Ok(None)
     }
 
     /// Where the archived input is: a file of its size and time that is the same one, or has its
-    /// content.
+    /// content. `named` is its name there, where that is known and is not the usual one.
     pub fn find_archived(
         &self,
         folder: &Dir,
         debt: &Debt,
+        named: Option<OsString>,
         hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
     ) -> Option<(Dir, OsString)> {
         let place = Place::of(folder, &debt.name).ok()?;
@@ -417,8 +418,15 @@ impl Archiver {
             &parent.map_or(target.path().to_owned(), |parent| target.path().join(parent)),
         );
         let target = target.ok()?;
-        for attempt in 0..2 {
-            let name = archived_name(prefix, place.name, debt.sequence, attempt);
+        let is_known = named.is_some();
+        let usual = |attempt| archived_name(prefix, place.name, debt.sequence, attempt);
+        let names = named.into_iter().chain((0..).map_while(|attempt| {
+            let name = usual(attempt);
+            // Behind the second name the file is under the last of those that are taken.
+            let is_tried = attempt < 2 || target.stat(&name).is_ok_and(|stat| stat.is_some());
+            (!is_known && is_tried).then_some(name)
+        }));
+        for name in names {
             let input::Found::File(file, stamp) = input::open(&target, &name) else { continue };
             let identity = &debt.identity;
             if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)

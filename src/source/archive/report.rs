@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use super::names::{archived_name, first_free};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::source::rules::FAILED;
+use crate::source::input::{self, Found, Stamp};
+use crate::source::rules::{FAILED, shortened};
 
 /// What the report of a file that was set aside ends in.
 pub const REPORT_SUFFIX: &str = ".error.json";
@@ -29,23 +30,92 @@ pub fn short(name: &OsStr, reason: &str, sequence: u64) -> Vec<u8> {
     format!("{report:#}\n").into_bytes()
 }
 
-/// Writes `<archived>.error.json` unless it is there.
-pub fn report_failure(dir: &Dir, archived: &OsStr, sequence: u64, report: &[u8]) -> Result<()> {
-    let mut name = archived.to_owned();
-    name.push(REPORT_SUFFIX);
-    if dir.stat(&name)?.is_some() {
-        return Ok(());
-    }
-    let (temporary, file) = temporary(dir, sequence)?;
-    let path = dir.path().join(&temporary);
-    let written = durable::write_at(&file, &path, report, 0)
-        .and_then(|()| durable::sync_data(&file, &path, "error report"))
-        .and_then(|()| dir.rename_no_replace(&temporary, dir, &name));
-    if !matches!(written, Ok(true)) {
+/// A report that stands beside a file which was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// The microbatch that it is about.
+    pub sequence: u64,
+    /// Its name, without the folder.
+    pub name: OsString,
+    /// Its inode.
+    pub inode: u64,
+}
+
+/// Writes `<archived>.error.json`, unless it is there as it would be written. Where another file has that
+/// name it stays, and the next free name is taken.
+pub fn report_failure(
+    dir: &Dir,
+    archived: &OsStr,
+    sequence: u64,
+    report: &[u8],
+) -> Result<Reported> {
+    let mut written = None;
+    let done = write_report(dir, archived, sequence, report, &mut written);
+    if let Some(temporary) = written.filter(|_| !done.as_ref().is_ok_and(Option::is_some)) {
         dir.unlink(&temporary)?;
     }
-    written?;
-    Ok(())
+    let reported = done?.map(|(name, inode)| Reported { sequence, name, inode });
+    reported.ok_or_else(|| Failure::Transient(anyhow::anyhow!("no free name for a report")))
+}
+
+/// The name that the report has, and its inode; `None` when no name is free. `written` is the temporary file,
+/// once there is one.
+fn write_report(
+    dir: &Dir,
+    archived: &OsStr,
+    sequence: u64,
+    report: &[u8],
+    written: &mut Option<OsString>,
+) -> Result<Option<(OsString, u64)>> {
+    let mut inode = 0;
+    for attempt in 0..NAMES_TRIED {
+        let name = report_name(archived, sequence, attempt);
+        if let Some(stat) = dir.stat(&name)? {
+            if is_same(dir, &name, report) {
+                if let Some(temporary) = written.take() {
+                    dir.unlink(&temporary)?;
+                }
+                return Ok(Some((name, stat.st_ino)));
+            }
+            continue;
+        }
+        if written.is_none() {
+            let (temporary, file) = temporary(dir, sequence)?;
+            let path = dir.path().join(&temporary);
+            *written = Some(temporary);
+            durable::write_at(&file, &path, report, 0)?;
+            durable::sync_data(&file, &path, "error report")?;
+            let stamp = Stamp::of_file(&file);
+            inode = stamp.map_err(|error| Failure::Transient(error.into()))?.inode;
+        }
+        if let Some(temporary) = written
+            && dir.rename_no_replace(temporary, dir, &name)?
+        {
+            return Ok(Some((name, inode)));
+        }
+    }
+    Ok(None)
+}
+
+/// `<archived>.error.json`, then with the number of the microbatch before it.
+fn report_name(archived: &OsStr, sequence: u64, attempt: u32) -> OsString {
+    let suffix = match attempt {
+        0 => REPORT_SUFFIX.to_owned(),
+        1 => format!(".{sequence}{REPORT_SUFFIX}"),
+        more => format!(".{sequence}.{more}{REPORT_SUFFIX}"),
+    };
+    let mut name = shortened(archived, suffix.len()).into_owned();
+    name.push(suffix);
+    name
+}
+
+/// True when a file of this name holds exactly these bytes.
+fn is_same(dir: &Dir, name: &OsStr, report: &[u8]) -> bool {
+    let Found::File(file, stamp) = input::open(dir, name) else { return false };
+    let mut there = Vec::new();
+    stamp.size == report.len() as u64
+        && file.take(stamp.size).read_to_end(&mut there).is_ok()
+        && there == report
 }
 
 /// A new file under the first hidden name of this microbatch that can be had. One that a crash has left
@@ -65,7 +135,7 @@ fn temporary(dir: &Dir, sequence: u64) -> Result<(OsString, File)> {
 }
 
 /// Copies what stands in `file` from byte `from` on to `failed-<name>` in `dir`, with a report; returns
-/// that name. It is durable, content and name, when this returns.
+/// that name, the inode, and the report. All is durable, content and names, when this returns.
 pub fn set_aside_rest(
     dir: &Dir,
     name: &OsStr,
@@ -73,8 +143,9 @@ pub fn set_aside_rest(
     from: u64,
     sequence: u64,
     reason: &str,
-) -> Result<OsString> {
+) -> Result<(OsString, u64, Reported)> {
     let (temporary, copy) = temporary(dir, sequence)?;
+    let inode = Stamp::of_file(&copy).map_err(|error| Failure::Transient(error.into()))?.inode;
     let path = dir.path().join(&temporary);
     let copied = copy_rest(file, from, &copy, &path);
     let named = copied.and_then(|()| {
@@ -86,9 +157,9 @@ pub fn set_aside_rest(
         dir.unlink(&temporary)?;
     }
     let named = named?;
-    report_failure(dir, &named, sequence, &short(name, reason, sequence))?;
+    let reported = report_failure(dir, &named, sequence, &short(name, reason, sequence))?;
     dir.sync("input directory")?;
-    Ok(named)
+    Ok((named, inode, reported))
 }
 
 fn copy_rest(file: &File, from: u64, copy: &File, path: &std::path::Path) -> Result<()> {

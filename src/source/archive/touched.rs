@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::report::Reported;
 use super::{Archiver, shelter};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
@@ -17,11 +18,12 @@ pub struct Touched {
     folder: bool,
     archive: bool,
     shelter: Option<Arc<Dir>>,
+    reports: Vec<Reported>,
 }
 
 impl Touched {
-    /// Makes all renames durable.
-    pub fn sync(&mut self, folder: &Dir, archiver: &Archiver) -> durable::Result<()> {
+    /// Makes all renames durable; returns the reports that were written since.
+    pub fn sync(&mut self, folder: &Dir, archiver: &Archiver) -> durable::Result<Vec<Reported>> {
         // The target first: a name may be in both for a moment, but never in neither.
         if let Some(target) = archiver.target().filter(|_| self.archive) {
             target.sync("archive directory")?;
@@ -36,8 +38,12 @@ impl Touched {
         if let Some(shelter) = &self.shelter {
             shelter.sync("input directory")?;
         }
-        *self = Self::default();
-        Ok(())
+        Ok(std::mem::take(self).reports)
+    }
+
+    /// A report was written.
+    pub(super) fn reported(&mut self, report: Reported) {
+        self.reports.push(report);
     }
 
     /// So many files of this folder are to be archived. True when they are many.
@@ -83,6 +89,7 @@ impl Touched {
         self.dirs.extend(other.dirs);
         self.folder |= other.folder;
         self.archive |= other.archive;
+        self.reports.extend(other.reports);
         self.shelter = self.shelter.take().or(other.shelter);
     }
 

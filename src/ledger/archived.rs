@@ -1,0 +1,130 @@
+//! Under which names inputs and their reports were put.
+//!
+//! What holds here: a name that is made of the input's own, `processed-<name>` or `failed-<name>`, is not
+//! written down, since nearly all are. Every other name is, and so is each file that was written besides.
+//! So a name is looked up, and never read backwards: the name `a.7` may be a file's own.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::look::{ENTRIES, Entry, Look, entry};
+use super::{Ledger, failure};
+use crate::failure::Result;
+
+/// What stands under a name that a microbatch has given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// The input.
+    Input,
+    /// What came to the input after its commit.
+    Rest,
+    /// Why the input was set aside.
+    Report,
+}
+
+impl Stands {
+    /// As it stands in the table.
+    fn number(self) -> i64 {
+        match self {
+            Self::Input => 0,
+            Self::Rest => 1,
+            Self::Report => 2,
+        }
+    }
+}
+
+/// A name that a microbatch has given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The microbatch.
+    pub sequence: u64,
+    /// What stands there.
+    pub stands: Stands,
+    /// The name, without its folder.
+    pub name: OsString,
+    /// The inode of the file that was put there.
+    pub inode: u64,
+}
+
+pub(super) fn put(connection: &Connection, named: &[Named]) -> rusqlite::Result<()> {
+    let mut insert =
+        connection.prepare_cached("INSERT OR REPLACE INTO archived_name VALUES (?, ?, ?, ?)")?;
+    for Named { sequence, stands, name, inode } in named {
+        let values = params![sequence, stands.number(), name.as_bytes(), inode.cast_signed()];
+        insert.execute(values)?;
+    }
+    Ok(())
+}
+
+const NAME_OF: &str = "SELECT name FROM archived_name WHERE sequence = ? AND stands = 0";
+
+fn name_of(connection: &Connection, sequence: u64) -> rusqlite::Result<Option<OsString>> {
+    let mut statement = connection.prepare_cached(NAME_OF)?;
+    let name = statement.query_row([sequence], |row| row.get(0)).optional()?;
+    Ok(name.map(OsString::from_vec))
+}
+
+impl Ledger {
+    /// The name that this microbatch's input was given, where it is not the usual one.
+    pub fn archived_name(&self, sequence: u64) -> Result<Option<OsString>> {
+        name_of(&self.connection, sequence).map_err(failure)
+    }
+}
+
+impl Look {
+    /// The name that this microbatch's input was given, where it is not the usual one.
+    pub fn archived_name(&self, sequence: u64) -> anyhow::Result<Option<OsString>> {
+        Ok(name_of(&self.connection, sequence)?)
+    }
+
+    /// The microbatches that have put an input or a rest under this name, the newest first, with the inode
+    /// that the file had; not those that gave an input its usual name.
+    pub fn named_unusually(&self, name: &OsStr) -> anyhow::Result<Vec<(Entry, Stands, u64)>> {
+        let select = "SELECT sequence, stands, inode FROM archived_name
+            WHERE name = ? AND stands <> 2 ORDER BY sequence DESC";
+        let mut statement = self.connection.prepare(select)?;
+        let rows = statement.query_map([name.as_bytes()], |row| {
+            let stands = if row.get::<_, i64>(1)? == 0 { Stands::Input } else { Stands::Rest };
+            Ok((row.get::<_, u64>(0)?, stands, row.get::<_, i64>(2)?.cast_unsigned()))
+        })?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (sequence, stands, inode) = row?;
+            all.extend(self.numbered(sequence)?.map(|entry| (entry, stands, inode)));
+        }
+        Ok(all)
+    }
+
+    /// The microbatches of files of this name whose input was given its usual name, the newest first, at most
+    /// so many.
+    pub fn named_usually(&self, name: &OsStr, most: u64) -> anyhow::Result<Vec<Entry>> {
+        let select = format!(
+            "{ENTRIES} WHERE name = ? AND NOT EXISTS (SELECT 1 FROM archived_name AS other
+                WHERE other.sequence = microbatch.sequence AND other.stands = 0)
+            ORDER BY sequence DESC LIMIT ?"
+        );
+        let mut statement = self.connection.prepare(&select)?;
+        let rows = statement.query_map(params![name.as_bytes(), most], entry)?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The microbatch whose report was put under this name and has this inode.
+    pub fn reported(&self, name: &OsStr, inode: u64) -> anyhow::Result<Option<u64>> {
+        let select =
+            "SELECT max(sequence) FROM archived_name WHERE name = ? AND inode = ? AND stands = 2";
+        let values = params![name.as_bytes(), inode.cast_signed()];
+        Ok(self.connection.query_row(select, values, |row| row.get(0))?)
+    }
+
+    /// The reports that this microbatch has written: their names, and the inodes of the files.
+    pub fn reports(&self, sequence: u64) -> anyhow::Result<Vec<(OsString, u64)>> {
+        let select = "SELECT name, inode FROM archived_name WHERE sequence = ? AND stands = 2";
+        let mut statement = self.connection.prepare(select)?;
+        let rows = statement.query_map([sequence], |row| {
+            Ok((OsString::from_vec(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
