@@ -182,7 +182,7 @@ impl Pipeline {
             Err(_) => {}
         }
         self.unpublished.extend(committed?.into_iter().map(|committed| (committed, None)));
-        self.forget_settled()?;
+        self.forget_settled();
         self.catch_up(source)
     }
 
@@ -229,7 +229,7 @@ impl Pipeline {
                 }
                 // Before anything can fail: what is committed is published whatever happens.
                 self.unpublished.extend(committed.into_iter().zip(inputs.into_iter().map(Some)));
-                self.forget_settled()?;
+                self.forget_settled();
                 Ok(ended)
             }
             Err(failure) => {
@@ -373,15 +373,15 @@ impl Pipeline {
         if !self.settled.is_empty() {
             self.ledger.settle(&self.settled)?;
         }
-        self.forget_settled()
+        self.forget_settled();
+        Ok(())
     }
 
-    fn forget_settled(&mut self) -> Result<()> {
+    fn forget_settled(&mut self) {
         self.settled = Settled::default();
-        for name in std::mem::take(&mut self.settled_files) {
-            self.publisher.discard(&name)?;
-        }
-        Ok(())
+        // One that cannot be removed stops nothing, and the next start sweeps it.
+        let settled = std::mem::take(&mut self.settled_files);
+        self.discard(&settled);
     }
 }
 

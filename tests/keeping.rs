@@ -211,3 +211,44 @@ fn originals_of_duplicates_are_not_forgotten() {
     }
     assert_eq!(spool.output().lines().count(), 3);
 }
+
+/// A file that can never be archived stops neither what is kept nor the others, and goes when it can.
+#[test]
+fn one_file_that_does_not_go_keeps_no_others() {
+    let spool = job("keep = \"0s\"", "keep = \"0s\"");
+    let text = spool.read("job.toml").replace("[input]\n", "[input]\nrecursive = true\n");
+    fs::write(spool.path("job.toml"), text).unwrap();
+    // The archive has a file where this one needs a folder.
+    fs::create_dir(spool.path("archive")).unwrap();
+    fs::write(spool.path("archive/sub"), "mine").unwrap();
+    for sub in ["sub", "other"] {
+        fs::create_dir(spool.input(sub)).unwrap();
+    }
+    fs::write(spool.input("sub/a"), "1\n").unwrap();
+    let daemon = spool.start();
+    wait_for("the ledger", || daemon.log().contains("watching"));
+    let rows = |which: &str| spool.ledger(&format!("SELECT count(*) FROM microbatch {which}"));
+    wait_for("the first", || rows("") == 1);
+    for number in 0..5 {
+        fs::write(spool.input(format!("other/{number}")), "2\n").unwrap();
+        wait_for("the next", || rows(&format!("WHERE name = CAST('other/{number}' AS BLOB)")) == 1);
+    }
+    let archived = || rows("JOIN unarchived USING (sequence)") == 1;
+    wait_for("all but one are archived", archived);
+    daemon.stop();
+    let daemon = spool.start();
+    wait_for("the others are pruned", || rows("") == 2);
+    assert_eq!(rows("WHERE sequence = 1"), 1);
+    assert_archive(&spool, &["other", "sub"]);
+    verify(&spool);
+
+    fs::remove_file(spool.path("archive/sub")).unwrap();
+    wait_for("it goes as well", || rows("") == 1);
+    daemon.stop();
+    // The last microbatch stays whatever its age; no empty folder does.
+    assert_archive(&spool, &["other"]);
+    assert_eq!(fs::read_dir(spool.path("archive/other")).unwrap().count(), 1);
+    assert_eq!(spool.ledger("SELECT count(*) FROM archived_name"), 0);
+    verify(&spool);
+    assert_eq!(spool.output().lines().count(), 6);
+}

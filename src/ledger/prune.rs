@@ -1,14 +1,17 @@
 //! What the ledger forgets of the past.
 //!
 //! What holds here: the last microbatch stays, and so does the last span of each target, by which the
-//! next start knows how it should end; totals stay as they are.
+//! next start knows how it should end; totals stay as they are. A microbatch whose input is not archived
+//! stays as well, and holds up none behind it: it goes when its input is.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Committed, Ledger, contents, failure, rows};
 use crate::failure::Result;
+use crate::record::Identity;
 
 /// How far the past was pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,14 +45,14 @@ impl Ledger {
         self.tally.bytes
     }
 
-    /// The next microbatches after this one, at most so many: those of which nothing is owed, up to the
-    /// first of which something is, and never the last of all.
+    /// The next microbatches after this one, at most so many: up to the first of which something is owed, and
+    /// never the last of all; not those whose input is still to be archived.
     pub fn settled_after(&self, sequence: u64, most: u64) -> Result<Vec<Committed>> {
         let load = || -> rusqlite::Result<Vec<Committed>> {
             let select = format!(
-                "{} WHERE sequence > ?1 AND sequence < ?2 AND sequence < coalesce(min(
-                    (SELECT ifnull(min(sequence), ?2) FROM owed),
-                    (SELECT ifnull(min(sequence), ?2) FROM unarchived WHERE NOT elsewhere)), ?2)
+                "{} WHERE sequence > ?1 AND sequence < ?2
+                    AND sequence < (SELECT ifnull(min(sequence), ?2) FROM owed)
+                    AND sequence NOT IN (SELECT sequence FROM unarchived WHERE NOT elsewhere)
                 ORDER BY sequence LIMIT ?3",
                 rows::COMMITTED
             );
@@ -61,19 +64,13 @@ impl Ledger {
     }
 
     /// True when a later microbatch was made of the same file under the same name.
-    pub fn has_later(&self, committed: &Committed) -> Result<bool> {
-        let batch = committed.batch();
-        let identity = &batch.identity;
+    pub fn has_later(&self, name: &OsStr, identity: &Identity, sequence: u64) -> Result<bool> {
         let find = || {
             let select = "SELECT 1 FROM microbatch WHERE name = ? AND sequence > ? AND inode = ?
                 AND size = ? AND modified_ns = ? LIMIT 1";
-            let values = params![
-                batch.name.as_bytes(),
-                committed.sequence(),
-                identity.inode.cast_signed(),
-                identity.size,
-                identity.modified_ns
-            ];
+            let inode = identity.inode.cast_signed();
+            let values =
+                params![name.as_bytes(), sequence, inode, identity.size, identity.modified_ns];
             self.connection.prepare_cached(select)?.query_row(values, |_| Ok(())).optional()
         };
         find().map(|found| found.is_some()).map_err(failure)
@@ -98,13 +95,26 @@ impl Ledger {
                 contents::keep(connection, before.history, *history, oldest)?;
             }
             connection
-                .prepare_cached("DELETE FROM microbatch WHERE sequence > ?1 AND sequence <= ?2")?
-                .execute(params![before.history, history])?;
-            for table in ["altered", "archived_name", "gone", "unarchived"] {
-                let delete = format!("DELETE FROM {table} WHERE sequence <= ?");
-                connection.prepare_cached(&delete)?.execute([history])?;
+                .execute("DELETE FROM unarchived WHERE sequence <= ? AND elsewhere", [history])?;
+            for table in ["microbatch", "altered", "archived_name", "gone"] {
+                let delete = format!(
+                    "DELETE FROM {table} WHERE sequence > ?1 AND sequence <= ?2
+                        AND sequence NOT IN (SELECT sequence FROM unarchived)"
+                );
+                connection.prepare_cached(&delete)?.execute([before.history, *history])?;
             }
             Ok(())
         })
     }
+}
+
+/// The input of this microbatch is archived at last: what was pruned around it goes.
+pub(super) fn catch_up(connection: &Connection, sequence: u64) -> rusqlite::Result<()> {
+    let is_behind = "SELECT ?1 <= coalesce((SELECT history FROM pruned), 0)";
+    if connection.prepare_cached(is_behind)?.query_row([sequence], |row| row.get(0))? {
+        for table in ["microbatch", "altered", "archived_name", "gone"] {
+            connection.execute(&format!("DELETE FROM {table} WHERE sequence = ?"), [sequence])?;
+        }
+    }
+    Ok(())
 }

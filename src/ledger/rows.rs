@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, told,
-    views,
+    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, prune,
+    told, views,
 };
 use crate::record::Identity;
 
@@ -85,6 +85,7 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;
+        prune::catch_up(connection, *sequence)?;
     }
     for (sequence, is_elsewhere) in &settled.elsewhere {
         connection

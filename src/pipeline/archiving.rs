@@ -321,35 +321,38 @@ impl Pipeline {
     /// Makes the renames durable. What was written to a file meanwhile is found out.
     pub(super) fn sync_archive(&mut self, source: &mut Source) -> Result<()> {
         self.collect_archived(source)?;
-        self.sync_archive_in(source.folder())
+        self.sync_archive_in(source.folder(), source)
     }
 
     /// The drop folder was replaced: what was renamed in the one before is made durable there, and what is
     /// owed to an earlier one is looked for in this one.
     pub fn move_in(&mut self, left: &Dir, source: &mut Source) -> Result<()> {
         self.collect_archived(source)?;
-        self.sync_archive_in(left)?;
+        self.sync_archive_in(left, source)?;
+        let mut done = Ok(());
         for debt in self.archiving.vanished.take_elsewhere() {
             self.settled.elsewhere.push((debt.sequence, false));
             source.hold(&debt.name, &debt.identity, debt.home);
             self.unsynced_since.get_or_insert_with(Instant::now);
             let waiting = Waiting { debt, tries: 0, is_held: false, has_name: true };
-            self.archive_again(waiting, source)?;
+            done = self.archive_again(waiting, source).and(done);
         }
-        Ok(())
+        done
     }
 
-    fn sync_archive_in(&mut self, folder: &Dir) -> Result<()> {
+    fn sync_archive_in(&mut self, folder: &Dir, source: &Source) -> Result<()> {
         let reports = self.archiving.touched.sync(folder, &self.archiver)?;
         self.settled.named.extend(reports.into_iter().map(named_report));
         for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
             self.settled
                 .named
                 .extend(path.as_deref().and_then(|path| named_unusually(path, &debt)));
+            self.settled.archived.push(debt.sequence);
             if let Some(path) = path.filter(|path| differs(path, &debt)) {
                 self.late_writes.note(path);
+            } else {
+                self.prune_late(&debt, source);
             }
-            self.settled.archived.push(debt.sequence);
         }
         Ok(())
     }

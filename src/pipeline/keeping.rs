@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::Pipeline;
 use super::report::debt;
+use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Pruned, now_ms};
+use crate::ledger::{Pruned, now_ms};
 use crate::publish::rotation::Rotation;
 use crate::source::Source;
-use crate::source::archive::Keep;
+use crate::source::archive::{Debt, Fate, Keep};
 
 /// Longest time for pruning before files are looked for again.
 const TURN: Duration = Duration::from_millis(20);
@@ -116,7 +117,9 @@ impl Pipeline {
             if !goes {
                 break;
             }
-            self.remove(&committed, source)?;
+            if committed.batch().is_processed() {
+                self.remove(&debt(&committed), source)?;
+            }
             pruned.inputs = committed.sequence();
             if committed.batch().is_processed() {
                 pruned.bytes += committed.batch().identity.size;
@@ -125,23 +128,42 @@ impl Pipeline {
         Ok(())
     }
 
+    /// An input was archived when those around it had been pruned: it is pruned as well. When that cannot be
+    /// done, it stays.
+    pub(super) fn prune_late(&mut self, debt: &Debt, source: &Source) {
+        if self.keeping.inputs.is_none() || debt.fate != Fate::Processed {
+            return;
+        }
+        let known = self.keeping.pruned.map_or_else(|| self.ledger.pruned(), Ok);
+        let removed = known.and_then(|pruned| {
+            if debt.sequence <= pruned.inputs { self.remove(debt, source) } else { Ok(()) }
+        });
+        if let Err(failure) = removed {
+            let file = crate::telemetry::text(&debt.name);
+            let error = failure.into_error();
+            tracing::warn!(file, error = %format!("{error:#}"), "it stays in the archive");
+        }
+    }
+
     /// Removes one input from the archive, if it is there, and if no later microbatch was made of it.
-    fn remove(&self, committed: &Committed, source: &Source) -> Result<()> {
-        if !committed.batch().is_processed() || self.ledger.has_later(committed)? {
+    fn remove(&self, debt: &Debt, source: &Source) -> Result<()> {
+        if self.ledger.has_later(&debt.name, &debt.identity, debt.sequence)? {
             return Ok(());
         }
-        let debt = debt(committed);
         let named = self.ledger.archived_name(debt.sequence)?;
         let hash = super::prepare::hash;
-        let found = self.archiver.find_archived(source.folder(), &debt, named, hash);
+        let found = self.archiver.find_archived(source.folder(), debt, named, hash);
         let Some((dir, name)) = found else { return Ok(()) };
         dir.unlink(&name)?;
-        let own = Path::new(&committed.batch().name).file_name().unwrap_or_default();
+        let own = Path::new(&debt.name).file_name().unwrap_or_default();
         if let Some(mut marker) = source.rules().marker_of(own) {
             // It has the number behind its name that the file has.
             let number = name.as_bytes().strip_prefix(own.as_bytes()).unwrap_or_default();
             marker.push(OsStr::from_bytes(number));
             dir.unlink(&marker)?;
+        }
+        if let Some(target) = self.archiver.target() {
+            remove_empty(dir.path(), target.path());
         }
         Ok(())
     }
@@ -170,6 +192,19 @@ impl Pipeline {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes the folders from this one up to the archive in which nothing is left. One that is used, or that may
+/// not be removed, stays.
+fn remove_empty(folder: &Path, archive: &Path) {
+    let within = folder.ancestors().take_while(|folder| *folder != archive);
+    for folder in within.filter(|folder| folder.starts_with(archive)) {
+        let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else { return };
+        let removed = Dir::open(parent).and_then(|parent| parent.remove_if_empty(name));
+        if removed.is_err() || folder.is_dir() {
+            return;
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! What holds here: each job holds a shared lock on a hidden file in the folder for as long as it is open,
 //! and is listed in it. Who gets the lock alone begins the list anew; who does not is held against those
 //! that are listed and alive. Of two that come at once, the one that is listed first may stay. The last
-//! one to leave removes the file.
+//! one to leave removes the file. On a full disk nobody can be listed: who is alone then stays alone, since
+//! what makes room is that the files are taken.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -106,7 +107,9 @@ impl Claim {
             };
             if is_alone {
                 file.set_len(0)?;
-                add(&mut file, own)?;
+                if let Err(error) = add(&mut file, own) {
+                    return stays_alone(&file, error).map(|()| true);
+                }
             }
             match file.try_lock_shared() {
                 Ok(()) => {}
@@ -126,11 +129,13 @@ impl Claim {
         // Somebody who was alone may have removed the file, or begun the list anew.
         let there = path.metadata().map(|there| (there.dev(), there.ino())).ok();
         let here = file.metadata().map(|here| (here.dev(), here.ino())).ok();
+        let is_there = there.is_some() && there == here;
         let all = list(&mut file).with_context(doing).map_err(Failure::Transient)?;
+        if all.is_empty() && is_there {
+            return Ok(Some(Self { file, folder: folder.to_owned() }));
+        }
         let place = all.iter().rposition(|listed| listed == own);
-        let Some(place) = place.filter(|_| there.is_some() && there == here) else {
-            return Ok(None);
-        };
+        let Some(place) = place.filter(|_| is_there) else { return Ok(None) };
         for other in all.iter().take(place).filter(|other| other.state != own.state) {
             refuse(own, other, folder)?;
         }
@@ -215,6 +220,23 @@ fn not_opened(error: durable::Error, folder: &Path) -> Failure {
     } else {
         Failure::Transient(error)
     }
+}
+
+/// Whoever holds the lock alone, and has no room to say who it is, keeps it so: nobody else gets in.
+fn stays_alone(file: &File, error: anyhow::Error) -> anyhow::Result<()> {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let no_room = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+    if !kind.is_some_and(|kind| no_room.contains(&kind)) {
+        return Err(error);
+    }
+    // What is there of the line is nobody's.
+    file.set_len(0)?;
+    tracing::warn!(
+        error = %format!("{error:#}"),
+        "the lock of the drop folder has no room for a list: until the next start no other job may take \
+         files from this folder"
+    );
+    Ok(())
 }
 
 /// Adds the job at the end of the list: lines of JSON.

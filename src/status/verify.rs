@@ -265,7 +265,11 @@ impl Audit<'_> {
         let archiver = archiver.context("open the archive")?;
         let (mut last, pruned) = (None, look.pruned()?);
         look.all(|entry| {
-            let expected = last.map_or(entry.sequence, |last| last + 1);
+            // Up to where rows were pruned, those that are left have gaps.
+            let expected = match last.map_or(entry.sequence, |last| last + 1) {
+                _ if entry.sequence <= pruned.history => entry.sequence,
+                next => next.max(pruned.history + 1),
+            };
             if entry.sequence != expected {
                 let missing = if entry.sequence == expected + 1 {
                     format!("microbatch {expected} is")
