@@ -101,6 +101,14 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     create_dir(path, 0o700)
 }
 
+/// Creates the directory `path` with mode and owner of what it stands for; the one above it is there.
+pub fn create_dir_like(path: &Path, like: Option<Likeness>) -> Result<()> {
+    let Some(like) = like.filter(|_| !path.is_dir()) else { return create_dir_all(path) };
+    create_private_dir(path)?;
+    like.give(&File::from(Dir::open(path)?.fd));
+    Ok(())
+}
+
 fn create_dir(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
         return sync_parent(path);
@@ -184,6 +192,39 @@ pub fn lock_if_there(output: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(failed(io::ErrorKind::ResourceBusy.into())),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Mode and owner of a file, for another one that stands for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Likeness {
+    /// The permission bits.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+}
+
+impl Likeness {
+    /// Those of the file that this was asked of.
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        Self { mode: metadata.mode() & 0o777, owner: (metadata.uid(), metadata.gid()) }
+    }
+
+    /// The same.
+    pub fn of_stat(stat: &Stat) -> Self {
+        Self { mode: stat.st_mode & 0o777, owner: (stat.st_uid, stat.st_gid) }
+    }
+
+    /// Gives them to another file. Only root may give a file away; where the group cannot be had either, what
+    /// it may do is taken from the mode, since it would be another group's.
+    pub fn give(self, file: &File) {
+        let (user, group) = self.owner;
+        let has_group = std::os::unix::fs::fchown(file, Some(user), Some(group)).is_ok()
+            || std::os::unix::fs::fchown(file, None, Some(group)).is_ok();
+        let mode = if has_group { self.mode } else { self.mode & 0o707 };
+        if let Err(error) = rustix::fs::fchmod(file, Mode::from_raw_mode(mode)) {
+            tracing::debug!(%error, "a new file keeps its mode");
+        }
     }
 }
 
@@ -296,12 +337,25 @@ impl Dir {
 
     /// Creates the new file `name` for reading and writing; an existing one is an error.
     pub fn create_new(&self, name: &OsStr) -> Result<File> {
+        self.create(name, 0o666)
+    }
+
+    /// The same; the file takes mode and owner of what it stands for, where that is known.
+    pub fn create_like(&self, name: &OsStr, like: Option<Likeness>) -> Result<File> {
+        let Some(like) = like else { return self.create_new(name) };
+        // Nobody may open it before it has its mode.
+        let file = self.create(name, 0o600)?;
+        like.give(&file);
+        Ok(file)
+    }
+
+    fn create(&self, name: &OsStr, mode: u32) -> Result<File> {
         let path = self.path.join(name);
         let failed = |error| Error::new(Operation::Create, &path, error);
         let act = || fault::Act::Create(&path);
         fault::before(Operation::Create, "file", act).map_err(failed)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o666))
+        rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))
             .map(File::from)
             .map_err(|errno| failed(errno.into()))
     }

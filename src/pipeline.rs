@@ -360,7 +360,8 @@ impl Pipeline {
     /// Makes everything published and archived durable. The ledger hears of it with the next
     /// commit, or by [`Pipeline::settle`].
     pub fn sync(&mut self, source: &mut Source) -> Result<()> {
-        self.publisher.sync()?;
+        let files = self.publisher.sync()?;
+        self.settled.files.extend(files);
         self.sync_archive(source)?;
         self.unsynced_since = None;
         self.settled.published = self.published.take().or(self.settled.published);

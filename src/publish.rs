@@ -8,6 +8,8 @@
 //!   holds the bytes.
 
 mod appended;
+mod compressing;
+mod found;
 pub mod parts;
 pub mod rotation;
 
@@ -16,9 +18,9 @@ use std::path::Path;
 
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Span, Target};
+use crate::ledger::{Committed, Ledger, OutputFile, Span, Target};
 use appended::Appended;
-pub use appended::{begins_otherwise, checksum};
+pub use found::{begins_otherwise, checksum};
 use parts::Parts;
 
 /// Where staged files wait, in the state directory.
@@ -116,7 +118,8 @@ impl Publisher {
                 }
             };
             let position = ledger.position(*target);
-            let observed = output.observe(position)?;
+            let ends_in = || ledger.last_span(*target, position);
+            let observed = output.observe(position, ends_in)?;
             if observed != position {
                 ledger.reposition(*target, observed);
             }
@@ -177,15 +180,19 @@ impl Publisher {
         }
     }
 
-    /// Makes everything published durable.
-    pub fn sync(&mut self) -> Result<()> {
-        for (_, output) in &mut self.outputs {
+    /// Makes everything published durable; returns the files of which the ledger does not know yet.
+    pub fn sync(&mut self) -> Result<Vec<(Target, OutputFile)>> {
+        let mut news = Vec::new();
+        for (target, output) in &mut self.outputs {
             match output {
-                Output::Appended(output) => output.sync()?,
+                Output::Appended(output) => {
+                    output.sync()?;
+                    news.extend(output.news().map(|file| (*target, file)));
+                }
                 Output::Parts(output) => output.sync()?,
             }
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Removes a staging file that nothing needs any more.

@@ -397,3 +397,24 @@ fn a_dropped_file_after_a_deleted_one_is_new() {
     assert!(!spool.names().iter().any(|name| name.starts_with("failed-")), "{:?}", spool.names());
     assert_eq!(spool.output().lines().count(), 20);
 }
+
+/// What is made beside an input, or for it, may be read by whoever may read the input.
+#[test]
+fn what_is_made_of_a_private_input_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nrecursive = true",
+        "[done]\naction = { move = \"archive\" }\n",
+    );
+    fs::create_dir(spool.input("sub")).unwrap();
+    fs::set_permissions(spool.input("sub"), fs::Permissions::from_mode(0o750)).unwrap();
+    for (name, content) in [("sub/a", "1\n"), ("sub/b.gz", "no gzip")] {
+        fs::write(spool.input(name), content).unwrap();
+        fs::set_permissions(spool.input(name), fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    spool.run_once();
+    assert_eq!(mode(spool.path("archive/sub")), 0o750);
+    assert_eq!(mode(spool.path("archive/sub/a")), 0o640);
+    assert_eq!(mode(spool.input("sub/failed-b.gz.error.json")), 0o640);
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::spool::{Daemon, NUMBERS};
 use crate::support::{Spool, wait_for};
@@ -21,7 +22,11 @@ fn names(spool: &Spool) -> BTreeSet<String> {
 
 /// The closed files in the order of their names, then the open one.
 fn contents(spool: &Spool) -> Vec<String> {
-    let mut names: Vec<String> = names(spool).into_iter().collect();
+    contents_of(spool, |_| true)
+}
+
+fn contents_of(spool: &Spool, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut names: Vec<String> = names(spool).into_iter().filter(|name| wanted(name)).collect();
     // `output-...` sorts before `output.txt`.
     names.sort();
     let read = |name: &String| {
@@ -263,4 +268,151 @@ fn a_reload_does_not_wait_for_a_compression() {
     daemon.stop();
     assert_eq!(contents(&spool).concat(), text);
     verify(&spool);
+}
+
+/// Aborted at any durable operation, a collector takes whatever is closed, and the job is configured anew:
+/// each record was in one file that could be taken, and no hidden name is left.
+#[test]
+fn a_collector_sees_each_closed_file_once_whatever_comes_between() {
+    let job_of = |rotate: &str| job(rotate).read("job.toml");
+    let afterwards = ["size = \"1B\", compress = \"zstd\"", "size = \"1B\"", "size = \"1TiB\""];
+    let mut ended = false;
+    for number in 1..300 {
+        let mut spool = job("size = \"1B\", compress = \"gzip\"");
+        spool.drop_file("a", "1\n2\n");
+        spool.drop_file("b", "3\n");
+        spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+        ended = spool.run("run", &["--once"]).status.success();
+        spool.no_environment();
+        let mut all = contents_of(&spool, |name| name.starts_with("output-"));
+        for name in names(&spool).iter().filter(|name| name.starts_with("output-")) {
+            std::fs::remove_file(spool.path("out").join(name)).unwrap();
+        }
+        let next = job_of(afterwards[number % afterwards.len()]);
+        std::fs::write(spool.path("job.toml"), next).unwrap();
+        spool.run_once();
+        all.extend(contents_of(&spool, |_| true));
+        let mut records: Vec<_> = all.iter().flat_map(|text| text.lines()).collect();
+        records.sort_unstable();
+        assert_eq!(records, ["100.0", "200.0", "300.0"], "abort:{number}: {:?}", names(&spool));
+        let hidden = std::fs::read_dir(spool.path("out")).unwrap();
+        let hidden = hidden.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let hidden: Vec<_> =
+            hidden.filter(|name| name.starts_with('.') && !name.contains("lock")).collect();
+        assert!(hidden.is_empty(), "abort:{number}: {hidden:?}");
+        if ended {
+            assert!(number > 20, "only {number} operations");
+            break;
+        }
+    }
+    assert!(ended, "it never ends");
+}
+
+/// What stands for a file has its mode, whoever puts it there.
+#[test]
+fn what_follows_an_output_has_its_mode() {
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    for taken_away in [false, true] {
+        let spool = job("size = \"10B\", compress = \"gzip\"");
+        spool.drop_file("a", "1\nbad\n");
+        spool.run_once();
+        for name in ["out/output.txt", "rejects.jsonl"] {
+            let private = std::fs::Permissions::from_mode(0o640);
+            std::fs::set_permissions(spool.path(name), private).unwrap();
+        }
+        spool.drop_file("b", "2\nbad\n");
+        spool.run_once();
+        if taken_away {
+            // Unless it has just been closed.
+            let _ = std::fs::remove_file(spool.path("out/output.txt"));
+        }
+        std::fs::remove_file(spool.path("rejects.jsonl")).unwrap();
+        // Larger than what the ledger takes: the staging file becomes the output.
+        spool.drop_file("c", "3\nbad\n".to_owned() + &"4\n".repeat(100_000));
+        spool.run_once();
+        spool.run_once();
+        for name in names(&spool) {
+            assert_eq!(mode(&spool.path("out").join(&name)), 0o640, "{name} {taken_away}");
+        }
+        assert_eq!(mode(&spool.path("rejects.jsonl")), 0o640);
+    }
+}
+
+/// logrotate's `create`, and every other file that somebody puts under the name of one that is written to.
+#[test]
+fn another_file_under_the_name_is_told_by_its_inode() {
+    // Whether the daemon is stopped while the file is replaced.
+    for is_stopped in [false, true] {
+        for name in ["output.txt", "rejects.jsonl"] {
+            let spool = Spool::new(NUMBERS);
+            let mut daemon = Some(spool.start());
+            spool.drop_file("a", "1\nbad\n");
+            wait_for("the first", || spool.names().contains("processed-a"));
+            let before = spool.read(name);
+            if is_stopped {
+                daemon.take().unwrap().stop();
+            }
+            std::fs::rename(spool.path(name), spool.path("rotated")).unwrap();
+            std::fs::write(spool.path(name), "").unwrap();
+            if is_stopped {
+                daemon = Some(spool.start());
+            }
+            spool.drop_file("b", "2\nbad\n");
+            wait_for("the second", || {
+                let alive = daemon.as_mut().unwrap();
+                assert!(
+                    alive.child.try_wait().unwrap().is_none(),
+                    "{name} {is_stopped}: {}",
+                    alive.log()
+                );
+                spool.names().contains("processed-b")
+            });
+            daemon.unwrap().stop();
+            assert_eq!(spool.read("rotated"), before);
+            assert_eq!(spool.read(name).lines().count(), 1, "{name} {is_stopped}");
+            verify(&spool);
+
+            // Its copy is continued; a file of somebody else's is named.
+            std::fs::copy(spool.path(name), spool.path("copy")).unwrap();
+            std::fs::rename(spool.path("copy"), spool.path(name)).unwrap();
+            spool.drop_file("c", "3\nbad\n");
+            spool.run_once();
+            assert_eq!(spool.read(name).lines().count(), 2, "{name}");
+            std::fs::write(
+                spool.path("theirs"),
+                "a note of ours, which is longer than that\n".repeat(9),
+            )
+            .unwrap();
+            std::fs::rename(spool.path("theirs"), spool.path(name)).unwrap();
+            spool.drop_file("d", "4\nbad\n");
+            let refused = spool.run("run", &["--once"]);
+            let said = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(4), "{said}");
+            assert!(
+                said.contains("is another file") && said.contains("put the file back"),
+                "{said}"
+            );
+        }
+    }
+}
+
+/// A disk with too little room: nothing is left of the attempt, and nothing else waits for it.
+#[test]
+fn a_compression_that_does_not_fit_leaves_nothing() {
+    let spool = job("size = \"1B\", compress = \"gzip\"");
+    let free = "[engine]\nmin_free = \"1EiB\"\n";
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    let text = spool.read("job.toml");
+    std::fs::write(spool.path("job.toml"), text.clone() + free).unwrap();
+    spool.run("run", &["--once"]);
+    std::fs::write(spool.path("job.toml"), text).unwrap();
+    assert!(
+        std::fs::read_dir(spool.path("out"))
+            .unwrap()
+            .all(|entry| { !entry.unwrap().file_name().into_string().unwrap().ends_with("tmp") })
+    );
+    spool.drop_file("b", "2\n");
+    spool.run_once();
+    assert_eq!(contents(&spool), ["100.0\n", "200.0\n"]);
 }

@@ -14,7 +14,8 @@ impl Config {
             Compress::Gzip => rotation::Compress::Gzip,
             Compress::Zstd => rotation::Compress::Zstd,
         });
-        Some(Rule { size: rotate.size.map(|size| size.0), every_ms, compress })
+        let min_free = self.written.engine.min_free.0;
+        Some(Rule { size: rotate.size.map(|size| size.0), every_ms, compress, min_free })
     }
 }
 

@@ -28,6 +28,7 @@ mod known;
 mod look;
 mod microbatch;
 mod opening;
+mod outputs;
 mod prune;
 mod recent;
 mod rotation;
@@ -56,6 +57,7 @@ pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
+pub use outputs::{FileId, OutputFile};
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
@@ -109,6 +111,8 @@ pub struct Settled {
     pub rebuilt: Option<ViewId>,
     /// What is to be told of views.
     pub told: Vec<Told>,
+    /// The files of outputs, which are durable.
+    pub files: Vec<(Target, OutputFile)>,
 }
 
 impl Settled {
@@ -121,6 +125,7 @@ impl Settled {
             && self.elsewhere.is_empty()
             && self.rebuilt.is_none()
             && self.told.is_empty()
+            && self.files.is_empty()
     }
 }
 
@@ -445,7 +450,7 @@ impl Ledger {
                 rows::prepend(connection, target, position.generation, header)?;
             }
             connection.execute(
-                "UPDATE target SET generation = ?, end = ? WHERE id = ?",
+                "UPDATE target SET generation = ?, end = ?, inode = NULL WHERE id = ?",
                 params![position.generation, position.end, target.0],
             )?;
             Ok(())

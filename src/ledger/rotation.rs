@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -39,7 +40,7 @@ impl Ledger {
                 params![target.0, position.generation, name.as_bytes(), inode.cast_signed()],
             )?;
             connection.execute(
-                "UPDATE target SET generation = ?, end = 0 WHERE id = ?",
+                "UPDATE target SET generation = ?, end = 0, inode = NULL WHERE id = ?",
                 params![next.generation, target.0],
             )?;
             Ok(())
@@ -51,6 +52,20 @@ impl Ledger {
     /// The rotations of `target` that are not done, the oldest first.
     pub fn rotations(&self, target: Target) -> Result<Vec<Rotated>> {
         read(&self.connection, target, "AND NOT done").map_err(failure)
+    }
+
+    /// The targets with rotations that are not done, and their paths.
+    pub fn rotating(&self) -> Result<Vec<(Target, PathBuf)>> {
+        let select = "SELECT id, path FROM target
+            WHERE id IN (SELECT target FROM rotated WHERE NOT done)";
+        let load = || -> rusqlite::Result<_> {
+            let mut statement = self.connection.prepare(select)?;
+            let row = |row: &rusqlite::Row<'_>| {
+                Ok((Target(row.get(0)?), PathBuf::from(OsString::from_vec(row.get(1)?))))
+            };
+            statement.query_map((), row)?.collect()
+        };
+        load().map_err(failure)
     }
 
     /// The rotations of `target`, done or not, the oldest first.

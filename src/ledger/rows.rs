@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, prune,
-    told, views,
+    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, outputs,
+    prune, told, views,
 };
 use crate::record::Identity;
 
@@ -82,6 +82,7 @@ pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Re
     }
     told::put(connection, &settled.told)?;
     archived::put(connection, &settled.named)?;
+    outputs::put(connection, &settled.files)?;
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
     for sequence in &settled.archived {
         archived.execute([sequence])?;
@@ -107,7 +108,7 @@ pub(super) fn update_targets(
 ) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE target SET began_ms = iif(generation = ?1 AND end > 0 OR ?2 = 0, began_ms, ?4),
-            generation = ?1, end = ?2 WHERE id = ?3",
+            inode = iif(generation = ?1, inode, NULL), generation = ?1, end = ?2 WHERE id = ?3",
     )?;
     for (target, position) in after.iter().filter(|(target, at)| before.get(target) != Some(at)) {
         update.execute(params![position.generation, position.end, target.0, now_ms])?;

@@ -210,6 +210,13 @@ const MIGRATIONS: [&str; 10] = [
         seen     INTEGER NOT NULL           -- the last microbatch of a file with this content
     ) WITHOUT ROWID;
     CREATE INDEX content_seen ON content (seen);
+    -- The file of the generation: its inode and when it was made, nanoseconds since 1970; NULL where that is
+    -- not known. Mode and owner are those of the last file, for the next one.
+    ALTER TABLE target ADD COLUMN inode INTEGER;
+    ALTER TABLE target ADD COLUMN born_ns INTEGER;
+    ALTER TABLE target ADD COLUMN mode INTEGER;
+    ALTER TABLE target ADD COLUMN uid INTEGER;
+    ALTER TABLE target ADD COLUMN gid INTEGER;
 ",
 ];
 

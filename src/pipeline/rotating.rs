@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::Pipeline;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::ledger::now_ms;
+use crate::publish::rotation::{Rotation, Rule};
 use crate::source::Source;
 
 impl Pipeline {
@@ -38,8 +39,24 @@ impl Pipeline {
         Ok(())
     }
 
-    /// At the start, before anything else: does what an earlier run has decided.
+    /// At the start, before anything else: does what an earlier run has decided, whatever the job says of
+    /// rotation now.
     pub fn recover_rotation(&mut self) -> Result<()> {
+        let own = self.keeping.rotation.as_ref().map(Rotation::target);
+        for (target, path) in self.ledger.rotating()? {
+            if Some(target) == own {
+                continue;
+            }
+            let mut rotation = Rotation::new(Rule::default(), target, &path);
+            match rotation.carry_out(&mut self.ledger) {
+                Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+                Err(failure) => {
+                    let (output, error) = (path.display(), failure.into_error());
+                    tracing::warn!(%output, error = %format!("{error:#}"), "is not closed yet");
+                }
+                Ok(()) => {}
+            }
+        }
         match &mut self.keeping.rotation {
             Some(rotation) => rotation.carry_out(&mut self.ledger),
             None => Ok(()),

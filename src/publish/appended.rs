@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use super::found::{Ending, Found, checksum, is_other};
 use crate::durable::{self, Dir, fault};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, Payload, Position, Span, Target};
+use crate::ledger::{Ledger, OutputFile, Payload, Position, Span, Target};
 
 /// Bytes copied at once from a staging file.
 const COPY_BYTES: usize = 1024 * 1024;
@@ -24,6 +25,12 @@ pub struct Appended {
     /// What each generation begins with.
     header: Vec<u8>,
     file: Option<File>,
+    /// The generation that is continued.
+    generation: u64,
+    /// What is known of its file.
+    known: Option<OutputFile>,
+    /// The same as the ledger has been told.
+    told: Option<OutputFile>,
     unsynced: bool,
     dir_unsynced: bool,
 }
@@ -50,22 +57,42 @@ impl Appended {
             name: path.file_name().unwrap_or_default().to_owned(),
             header: header.to_vec(),
             file: None,
+            generation: 0,
+            known: None,
+            told: None,
             unsynced: false,
             dir_unsynced: false,
         })
     }
 
-    /// The position that the next span can have: what the ledger says, as long as the file agrees.
-    pub fn observe(&mut self, position: Position) -> Result<Position> {
+    /// The position that the next span can have: what the ledger says, as long as the file agrees. `ends_in`
+    /// is what the file should end in.
+    pub fn observe(
+        &mut self,
+        position: Position,
+        ends_in: impl FnOnce() -> Result<Option<Ending>>,
+    ) -> Result<Position> {
         self.follow_folder()?;
-        let Some(length) = self.length()? else {
+        let before = self.known;
+        let Some(found) = self.look()? else {
             let taken_away = position.end > 0;
             if taken_away {
                 tracing::info!(output = %self.path.display(), "was taken away; a new one begins");
             }
-            let generation = position.generation + u64::from(taken_away);
-            return Ok(Position { generation, end: 0 });
+            return Ok(self.begins(position, taken_away));
         };
+        let is_other = position.end > 0 && is_other(before, position, found.id);
+        if is_other && found.length == 0 {
+            tracing::info!(output = %self.path.display(), "is another file, and empty; a new one begins");
+            let next = self.begins(position, true);
+            self.knows(next.generation, &found);
+            return Ok(next);
+        }
+        if is_other {
+            self.continues_copy(position, &found, ends_in()?)?;
+        }
+        self.knows(position.generation, &found);
+        let length = found.length;
         if length < position.end {
             return Err(self.damaged(position.end, length));
         }
@@ -78,14 +105,68 @@ impl Appended {
         Ok(Position { end: length, ..position })
     }
 
+    /// A new file begins where another one was.
+    fn begins(&mut self, position: Position, is_next: bool) -> Position {
+        let generation = position.generation + u64::from(is_next);
+        self.of_generation(generation);
+        Position { generation, end: 0 }
+    }
+
+    fn knows(&mut self, generation: u64, found: &Found) {
+        self.generation = generation;
+        self.known = Some(OutputFile { generation, id: Some(found.id), like: found.like });
+    }
+
+    /// Another file has the name of the output, with something in it: a copy of it can be continued, and
+    /// nothing else.
+    fn continues_copy(
+        &self,
+        position: Position,
+        found: &Found,
+        ends_in: Option<Ending>,
+    ) -> Result<()> {
+        let is_copy = found.length >= position.end
+            && match ends_in {
+                Some((start, length, checksum)) if length <= VERIFIED_BYTES => {
+                    self.verify(start, length, checksum).is_ok()
+                }
+                _ => true,
+            };
+        if is_copy {
+            return Ok(());
+        }
+        Err(Failure::halt(format!(
+            "{} is another file than the one that was written, with {} bytes that are not from here: move \
+             it away to begin a new one, or put the file back that was there, which has {} bytes",
+            self.path.display(),
+            found.length,
+            position.end
+        )))
+    }
+
+    /// What the ledger knows of the file that is to be continued.
+    pub fn remember(&mut self, file: Option<OutputFile>) {
+        (self.known, self.told) = (file, file);
+        self.generation = file.map_or(0, |file| file.generation);
+    }
+
+    /// The file that is continued, where the ledger has to be told of it. It must be durable.
+    pub fn news(&mut self) -> Option<OutputFile> {
+        let news = self.known.filter(|_| self.known != self.told);
+        self.told = self.known;
+        news
+    }
+
     /// Writes spans in their order. Those that follow each other are one write.
     pub fn publish<'a>(
         &mut self,
         spans: impl Iterator<Item = Span<'a>>,
         staging: &Dir,
     ) -> Result<()> {
-        let mut run = Run::default();
+        let (mut run, mut is_written) = (Run::default(), false);
         for span in spans {
+            is_written = true;
+            self.of_generation(span.at.generation);
             match &span.addition.payload {
                 Payload::Memory(bytes) => {
                     if run.end() != span.at.end {
@@ -101,7 +182,16 @@ impl Appended {
                 }
             }
         }
-        self.write_run(&run)
+        self.write_run(&run)?;
+        if is_written { self.know() } else { Ok(()) }
+    }
+
+    /// From now on another file is known for what it is.
+    fn know(&mut self) -> Result<()> {
+        if let Some(found) = self.found()? {
+            self.knows(self.generation, &found);
+        }
+        Ok(())
     }
 
     /// At the start: compares the file with what the ledger says, of which everything from `first`
@@ -114,16 +204,53 @@ impl Appended {
     ) -> Result<bool> {
         let end = ledger.position(target);
         let first = first.unwrap_or(end);
-        match self.length()? {
-            None if first.end > 0 && first != end => {
+        self.remember(ledger.file_of(target)?);
+        let known = self.known;
+        let found = self.look()?;
+        let other = found.as_ref().filter(|found| first.end > 0 && is_other(known, end, found.id));
+        match (&found, other) {
+            (None, _) | (_, Some(Found { length: 0, .. })) if first.end > 0 && first != end => {
+                if let Some(moved) = self.find_moved(known, first)? {
+                    tracing::info!(output = %self.path.display(), "its file was renamed, and gets the rest");
+                    self.file = Some(moved);
+                    return Ok(false);
+                }
                 ledger.relocate(target, first, &self.header)?;
                 return Ok(true);
             }
-            None => {}
-            Some(length) if length < first.end => return Err(self.damaged(first.end, length)),
-            Some(_) => self.verify_end(target, ledger, first)?,
+            (None, _) | (_, Some(Found { length: 0, .. })) => return Ok(false),
+            (_, Some(other)) => {
+                self.continues_copy(first, other, ledger.last_span(target, first)?)?;
+            }
+            (Some(found), None) if found.length < first.end => {
+                return Err(self.damaged(first.end, found.length));
+            }
+            (Some(_), None) => self.verify_end(target, ledger, first)?,
+        }
+        if let Some(found) = &found {
+            self.knows(end.generation, found);
         }
         Ok(false)
+    }
+
+    /// The file that was continued, where it was renamed when a part of what is owed was in it: the rest
+    /// belongs there. One that has nothing of it may have been read by now.
+    fn find_moved(&mut self, known: Option<OutputFile>, first: Position) -> Result<Option<File>> {
+        let Some(id) =
+            known.filter(|known| known.generation == first.generation).and_then(|known| known.id)
+        else {
+            return Ok(None);
+        };
+        let entries = std::fs::read_dir(self.dir.path()).map_err(|error| self.transient(error))?;
+        for entry in entries.flatten().filter(|entry| entry.ino() == id.inode) {
+            let Ok(file) = self.dir.open_existing(&entry.file_name()) else { continue };
+            let metadata = file.metadata().map_err(|error| self.transient(error))?;
+            let is_it = metadata.is_file() && Found::of(&metadata).id.is_same(&id);
+            if is_it && metadata.len() > first.end {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes everything published durable.
@@ -161,8 +288,8 @@ impl Appended {
         Ok(())
     }
 
-    /// How long the file is that its path leads to; it is open after this, if it is there.
-    fn length(&mut self) -> Result<Option<u64>> {
+    /// What its path leads to; it is open after this, if it is there.
+    fn look(&mut self) -> Result<Option<Found>> {
         let Some(there) = self.dir.stat(&self.name)? else {
             self.leave_file()?;
             return Ok(None);
@@ -178,7 +305,22 @@ impl Appended {
             // Whoever has created it may have been killed before its name was durable.
             self.dir_unsynced |= !fault::mutant("no-foreign-sync");
         }
-        Ok(Some(u64::try_from(there.st_size).unwrap_or_default()))
+        self.found()
+    }
+
+    /// The file that is open.
+    fn found(&self) -> Result<Option<Found>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| self.transient(error))?;
+        Ok(Some(Found::of(&metadata)))
+    }
+
+    /// The file that is written to next is of this generation.
+    fn of_generation(&mut self, generation: u64) {
+        self.generation = generation;
+        if let Some(known) = self.known.as_mut().filter(|known| known.generation != generation) {
+            (known.generation, known.id) = (generation, None);
+        }
     }
 
     fn write_run(&mut self, run: &Run) -> Result<()> {
@@ -200,7 +342,8 @@ impl Appended {
     fn create_if_missing(&mut self) -> Result<()> {
         if self.file.is_none() {
             self.follow_folder()?;
-            self.file = Some(match self.dir.create_new(&self.name) {
+            let like = self.known.map(|known| known.like);
+            self.file = Some(match self.dir.create_like(&self.name, like) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                     return self.adopt_empty();
                 }
@@ -213,15 +356,15 @@ impl Appended {
 
     /// Somebody created the file since it was last looked for. An empty one will do.
     fn adopt_empty(&mut self) -> Result<()> {
-        match self.length()? {
+        match self.look()?.map(|found| found.length) {
             Some(0) => {
                 self.dir_unsynced = true;
                 Ok(())
             }
-            found => Err(Failure::halt(format!(
+            length => Err(Failure::halt(format!(
                 "{} was created by another program with {} bytes in it; move it away",
                 self.path.display(),
-                found.unwrap_or(0)
+                length.unwrap_or(0)
             ))),
         }
     }
@@ -275,7 +418,11 @@ impl Appended {
     fn rename_into_place(&mut self, staging: &Dir, name: &std::ffi::OsStr) -> Result<bool> {
         match staging.rename_no_replace(name, &self.dir, &self.name) {
             Ok(true) => {
-                self.file = Some(self.dir.open_existing(&self.name)?);
+                let file = self.dir.open_existing(&self.name)?;
+                if let Some(known) = self.known {
+                    known.like.give(&file);
+                }
+                self.file = Some(file);
                 // Now: the next staging file makes the staging directory durable, and with it that
                 // the file is there no more.
                 self.dir.sync("output directory")?;
@@ -289,7 +436,8 @@ impl Appended {
 
     /// The staging file is gone, so it became the output before a crash; or it is lost.
     fn already_published(&mut self, span: Span<'_>) -> Result<()> {
-        let length = self.length()?.unwrap_or(0);
+        let found = if self.file.is_some() { self.found()? } else { self.look()? };
+        let length = found.map_or(0, |found| found.length);
         if length < span.at.end + span.addition.length {
             return Err(self.damaged(span.at.end + span.addition.length, length));
         }
@@ -333,46 +481,4 @@ impl Appended {
         let doing = format!("use {}", self.path.display());
         Failure::Transient(anyhow::Error::new(error).context(doing))
     }
-}
-
-/// CRC-32 over a part of a file.
-pub fn checksum(file: &File, start: u64, length: u64) -> std::io::Result<u32> {
-    let mut checksum = crc32fast::Hasher::new();
-    let most = usize::try_from(length).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-    let mut buffer = vec![0; most];
-    let (mut at, end) = (start, start + length);
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(most).min(most);
-        let bytes = buffer.get_mut(..want).unwrap_or_default();
-        file.read_exact_at(bytes, at)?;
-        checksum.update(bytes);
-        at += want as u64;
-    }
-    Ok(checksum.finalize())
-}
-
-/// Why an output that is to begin with this header cannot be continued: it begins with another.
-pub fn begins_otherwise(output: &Path, header: &[u8]) -> Option<String> {
-    use std::io::Read as _;
-    let mut found = Vec::new();
-    if !header.is_empty()
-        && let Ok(file) = File::open(output)
-        && let Err(error) = file.take(header.len() as u64).read_to_end(&mut found)
-    {
-        return Some(format!("{} cannot be read: {error}", output.display()));
-    }
-    if header.starts_with(&found) {
-        return None;
-    }
-    let line = |bytes: &[u8]| {
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        String::from_utf8_lossy(line).into_owned()
-    };
-    Some(format!(
-        "{} begins with \"{}\", and the job's records have the columns \"{}\": move it away to begin a \
-         new one",
-        output.display(),
-        line(&found),
-        line(header)
-    ))
 }

@@ -4,11 +4,11 @@
 //! name its file is kept; then one rename does it, before anything is written to the next generation.
 //! What a crash leaves undone is done at the next start: the file is told by its inode. So a closed
 //! file holds whole microbatches, and each record is in one file. It is compressed afterwards, by the
-//! side, and the plain file goes only when the compressed one is durable.
+//! side. What a job has decided is carried out whatever its next configuration says.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +17,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+pub use super::compressing::Compress;
+use super::compressing::{self, Closed, with};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Rotated, Target};
 
-/// How long a compression that failed is left alone.
+/// How long a compression that failed is left alone; doubled each time.
 const AGAIN: Duration = Duration::from_mins(1);
+
+/// How often that is doubled: up to about an hour.
+const DOUBLED_MAX: u32 = 6;
 
 /// When an output is closed, and what becomes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,31 +38,8 @@ pub struct Rule {
     pub every_ms: Option<i64>,
     /// How it is compressed.
     pub compress: Option<Compress>,
-}
-
-/// A compression, by its suffix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compress {
-    /// `.gz`
-    Gzip,
-    /// `.zst`
-    Zstd,
-}
-
-impl Compress {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Gzip => ".gz",
-            Self::Zstd => ".zst",
-        }
-    }
-
-    fn reader(self, file: File) -> io::Result<Box<dyn Read + Send>> {
-        Ok(match self {
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            Self::Zstd => Box::new(zstd::stream::read::Decoder::new(file)?),
-        })
-    }
+    /// Bytes that a compression leaves free.
+    pub min_free: u64,
 }
 
 /// The rotation of one output.
@@ -68,6 +50,8 @@ pub struct Rotation {
     compressing: Option<(Rotated, JoinHandle<anyhow::Result<()>>)>,
     /// A compression that failed is not tried again before this.
     again: Option<Instant>,
+    /// How often one has failed since the last that did not.
+    failures: u32,
     /// Up to this generation, every rename was made.
     renamed: Option<u64>,
     /// A compression is to be broken off.
@@ -83,9 +67,15 @@ impl Rotation {
             path: path.to_owned(),
             compressing: None,
             again: None,
+            failures: 0,
             renamed: None,
             stop: Arc::default(),
         }
+    }
+
+    /// Which output it is.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     /// True when the output is to be closed.
@@ -131,15 +121,22 @@ impl Rotation {
         for rotated in ledger.rotations(self.target)? {
             self.rename(ledger, &rotated)?;
             let Some(how) = self.rule.compress else {
+                // An earlier configuration may have compressed.
+                compressing::clear(&self.open()?.0, &rotated.name)?;
                 ledger.settle_rotation(self.target, rotated.generation)?;
                 continue;
             };
             let is_later = self.again.is_some_and(|again| again > Instant::now());
             if self.compressing.is_none() && !is_later {
-                let folder = self.path.parent().unwrap_or(Path::new("/")).to_owned();
-                let name = rotated.name.clone();
+                let closed = Closed {
+                    folder: self.path.parent().unwrap_or(Path::new("/")).to_owned(),
+                    name: rotated.name.clone(),
+                    inode: rotated.inode,
+                    how,
+                    min_free: self.rule.min_free,
+                };
                 let stop = self.stop.clone();
-                let work = move || compress(&folder, &name, how, &stop);
+                let work = move || compressing::compress(&closed, &stop);
                 match std::thread::Builder::new().spawn(work) {
                     Ok(thread) => self.compressing = Some((rotated, thread)),
                     Err(_) => self.again = Some(Instant::now() + AGAIN),
@@ -198,13 +195,19 @@ impl Rotation {
         let Some((rotated, thread)) = self.compressing.take() else { return Ok(()) };
         let done = thread.join().map_err(|_| Failure::fatal("compressing an output panicked"))?;
         match done.context("compress a closed output") {
-            Ok(()) => ledger.settle_rotation(self.target, rotated.generation),
+            Ok(()) => {
+                self.failures = 0;
+                ledger.settle_rotation(self.target, rotated.generation)
+            }
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
             Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
             Err(error) => {
                 // The plain file is there, and complete.
-                tracing::warn!(error = %format!("{error:#}"), "trying again later");
-                self.again = Some(Instant::now() + AGAIN);
+                let wait = AGAIN * (1 << self.failures.min(DOUBLED_MAX));
+                let (error, seconds) = (format!("{error:#}"), wait.as_secs());
+                tracing::warn!(error, seconds, "trying again later");
+                self.failures += 1;
+                self.again = Some(Instant::now() + wait);
                 Ok(())
             }
         }
@@ -246,18 +249,16 @@ fn is_sync(error: &anyhow::Error) -> bool {
         .any(|cause| cause.downcast_ref::<durable::Error>().is_some_and(durable::Error::is_sync))
 }
 
-fn with(name: &OsStr, suffix: &str) -> OsString {
-    let mut name = name.to_owned();
-    name.push(suffix);
-    name
-}
-
 /// A closed file of this name, or what it was compressed to; `None` when neither is there.
 pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read + Send>)>> {
     let packed = [Compress::Gzip, Compress::Zstd]
         .map(|how| (PathBuf::from(with(plain.as_os_str(), how.suffix())), Some(how)));
-    for (path, how) in std::iter::once((plain.to_owned(), None)).chain(packed) {
-        let file = match File::open(&path) {
+    let hidden = plain.with_file_name(compressing::hidden(plain.file_name().unwrap_or_default()));
+    let names = std::iter::once((plain.to_owned(), None)).chain(packed).chain([(hidden, None)]);
+    let names: Vec<_> = names.collect();
+    // A second time: one may take the place of the other in between.
+    for (path, how) in names.iter().chain(&names) {
+        let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file?,
         };
@@ -265,107 +266,7 @@ pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read + Send>)>>
             Some(how) => how.reader(file)?,
             None => Box::new(io::BufReader::new(file)),
         };
-        return Ok(Some((path, reader)));
+        return Ok(Some((path.clone(), reader)));
     }
     Ok(None)
-}
-
-/// Puts a compressed file in place of a closed one. It may be done again after a crash anywhere in it.
-fn compress(folder: &Path, name: &OsStr, how: Compress, stop: &AtomicBool) -> anyhow::Result<()> {
-    let dir = Dir::open(folder)?;
-    let plain = folder.join(name);
-    let source = match File::open(&plain) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        source => source?,
-    };
-    let packed = with(name, how.suffix());
-    let mut temporary = OsString::from(".");
-    temporary.push(with(&packed, ".spoolmill-tmp"));
-    if dir.stat(&packed)?.is_none() {
-        dir.unlink(&temporary)?;
-        let file = dir.create_new(&temporary)?;
-        let path = folder.join(&temporary);
-        let mut sink = Counted { file: &file, path: &path, at: 0 };
-        pack(Stoppable { reader: source, stop }, &mut sink, how)?;
-        durable::sync_data(&file, &path, "compressed output")?;
-        dir.rename_no_replace(&temporary, &dir, &packed)?;
-    }
-    dir.sync("output directory")?;
-    let reader = how.reader(File::open(folder.join(&packed))?)?;
-    let kept = digest(Stoppable { reader, stop })?;
-    if kept == digest(Stoppable { reader: File::open(&plain)?, stop })? {
-        dir.unlink(name)?;
-        dir.sync("output directory")?;
-    } else {
-        let file = packed.display();
-        tracing::warn!(%file, "is there with another content; the closed output stays as it is");
-    }
-    Ok(())
-}
-
-fn pack(mut source: impl Read, sink: &mut Counted<'_>, how: Compress) -> anyhow::Result<()> {
-    let buffered = io::BufWriter::with_capacity(1 << 20, sink);
-    match how {
-        Compress::Gzip => {
-            let mut packer =
-                flate2::write::GzEncoder::new(buffered, flate2::Compression::default());
-            io::copy(&mut source, &mut packer)?;
-            packer.finish()?.flush()?;
-        }
-        Compress::Zstd => {
-            let mut packer = zstd::stream::write::Encoder::new(buffered, 0)?;
-            io::copy(&mut source, &mut packer)?;
-            packer.finish()?.flush()?;
-        }
-    }
-    Ok(())
-}
-
-/// Length and checksum of what is read.
-fn digest(mut reader: impl Read) -> io::Result<(u64, u32)> {
-    let (mut checksum, mut length) = (crc32fast::Hasher::new(), 0);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let got = reader.read(&mut buffer)?;
-        if got == 0 {
-            return Ok((length, checksum.finalize()));
-        }
-        checksum.update(buffer.get(..got).unwrap_or_default());
-        length += got as u64;
-    }
-}
-
-/// A reader that gives up when it is told to.
-struct Stoppable<'a, R> {
-    reader: R,
-    stop: &'a AtomicBool,
-}
-
-impl<R: Read> Read for Stoppable<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("broken off"));
-        }
-        self.reader.read(buffer)
-    }
-}
-
-/// A file written from its beginning, through the door for writes that must survive.
-struct Counted<'a> {
-    file: &'a File,
-    path: &'a Path,
-    at: u64,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        durable::write_at(self.file, self.path, bytes, self.at)
-            .map_err(|error| io::Error::new(error.kind(), error))?;
-        self.at += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

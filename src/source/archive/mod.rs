@@ -211,7 +211,7 @@ impl Archiver {
         let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
             (Fate::Failed(_), ..) => (place.dir(), FAILED),
             (_, Action::Move(_), Some(target)) => {
-                subdirectory = touched.below(target, &debt.name)?;
+                subdirectory = touched.below(target, place.folder, &debt.name)?;
                 (subdirectory.as_ref().unwrap_or(target), "")
             }
             (_, Action::Delete, _) => {
@@ -246,7 +246,7 @@ impl Archiver {
             (Fate::Failed(_), ..) => (place.dir(), FAILED),
             (_, Action::Delete, _) => return Ok(place.dir().unlink(&marker)?),
             (_, Action::Move(_), Some(target)) => {
-                subdirectory = touched.below(target, &debt.name)?;
+                subdirectory = touched.below(target, place.folder, &debt.name)?;
                 (subdirectory.as_ref().unwrap_or(target), "")
             }
             _ => (place.dir(), PROCESSED),

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 
 use super::names::{archived_name, first_free};
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, Likeness};
 use crate::failure::{Failure, Result};
 use crate::source::input::{self, Found, Stamp};
 use crate::source::rules::{FAILED, shortened};
@@ -80,7 +80,9 @@ fn write_report(
             continue;
         }
         if written.is_none() {
-            let (temporary, file) = temporary(dir, sequence)?;
+            // What it quotes is for those who may read the file.
+            let like = dir.stat(archived)?.map(|stat| Likeness::of_stat(&stat));
+            let (temporary, file) = temporary(dir, sequence, like)?;
             let path = dir.path().join(&temporary);
             *written = Some(temporary);
             durable::write_at(&file, &path, report, 0)?;
@@ -120,11 +122,11 @@ fn is_same(dir: &Dir, name: &OsStr, report: &[u8]) -> bool {
 
 /// A new file under the first hidden name of this microbatch that can be had. One that a crash has left
 /// is removed.
-fn temporary(dir: &Dir, sequence: u64) -> Result<(OsString, File)> {
+fn temporary(dir: &Dir, sequence: u64, like: Option<Likeness>) -> Result<(OsString, File)> {
     let mut last = None;
     for attempt in 0..NAMES_TRIED {
         let name = OsString::from(format!(".spoolmill-report-{sequence}.{attempt}"));
-        match dir.unlink(&name).and_then(|()| dir.create_new(&name)) {
+        match dir.unlink(&name).and_then(|()| dir.create_like(&name, like)) {
             Ok(file) => return Ok((name, file)),
             Err(error) if error.is_sync() => return Err(error.into()),
             Err(error) => last = Some(error),
@@ -144,7 +146,8 @@ pub fn set_aside_rest(
     sequence: u64,
     reason: &str,
 ) -> Result<(OsString, u64, Reported)> {
-    let (temporary, copy) = temporary(dir, sequence)?;
+    let metadata = file.metadata().map_err(|error| Failure::Transient(error.into()))?;
+    let (temporary, copy) = temporary(dir, sequence, Some(Likeness::of(&metadata)))?;
     let inode = Stamp::of_file(&copy).map_err(|error| Failure::Transient(error.into()))?.inode;
     let path = dir.path().join(&temporary);
     let copied = copy_rest(file, from, &copy, &path);

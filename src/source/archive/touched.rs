@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::report::Reported;
 use super::{Archiver, shelter};
-use crate::durable::{self, Dir};
+use crate::durable::{self, Dir, Likeness};
 use crate::failure::Result;
 
 /// The directories whose names have changed and are not durable yet.
@@ -106,15 +106,21 @@ impl Touched {
         Ok(())
     }
 
-    /// The folder in the archive that corresponds to the one `name` is in, created when missing; `None`
-    /// for the archive folder itself.
-    pub fn below(&mut self, target: &Dir, name: &OsStr) -> Result<Option<Dir>> {
+    /// The folder in the archive that corresponds to the one in `folder` that `name` is in, created when missing;
+    /// `None` for the archive folder itself.
+    pub fn below(&mut self, target: &Dir, folder: &Dir, name: &OsStr) -> Result<Option<Dir>> {
         self.archive = true;
         let parent = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
         let Some(parent) = parent else { return Ok(None) };
         let path = target.path().join(parent);
         if !path.is_dir() {
-            durable::create_dir_all(&path)?;
+            let all: Vec<&Path> =
+                parent.ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
+            for below in all.into_iter().rev() {
+                let like = folder.path().join(below).symlink_metadata().ok();
+                let like = like.map(|metadata| Likeness::of(&metadata));
+                durable::create_dir_like(&target.path().join(below), like)?;
+            }
         }
         // Their names may have been made by a process that was killed before they were durable.
         for above in parent.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {

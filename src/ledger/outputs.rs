@@ -1,0 +1,69 @@
+//! Which file an output is.
+//!
+//! What holds here: a file is known by its inode and the time it was made, since an inode that is free is used
+//! again at once. What is known is of one generation; mode and owner outlive it.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{Ledger, Target, failure};
+use crate::durable::Likeness;
+use crate::failure::Result;
+
+/// Which file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// Its inode.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970, where the file system says so.
+    pub born_ns: Option<i64>,
+}
+
+impl FileId {
+    /// False for another file, as far as can be known.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let born = self.born_ns.zip(other.born_ns);
+        self.inode == other.inode && born.is_none_or(|(one, other)| one == other)
+    }
+}
+
+/// The file of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputFile {
+    /// The generation that it is of.
+    pub generation: u64,
+    /// Which file it is; `None` while there is none, or where it is not known.
+    pub id: Option<FileId>,
+    /// Mode and owner of it, or of the one before it.
+    pub like: Likeness,
+}
+
+pub(super) fn put(connection: &Connection, files: &[(Target, OutputFile)]) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE target SET mode = ?3, uid = ?4, gid = ?5,
+            inode = iif(generation = ?2, ?6, inode), born_ns = iif(generation = ?2, ?7, born_ns)
+            WHERE id = ?1",
+    )?;
+    for (target, OutputFile { generation, id, like }) in files {
+        let inode = id.map(|id| id.inode.cast_signed());
+        let born_ns = id.and_then(|id| id.born_ns);
+        let (user, group) = like.owner;
+        update.execute(params![target.0, generation, like.mode, user, group, inode, born_ns])?;
+    }
+    Ok(())
+}
+
+impl Ledger {
+    /// What is known of the file of an output.
+    pub fn file_of(&self, target: Target) -> Result<Option<OutputFile>> {
+        let select = "SELECT generation, inode, born_ns, mode, uid, gid FROM target
+            WHERE id = ? AND mode IS NOT NULL";
+        let found = self.connection.query_row(select, [target.0], |row| {
+            let inode: Option<i64> = row.get(1)?;
+            let born_ns = row.get(2)?;
+            let like = Likeness { mode: row.get(3)?, owner: (row.get(4)?, row.get(5)?) };
+            let id = inode.map(|inode| FileId { inode: inode.cast_unsigned(), born_ns });
+            Ok(OutputFile { generation: row.get(0)?, id, like })
+        });
+        found.optional().map_err(failure)
+    }
+}
