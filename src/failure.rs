@@ -17,6 +17,8 @@ pub enum Failure {
     Unreadable(io::Error),
     /// What this one file makes does not fit on the disk; others may.
     NoRoom(String),
+    /// What works on this one file asks to be tried later; the others go on.
+    Later(String),
     /// The file as a whole is bad and says why: it goes to quarantine.
     Bad(String),
     /// The world around is in trouble (full disk, unreachable sink): pause, then try again.
@@ -61,7 +63,10 @@ impl Failure {
     pub fn into_error(self) -> anyhow::Error {
         match self {
             Self::Changed => anyhow::anyhow!("the file changed while it was read"),
-            Self::Incomplete(reason) | Self::Bad(reason) | Self::NoRoom(reason) => {
+            Self::Incomplete(reason)
+            | Self::Bad(reason)
+            | Self::NoRoom(reason)
+            | Self::Later(reason) => {
                 anyhow::anyhow!(crate::record::reason(reason))
             }
             Self::Unreadable(error) => error.into(),

@@ -128,14 +128,135 @@ fn a_command_that_hangs_is_ended_with_its_children() {
     }
 }
 
+/// Nobody knows whether a child that holds the output would have written more: a part is no whole.
 #[test]
-fn children_that_hold_the_pipe_do_not_hold_the_daemon() {
-    let spool = shell_with("cat; sleep 1000 &", "idle_timeout = \"20s\"");
-    spool.drop_file("a", "1\n");
-    let begun = std::time::Instant::now();
+fn children_that_hold_the_output_are_waited_for_within_the_limits() {
+    for redirected in ["", "> /dev/null", "2> /dev/null"] {
+        let script = format!("cat; sleep 1000 < /dev/null {redirected} & echo $! > child");
+        let spool = shell_with(&script, "idle_timeout = \"300ms\"\nattempts = 1");
+        spool.drop_file("a", "1\n");
+        spool.run_once();
+        if redirected == "> /dev/null" {
+            // It can only complain.
+            assert_eq!(spool.output(), "1\n");
+        } else {
+            let report = spool.read("in/failed-a.error.json");
+            assert!(report.contains("has not closed its pipes within 300ms"), "{report}");
+            assert_eq!(spool.output(), "");
+        }
+        assert_gone(&spool.read("child"));
+    }
+}
+
+/// What comes late, and who reads late, counts: process substitutions, children of sinks, in each driver.
+#[test]
+fn what_a_command_starts_is_waited_for() {
+    if !has("bash") {
+        return skipped("bash is not installed");
+    }
+    let late = "(read -r first; echo $first; sleep 1.5; cat)";
+    for (script, made, said) in [
+        (format!("exec > >({late}); cat"), "1\n2\n", ""),
+        (format!("exec 2> >({late} >&2); tee /dev/stderr"), "1\n2\n", "12"),
+        (format!("{late} <&0 > sunk 2> /dev/null & exec > /dev/null 2>&1"), "", ""),
+    ] {
+        let argv = format!("[transform.command]\nargv = [\"bash\", \"-c\", {script:?}]\n");
+        let spool = Spool::new(&argv);
+        spool.drop_file("a", "1\n2\n");
+        spool.run_once();
+        spool.assert_names(&["processed-a"]);
+        assert_eq!(spool.output(), made, "{script}");
+        let rejects = spool.rejects();
+        let raw = rejects.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["raw"].as_str().unwrap().to_owned()
+        });
+        assert_eq!(raw.collect::<String>(), said, "{script}");
+        if made.is_empty() {
+            assert_eq!(spool.read("sunk"), "1\n2\n");
+            continue;
+        }
+        for verb in ["batch", "stream"] {
+            let arguments: &[&str] = if verb == "batch" { &["-", "--rejects", "-"] } else { &[] };
+            let output = spool.pipe(verb, arguments, b"1\n2\n");
+            assert!(output.status.success(), "{verb}: {output:?}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), made, "{verb} {script}");
+        }
+    }
+}
+
+/// What leaves the group is ended and reaped as well.
+#[test]
+fn nothing_outlives_its_command() {
+    if !has("setsid") {
+        return skipped("setsid is not installed");
+    }
+    for script in [
+        "setsid sleep 1000 < /dev/null > /dev/null 2>&1 & echo $! > child; cat",
+        "(setsid sh -c 'echo $$ > child; exec sleep 1000' < /dev/null > /dev/null 2>&1 &); cat",
+    ] {
+        let spool = shell(script);
+        spool.drop_file("a", "1\n");
+        let daemon = spool.start();
+        wait_for("the file", || spool.names().contains("processed-a"));
+        assert_gone(&spool.read("child"));
+        let children = format!("/proc/{0}/task/{0}/children", daemon.child.id());
+        assert_eq!(fs::read_to_string(children).unwrap_or_default(), "");
+        daemon.stop();
+    }
+}
+
+/// A command that reads no more is fed no more, however much there is.
+#[test]
+fn a_command_that_stops_reading_ends_the_run() {
+    for script in ["head -n 1", "exec 0<&-; echo y"] {
+        let spool = shell(script);
+        let mut endless =
+            std::process::Command::new("yes").stdout(std::process::Stdio::piped()).spawn().unwrap();
+        for verb in ["batch", "stream"] {
+            let mut command = spool.command(verb);
+            if verb == "batch" {
+                command.arg("-");
+            }
+            let input = endless.stdout.take();
+            let Some(input) = input else { break };
+            let output = command.stdin(input).output().unwrap();
+            assert!(output.status.success(), "{verb}: {output:?}");
+            assert_eq!(output.stdout, b"y\n");
+            let _ = endless.kill();
+            endless.wait().unwrap();
+            endless = std::process::Command::new("yes")
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+        }
+        let _ = endless.kill();
+        endless.wait().unwrap();
+    }
+}
+
+/// True for a process that is gone, or only waits to be reaped.
+#[track_caller]
+fn assert_gone(child: &str) {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+    assert!(stat.is_err() || stat.as_ref().unwrap().contains(") Z "), "{stat:?}");
+}
+
+/// Exit code 75 is about one file.
+#[test]
+fn a_file_that_is_to_be_tried_later_holds_up_no_other() {
+    let spool = shell("x=$(cat); case $x in later*) test -e ready || exit 75;; esac; echo $x");
+    for name in ["a", "b", "c"] {
+        spool.drop_file(name, if name == "a" { "later\n".to_owned() } else { format!("{name}\n") });
+    }
+    let once = spool.run("run", &["--once"]);
+    let said = String::from_utf8_lossy(&once.stderr);
+    assert_eq!(once.status.code(), Some(1), "{said}");
+    assert!(said.contains("asked to be tried later"), "{said}");
+    spool.assert_names(&["a", "processed-b", "processed-c"]);
+    fs::write(spool.path("ready"), "").unwrap();
     spool.run_once();
-    assert!(begun.elapsed().as_secs() < 15);
-    assert_eq!(spool.output(), "1\n");
+    assert_eq!(spool.output(), "b\nc\nlater\n");
 }
 
 #[test]
@@ -186,7 +307,7 @@ fn a_missing_program_is_a_configuration_error() {
     }
 }
 
-/// After a pause, everything that was in flight is taken, and in order.
+/// After a pause, everything that was put off is taken.
 #[test]
 fn nothing_is_left_behind_after_a_pause() {
     let spool = shell("test -e ready || exit 75; cat");
@@ -194,12 +315,15 @@ fn nothing_is_left_behind_after_a_pause() {
         spool.drop_file(format!("{number:02}"), format!("{number:02}\n"));
     }
     let daemon = spool.start();
-    wait_for("the pause", || daemon.log().contains("paused"));
+    wait_for("the pause", || daemon.log().matches("asked to be tried later").count() > 50);
     fs::write(spool.path("ready"), "").unwrap();
     wait_for("all of them", || spool.names().iter().all(|name| name.starts_with("processed-")));
     daemon.stop();
-    let expected: String = (0..50).map(|number| format!("{number:02}\n")).collect();
-    assert_eq!(spool.output(), expected);
+    let output = spool.output();
+    let mut lines: Vec<_> = output.lines().collect();
+    lines.sort_unstable();
+    let expected: Vec<String> = (0..50).map(|number| format!("{number:02}")).collect();
+    assert_eq!(lines, expected);
 }
 
 /// A child that has left the group holds the pipe, and no limit reaches it; the daemon goes on.

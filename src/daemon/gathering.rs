@@ -208,6 +208,10 @@ impl Job {
                 tracing::warn!(file, %error, "cannot be read; it waits, others go on");
                 self.source.put_off(input, Why::Unreadable);
             }
+            Failure::Later(reason) => {
+                tracing::warn!(file, reason, "it waits, others go on");
+                self.source.put_off(input, Why::Later);
+            }
             Failure::NoRoom(reason) => {
                 tracing::warn!(file, reason, "does not fit; it waits, others go on");
                 self.source.put_off(input, Why::NoRoom);

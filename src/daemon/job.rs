@@ -251,6 +251,8 @@ impl Job {
 
     /// Makes durable what has been published for a while, when nothing else goes on.
     pub fn settle_when_quiet(&mut self) -> Result<()> {
+        // As process 1 of a container it is what orphans come to.
+        crate::transform::command::reap_strays();
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
             self.pipeline.sync(&mut self.source)?;
         }

@@ -77,17 +77,16 @@ impl Flow<'_> {
         pipe: &mut dyn Write,
         counts: &mut Counts,
     ) -> Result<()> {
-        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
         let mut is_open = false;
         while let Some((bytes, paused)) = input.next_bytes().map_err(unreadable)? {
             self.check_stop()?;
-            pipe.write_all(&bytes).map_err(broken)?;
-            if paused {
-                pipe.flush().map_err(broken)?;
-            }
+            let reads_on = give(pipe, &bytes, paused)?;
             counts.lines += memchr::memchr_iter(b'\n', &bytes).count() as u64;
             is_open = bytes.last().is_some_and(|last| *last != b'\n');
             input.recycle(bytes);
+            if !reads_on {
+                break;
+            }
         }
         counts.lines += u64::from(is_open);
         counts.read = counts.lines;
@@ -104,19 +103,18 @@ impl Flow<'_> {
         delivery: &Mutex<&mut dyn Delivery>,
         counts: &mut Counts,
     ) -> Result<()> {
-        let broken = |error: io::Error| Failure::Transient(anyhow::Error::from(error));
+        let mut reads_on = true;
         loop {
             let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
             let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
             let mut worked = work.on(block, Vec::new())?;
             let records = std::mem::take(&mut worked.output);
-            pipe.write_all(&records).map_err(broken)?;
-            if worked.paused {
-                pipe.flush().map_err(broken)?;
-            }
+            reads_on = reads_on && give(pipe, &records, worked.paused)?;
             deliver(&mut worked, &mut **locked(delivery), counts)?;
-            if counts.ended && input.is_live() {
+            // An end marker may come behind what the command wants.
+            let is_over = counts.ended && input.is_live();
+            if is_over || !reads_on && self.framing.end_marker.is_none() {
                 return Ok(());
             }
         }
@@ -145,6 +143,16 @@ impl Flow<'_> {
             deliver(&mut worked, &mut **locked(delivery), counts)?;
         }
         Ok(())
+    }
+}
+
+/// Writes to the command; false when it reads no more.
+fn give(pipe: &mut dyn Write, bytes: &[u8], paused: bool) -> Result<bool> {
+    let written = pipe.write_all(bytes).and_then(|()| if paused { pipe.flush() } else { Ok(()) });
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Transient(error.into())),
     }
 }
 

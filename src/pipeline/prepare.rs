@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -26,6 +26,12 @@ use crate::sink::stage::{self, Stage, StagingArea};
 use crate::source::input::Input;
 use crate::transform::Transform;
 use crate::transform::command::About;
+
+/// Longest pause between two attempts of a command.
+const ATTEMPTS_PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// A pause is cut into such pieces, so that a stop is heard.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// How many bad records a file may have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -151,15 +157,20 @@ impl Preparation<'_> {
                 }
                 made => return made,
             }
-            for _ in 0..10 {
-                std::thread::sleep(pause / 10);
-                if self.flow.pulse.must_stop() {
-                    return Err(Failure::Stopped);
-                }
-            }
-            pause *= 2;
+            self.rest(pause)?;
+            pause = (pause * 2).min(ATTEMPTS_PAUSE_MAX);
         }
         self.make(input, watermark)
+    }
+
+    /// Waits, and hears a stop meanwhile.
+    fn rest(&self, pause: Duration) -> Result<()> {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            self.flow.check_stop()?;
+            std::thread::sleep(SLICE);
+        }
+        Ok(())
     }
 
     fn make(&self, input: &Input, watermark: Option<i64>) -> Result<(Microbatch, bool, Tapped)> {

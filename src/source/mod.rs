@@ -454,6 +454,7 @@ impl Source {
             Why::Unreadable => Some("it cannot be read"),
             Why::Unmovable => Some("the folder it is in cannot be written to"),
             Why::NoRoom => Some("its records do not fit on the disk"),
+            Why::Later => Some("its command has asked to be tried later"),
             _ => None,
         })
     }

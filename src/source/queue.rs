@@ -63,6 +63,8 @@ pub enum Why {
     Unmovable,
     /// Its records do not fit on the disk.
     NoRoom,
+    /// The command that works on it has asked to be tried later.
+    Later,
 }
 
 /// A job that ends waits so long for a file in hand: its archive may be stuck.

@@ -312,8 +312,11 @@ fn waits(
                 .to_owned()
         }
         Why::NoRoom => "waits: its records do not fit on the disk".to_owned(),
+        Why::Later => LATER.to_owned(),
     }
 }
+
+const LATER: &str = "waits: its command has asked to be tried later (exit code 75)";
 
 const INCOMPLETE: &str = "waits: it ends in the middle of its compression, and may still be arriving \
      (`input.incomplete_grace`)";

@@ -5,39 +5,36 @@
 //! - Both pipes and its standard error are pumped at once, so that no buffer size can hang it.
 //! - It runs in a process group of its own. When a time limit passes, or the daemon stops, the whole
 //!   group gets TERM, then KILL; when it is done, what it left running is killed too.
-//! - Exit code 0 is success, [`TRY_LATER`] asks for a pause, anything else is a failure.
+//! - Its output counts when all that it has started has closed the pipe: a part is never taken for the
+//!   whole, whoever exits first. Time counts while the command could work, not while this side does.
+//! - Exit code 0 is success, [`TRY_LATER`] puts the file off, anything else is a failure.
 //!
 //! What does not belong here: what the bytes in its pipes mean.
 
+mod leftovers;
 mod pipes;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::atomic::Ordering;
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
 use crate::telemetry::Pulse;
 use crate::units::Span;
+use leftovers::{Family, Running};
 use pipes::{Flow, Moving};
+use watch::Watch;
 
 /// The exit code by which a command says 'try later': `EX_TEMPFAIL` of sysexits.h.
 pub const TRY_LATER: i32 = 75;
-
-/// How long a group has between TERM and KILL.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// How often a running command is looked at.
-const WATCH: Duration = Duration::from_millis(50);
 
 /// Bytes of standard error that go into the reason when a command fails.
 const TAIL_BYTES: usize = 2048;
@@ -173,7 +170,7 @@ impl Command {
 
 /// The three ends of a running command, each used on a thread of its own.
 pub struct Ends<Feed, Collect, Complain> {
-    /// Writes the input; returning closes the pipe.
+    /// Writes the input; returning closes the pipe. A broken pipe says that the command reads no more.
     pub feed: Feed,
     /// Reads the output to its end.
     pub collect: Collect,
@@ -193,7 +190,7 @@ pub enum Bounds {
 /// Runs the command once.
 ///
 /// # Errors
-/// `Bad` when it fails or takes too long, `Transient` when it asks for a pause or cannot be
+/// `Bad` when it fails or takes too long, `Later` when it asks for that, `Transient` when it cannot be
 /// started, `Stopped`, or what the ends report.
 pub fn run<Feed, Collect, Complain>(
     command: &Command,
@@ -207,28 +204,32 @@ where
     Collect: FnOnce(Box<dyn Read + Send + '_>) -> Result<()>,
     Complain: FnMut(&[u8]) -> Result<()> + Send,
 {
-    let mut child = command.spawn(directory, about).map_err(Failure::Transient)?;
-    let group = Pid::from_child(&child);
+    leftovers::adopt();
+    let started = Running::start(|| command.spawn(directory, about));
+    let (mut child, running) = started.map_err(Failure::Transient)?;
     let flow = Flow::default();
-    let watch = Watch::new(command, bounds, group, &flow);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let family = Family { group: Pid::from_child(&child), path: about.path.as_os_str() };
+    let watch = Watch::new(command, bounds, family, inode_of(stdin.as_ref()), &flow);
     let pumped = std::thread::scope(|scope| -> Result<_> {
         let no_thread = |error: io::Error| {
-            watch.signal(Signal::KILL);
+            watch.kill();
             watch.done();
             Failure::Transient(anyhow::Error::from(error).context("start a thread"))
         };
         let thread = std::thread::Builder::new;
+        let mut pipe = Moving::new(stdin, &flow, &flow.fed);
+        let output = Moving::new(stdout, &flow, &flow.closed);
+        let errors = Moving::new(stderr, &flow, &flow.said);
         thread().spawn_scoped(scope, || watch.until_done(pulse)).map_err(no_thread)?;
-        let feeding = || {
-            let mut pipe = Moving { pipe: stdin, flow: &flow };
+        let feeding = move || {
             pipe.never_wait_in_a_write();
             (ends.feed)(&mut pipe)
         };
         let feed = thread().spawn_scoped(scope, feeding).map_err(no_thread)?;
-        let complaining = || complaints(Moving { pipe: stderr, flow: &flow }, ends.complain);
+        let complaining = || complaints(errors, ends.complain);
         let complain = thread().spawn_scoped(scope, complaining).map_err(no_thread)?;
-        let collected = (ends.collect)(Box::new(Moving { pipe: stdout, flow: &flow }));
+        let collected = (ends.collect)(Box::new(output));
         if collected.is_err() {
             watch.kill_now();
         }
@@ -242,6 +243,8 @@ where
         Ok((collected, feeding, complained))
     });
     let status = child.wait().context("wait for the command").map_err(Failure::Transient)?;
+    drop(running);
+    family.end();
     let (collected, feeding, complained) = pumped?;
     let tail = complained.unwrap_or_else(|_| Err(Failure::fatal("the stderr thread died")))?;
     watch.verdict(pulse)?;
@@ -250,13 +253,21 @@ where
     judge(command, status, &tail)
 }
 
+/// Waits for processes that have ended and that came to this one, as they do to process 1.
+pub fn reap_strays() {
+    leftovers::reap();
+}
+
+fn inode_of(pipe: Option<&ChildStdin>) -> u64 {
+    pipe.and_then(|pipe| rustix::fs::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)
+}
+
 /// What the exit status means.
 fn judge(command: &Command, status: ExitStatus, tail: &[u8]) -> Result<()> {
     let how = match (status.code(), status.signal()) {
         (Some(0), _) => return Ok(()),
         (Some(TRY_LATER), _) => {
-            let error = anyhow::anyhow!("{} asked to be tried later", command.name());
-            return Err(Failure::Transient(error));
+            return Err(Failure::Later(format!("{} asked to be tried later", command.name())));
         }
         (Some(code), _) => format!("exited with {code}"),
         (_, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
@@ -297,130 +308,4 @@ fn complaints(
         outcome = outcome.and_then(|()| complain(&line));
     }
     outcome.map(|()| tail)
-}
-
-/// Watches a running command, and ends its group when it must.
-struct Watch<'a> {
-    command: &'a Command,
-    bounds: Bounds,
-    group: Pid,
-    flow: &'a Flow,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    done: bool,
-    kill: bool,
-    overrun: Option<String>,
-}
-
-impl<'a> Watch<'a> {
-    fn new(command: &'a Command, bounds: Bounds, group: Pid, flow: &'a Flow) -> Self {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { command, bounds, group, flow, state, changed }
-    }
-
-    fn done(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).done = true;
-        self.changed.notify_all();
-    }
-
-    fn kill_now(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).kill = true;
-        self.changed.notify_all();
-    }
-
-    /// Runs until the pipes are closed; then nothing of the group is left.
-    fn until_done(&self, pulse: &Pulse) {
-        let started = Instant::now();
-        let mut active = (started, 0);
-        let mut killing: Option<Instant> = None;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.done {
-            (state, _) =
-                self.changed.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
-            let moved = self.flow.moved.load(Ordering::Relaxed);
-            if moved != active.1 {
-                active = (Instant::now(), moved);
-            }
-            pulse.beat();
-            match killing {
-                Some(since) if since.elapsed() > self.grace() => {
-                    self.signal(Signal::KILL);
-                    // What has left the group may hold the pipes for ever.
-                    self.flow.given_up.store(true, Ordering::Relaxed);
-                }
-                Some(_) => {}
-                None => {
-                    state.overrun = self.overrun(started, active.0);
-                    let orphaned = self.has_exited() && active.0.elapsed() > GRACE / 5;
-                    if state.kill || orphaned || state.overrun.is_some() || pulse.must_stop() {
-                        self.signal(Signal::TERM);
-                        killing = Some(Instant::now());
-                    }
-                }
-            }
-        }
-        drop(state);
-        self.finish_group(pulse);
-    }
-
-    /// Waits for the command itself, which has closed its pipes, and kills what it left behind.
-    fn finish_group(&self, pulse: &Pulse) {
-        let closed = Instant::now();
-        while !self.has_exited() {
-            pulse.beat();
-            if closed.elapsed() > self.command.idle_timeout.0.max(GRACE) || pulse.must_stop() {
-                self.signal(Signal::KILL);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // The command is not reaped yet, so that no other group can have its number.
-        self.signal(Signal::KILL);
-    }
-
-    /// How long after TERM the KILL comes; there is nobody to wait for when the command has ended.
-    fn grace(&self) -> Duration {
-        if self.has_exited() { GRACE / 20 } else { GRACE }
-    }
-
-    fn overrun(&self, started: Instant, active: Instant) -> Option<String> {
-        let Command { timeout, idle_timeout, .. } = self.command;
-        if self.bounds == Bounds::Stream {
-            return None;
-        }
-        let said = |what, limit| {
-            let limit = humantime::format_duration(limit);
-            Some(format!("{} {what} within {limit}", self.command.name()))
-        };
-        if started.elapsed() > timeout.0 {
-            said("did not finish", timeout.0)
-        } else if active.elapsed() > idle_timeout.0 {
-            said("moved no byte", idle_timeout.0)
-        } else {
-            None
-        }
-    }
-
-    fn has_exited(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(rustix::process::waitid(WaitId::Pid(self.group), options), Ok(None))
-    }
-
-    fn signal(&self, signal: Signal) {
-        // The group may be gone already, which is what was wanted.
-        let _ = rustix::process::kill_process_group(self.group, signal);
-    }
-
-    /// The failure that the watch itself brought about.
-    fn verdict(&self, pulse: &Pulse) -> Result<()> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match &state.overrun {
-            Some(overrun) => Err(Failure::Bad(overrun.clone())),
-            None if pulse.must_stop() && self.bounds == Bounds::Microbatch => Err(Failure::Stopped),
-            None => Ok(()),
-        }
-    }
 }

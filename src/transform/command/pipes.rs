@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -14,14 +14,53 @@ pub struct Flow {
     pub moved: AtomicU64,
     /// What still holds the other ends has left the group, and nothing more is expected of it.
     pub given_up: AtomicBool,
+    /// All of its input is written, or nobody reads it any more.
+    pub fed: AtomicBool,
+    /// Nobody can write to its output any more.
+    pub closed: AtomicBool,
+    /// The same of its standard error.
+    pub said: AtomicBool,
+    /// Ends on this side that are busy with something else than their pipes.
+    busy: AtomicUsize,
+}
+
+impl Flow {
+    /// True when this side waits for the command.
+    pub fn is_awaited(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// A pipe that counts what moves through it, for the idle limit, and can be given up.
 pub struct Moving<'a, P> {
-    /// The pipe, until it is given up.
-    pub pipe: Option<P>,
-    /// What is counted.
-    pub flow: &'a Flow,
+    pipe: Option<P>,
+    flow: &'a Flow,
+    /// Set when nothing more goes through it.
+    ended: &'a AtomicBool,
+}
+
+impl<'a, P> Moving<'a, P> {
+    /// One end of a pipe, whose end is to be noted in `ended`.
+    pub fn new(pipe: Option<P>, flow: &'a Flow, ended: &'a AtomicBool) -> Self {
+        flow.busy.fetch_add(1, Ordering::Relaxed);
+        Self { pipe, flow, ended }
+    }
+
+    /// Does what only the command can hold up.
+    fn in_the_pipe<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.flow.busy.fetch_sub(1, Ordering::Relaxed);
+        let done = work(self);
+        self.flow.busy.fetch_add(1, Ordering::Relaxed);
+        done
+    }
+}
+
+impl<P> Drop for Moving<'_, P> {
+    fn drop(&mut self) {
+        self.flow.busy.fetch_sub(1, Ordering::Relaxed);
+        self.pipe = None;
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 impl<P: AsFd> Moving<'_, P> {
@@ -51,31 +90,39 @@ impl<P: AsFd> Moving<'_, P> {
     }
 }
 
-impl<P: Read + AsFd> Read for Moving<'_, P> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl<P: Read + AsFd> Moving<'_, P> {
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.wait(PollFlags::IN) {
             return Ok(0);
         }
         let got = self.pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(buffer))?;
+        if got == 0 {
+            self.ended.store(true, Ordering::Relaxed);
+        }
         self.flow.moved.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
     }
 }
 
-impl<P: Write + AsFd> Write for Moving<'_, P> {
-    /// A command may stop reading early, as `head` does: the rest is then swallowed.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl<P: Read + AsFd> Read for Moving<'_, P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.in_the_pipe(|pipe| pipe.read_now(buffer))
+    }
+}
+
+impl<P: Write + AsFd> Moving<'_, P> {
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if !self.wait(PollFlags::OUT) {
             self.pipe = None;
         }
-        let Some(pipe) = self.pipe.as_mut() else { return Ok(bytes.len()) };
+        let Some(pipe) = self.pipe.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         match pipe.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(io::ErrorKind::Interrupted.into())
             }
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.pipe = None;
-                Ok(bytes.len())
+                Err(error)
             }
             result => {
                 let wrote = result?;
@@ -83,6 +130,13 @@ impl<P: Write + AsFd> Write for Moving<'_, P> {
                 Ok(wrote)
             }
         }
+    }
+}
+
+/// A command may stop reading early, as `head` does: that is a broken pipe.
+impl<P: Write + AsFd> Write for Moving<'_, P> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.in_the_pipe(|pipe| pipe.write_now(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
