@@ -58,10 +58,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 pub enum Wake {
     /// Something may have come.
     Hint(Hint),
-    /// SIGHUP: read the configuration again.
-    Reload,
-    /// SIGTERM or SIGINT; the pulse says so too.
-    Stop,
+    /// A signal came; the pulse says which.
+    Signal,
 }
 
 /// When the daemon ends by itself.
@@ -403,6 +401,7 @@ impl<'a> Daemon<'a> {
         while let Ok(wake) = self.setting.wakes.1.try_recv() {
             self.hear(wake);
         }
+        self.reload |= self.setting.pulse.take_reload();
         if self.hints_lost.swap(false, Ordering::Relaxed) {
             self.job.source.hint(Hint::Lost);
         }
@@ -412,8 +411,7 @@ impl<'a> Daemon<'a> {
         match wake {
             Wake::Hint(Hint::Written(path)) => self.job.pipeline.late_writes.note(path),
             Wake::Hint(hint) => self.job.source.hint(hint),
-            Wake::Reload => self.reload = true,
-            Wake::Stop => self.setting.pulse.stop(),
+            Wake::Signal => {}
         }
     }
 

@@ -137,3 +137,23 @@ pub fn text_schema() -> SchemaRef {
 pub fn lines_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("line", DataType::Binary, false)]))
 }
+
+/// Bytes as text, and as base64 where the text is not all of it: so two that differ never look alike.
+pub fn text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
+    use base64::Engine as _;
+    let text = String::from_utf8_lossy(bytes);
+    let whole = || base64::engine::general_purpose::STANDARD.encode(bytes);
+    let base64 = (text.as_bytes() != bytes).then(whole);
+    (text, base64)
+}
+
+/// Puts bytes into a JSON object under this key, and what is no text of them beside it.
+pub fn put_text(object: &mut serde_json::Value, key: &str, bytes: &[u8]) {
+    let (text, base64) = text(bytes);
+    if let Some(object) = object.as_object_mut() {
+        object.insert(key.to_owned(), text.into());
+        if let Some(base64) = base64 {
+            object.insert(format!("{key}_base64"), base64.into());
+        }
+    }
+}

@@ -4,12 +4,13 @@
 //! each line carries its level. Nothing from the drop folder can forge a line.
 
 mod limit;
+mod writer;
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tracing::{Event, Level, Subscriber};
@@ -33,21 +34,35 @@ pub enum LogFormat {
     Json,
 }
 
+/// The form of what goes to standard error.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Text,
+    Json,
+    Journal,
+}
+
+static FORMAT: OnceLock<Form> = OnceLock::new();
+
 /// Starts logging to standard error.
 pub fn start(format: LogFormat, level: Level) {
+    let form = match format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Text if is_journal() => Form::Journal,
+        LogFormat::Text => Form::Text,
+    };
+    let form = *FORMAT.get_or_init(|| form);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer::Lines::default)
         .with_ansi(false)
         .with_target(false);
     let subscriber =
         tracing_subscriber::registry().with(LevelFilter::from_level(level)).with(Limit);
-    match format {
-        LogFormat::Json => subscriber.with(lines.json().flatten_event(true)).init(),
+    match form {
+        Form::Json => subscriber.with(lines.json().flatten_event(true)).init(),
         // The journal stamps the time itself, and reads the level from the line's prefix.
-        LogFormat::Text if is_journal() => {
-            subscriber.with(lines.event_format(Journal)).init();
-        }
-        LogFormat::Text => subscriber.with(lines).init(),
+        Form::Journal => subscriber.with(lines.event_format(Journal)).init(),
+        Form::Text => subscriber.with(lines).init(),
     }
 }
 
@@ -86,9 +101,13 @@ where
 }
 
 /// A name from outside as a field of a log line; the line's own format escapes what could forge
-/// another or steer a terminal.
+/// another or steer a terminal. Bytes that are no text are escaped, and so that these look like no other
+/// name, backslashes are.
 pub fn text(name: &OsStr) -> String {
-    name.to_string_lossy().into_owned()
+    match name.to_str() {
+        Some(text) if !text.contains('\\') => text.to_owned(),
+        _ => escaped(name.as_encoded_bytes()),
+    }
 }
 
 /// Bytes from outside in the middle of a message, where they could forge a line or steer a terminal.
@@ -125,6 +144,36 @@ struct Inner {
     beaten_ms: AtomicU64,
     pinged_ms: AtomicU64,
     every: Option<Duration>,
+    /// A reload was asked for and is not done.
+    reload: AtomicBool,
+}
+
+/// The pulse of the service, where this process is one.
+static SERVICE: OnceLock<Pulse> = OnceLock::new();
+
+/// Work was asked to stop, as an error of what it reads or writes.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by a signal")]
+struct Stop;
+
+/// The error of a read or a write that was broken off by a stop.
+pub fn stopped() -> io::Error {
+    io::Error::other(Stop)
+}
+
+/// True for [`stopped`].
+pub fn is_stopped(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Stop>)
+}
+
+/// A call that may be one of very many is still alive.
+///
+/// # Errors
+/// [`stopped`] when the service is to stop.
+pub fn alive() -> io::Result<()> {
+    let Some(pulse) = SERVICE.get() else { return Ok(()) };
+    pulse.beat();
+    if pulse.must_stop() { Err(stopped()) } else { Ok(()) }
 }
 
 impl Default for Inner {
@@ -132,7 +181,8 @@ impl Default for Inner {
         let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
         let (beaten_ms, pinged_ms) = (AtomicU64::new(0), AtomicU64::new(0));
         let signal = AtomicI32::new(0);
-        Self { stop, enough, signal, started: Instant::now(), beaten_ms, pinged_ms, every: None }
+        let (started, reload) = (Instant::now(), AtomicBool::new(false));
+        Self { stop, enough, signal, started, beaten_ms, pinged_ms, every: None, reload }
     }
 }
 
@@ -140,7 +190,19 @@ impl Pulse {
     /// A pulse that pings systemd's watchdog, when there is one, at a third of its limit.
     pub fn of_the_service() -> Self {
         let every = sd_notify::watchdog_enabled().map(|limit| limit / 3);
-        Self { inner: Arc::new(Inner { every, ..Inner::default() }) }
+        let pulse = Self { inner: Arc::new(Inner { every, ..Inner::default() }) };
+        SERVICE.get_or_init(|| pulse.clone());
+        pulse
+    }
+
+    /// Asks for the configuration to be read again.
+    pub fn ask_reload(&self) {
+        self.inner.reload.store(true, Ordering::Relaxed);
+    }
+
+    /// True once after it was asked for.
+    pub fn take_reload(&self) -> bool {
+        self.inner.reload.swap(false, Ordering::Relaxed)
     }
 
     /// How often [`Pulse::beat`] has to be called, if at all.
@@ -210,11 +272,20 @@ pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-/// Writes the one line by which the program says why it failed.
+/// Writes the one line by which the program says why it failed, in the form of the log.
 pub fn report(error: &anyhow::Error) {
-    let mut stderr = std::io::stderr().lock();
-    // There is nowhere left to report a failure to report.
-    let _ = writeln!(stderr, "spoolmill: {error:#}");
+    let text = format!("{error:#}");
+    let mut line = match FORMAT.get() {
+        Some(Form::Json) => {
+            let now = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
+            serde_json::json!({ "timestamp": now, "level": "ERROR", "message": text }).to_string()
+        }
+        // A line of the journal is one message: what stands behind a line end would be another.
+        Some(Form::Journal) => format!("<3>{}", text.replace('\n', "\n<3>")),
+        Some(Form::Text) | None => format!("spoolmill: {text}"),
+    };
+    line.push('\n');
+    writer::write(line.as_bytes());
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::delivery::{Plain, quiet_if_reader_left};
+use super::delivery::Plain;
 use super::progress::Progress;
+use super::standard::{self, Input, Output, quiet_if_reader_left};
 use super::targets::Targets;
 use super::{JobFile, Strict, signalled, signals};
 use crate::config::Config;
 use crate::daemon::Aside;
 use crate::daemon::job::{flow, tolerance};
+use crate::decode::compression;
 use crate::decode::frame::Framer;
 use crate::durable;
 use crate::failure::Failure;
@@ -67,23 +69,22 @@ impl Batch {
 
     /// Returns how many groups were left out of views.
     fn work(&self, config: &Config, refused: Option<String>, pulse: &Pulse) -> anyhow::Result<u64> {
-        let inputs = self.inputs(config)?;
+        let inputs = self.inputs(config, pulse)?;
         let queries = Queries::open(config, &std::env::temp_dir())?;
-        let rejects = rejects(config, refused)?;
+        let rejects = rejects(config, refused, pulse)?;
         let through = self.output.as_ref().filter(|path| {
             // A device or a pipe cannot be read back for a final.
             path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir())
         });
         let Some(path) = self.output.as_ref().filter(|_| through.is_none()) else {
             let stdout = match through {
-                Some(path) => File::options()
-                    .write(true)
-                    .open(path)
+                Some(path) => Output::open(path, pulse)
                     .with_context(|| format!("open the output {}", path.display()))?,
-                None => File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
+                None => Output::stdout(pulse)?,
             };
             let copy = queries.has_finals().then(unnamed).transpose()?;
-            let output = Doubled { stdout, copy };
+            let goes_on = copy.is_some() || queries.has_views() || rejects.is_file();
+            let output = Doubled { stdout, copy, goes_on };
             let done = transform(config, &queries, &inputs, output, rejects, pulse);
             let mut left_out = 0;
             let done = done.and_then(|(output, rejects, groups)| {
@@ -103,8 +104,8 @@ impl Batch {
         Ok(left_out)
     }
 
-    /// The inputs in order; those of a folder are the ones that the daemon would take.
-    fn inputs(&self, config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    /// The inputs in order; those of a folder are the ones that `run --once` would take.
+    fn inputs(&self, config: &Config, pulse: &Pulse) -> anyhow::Result<Vec<Given>> {
         let given = match (self.inputs.as_slice(), &config.directory) {
             ([], Some(directory)) => std::slice::from_ref(directory),
             ([], None) => anyhow::bail!("no input: name files, or set input.directory"),
@@ -112,21 +113,60 @@ impl Batch {
         };
         let mut all = Vec::new();
         for path in given {
-            if path.is_dir() {
-                let names = Source::list(path, config.rules.clone())?;
-                all.extend(names.into_iter().map(|name| path.join(Path::new(&name))));
-            } else {
-                all.push(path.clone());
+            if !path.is_dir() {
+                let name = path.file_name().unwrap_or(path.as_os_str()).into();
+                all.push(Given { path: path.clone(), name });
+                continue;
             }
+            let (rules, goes_on) = (config.rules.clone(), || !pulse.must_stop());
+            let (names, left) = Source::complete(path, rules, compression::plain, goes_on)?;
+            if left > 0 {
+                let folder = escaped(path.as_os_str().as_encoded_bytes());
+                tracing::warn!(folder, files = left, "are not complete, and are not taken");
+            }
+            all.extend(
+                names.into_iter().map(|name| Given { path: path.join(Path::new(&name)), name }),
+            );
         }
         Ok(all)
     }
 }
 
+/// One input.
+struct Given {
+    path: PathBuf,
+    /// Its name; relative to its folder, where one was given.
+    name: Box<OsStr>,
+}
+
+impl Given {
+    /// Opens it. A file that the job's rule does not hold for is not whole.
+    fn open(&self, config: &Config, pulse: &Pulse) -> anyhow::Result<Input> {
+        let path = self.path.as_path();
+        let input = Input::open(path, pulse).with_context(|| format!("open {}", path.display()))?;
+        standard::refuse_own_output(&[(input.file(), path)])?;
+        let metadata = input.file().metadata()?;
+        if path == Path::new("-") || !metadata.is_file() {
+            return Ok(input);
+        }
+        anyhow::ensure!(
+            metadata.len() > 0 || !tolerance(config).refuse_empty,
+            "the file is empty (`input.empty`)"
+        );
+        anyhow::ensure!(
+            Source::is_whole(&config.rules, path, input.file(), compression::plain)?,
+            "the file is not complete by the rule of the job (`input.complete`)"
+        );
+        Ok(input)
+    }
+}
+
 /// Standard output, and a copy of it where something is made of the whole output.
 struct Doubled {
-    stdout: File,
+    stdout: Output,
     copy: Option<File>,
+    /// Something else is to be made besides, whether or not the output is read to its end.
+    goes_on: bool,
 }
 
 impl Doubled {
@@ -139,7 +179,12 @@ impl Doubled {
 
 impl Write for Doubled {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let wrote = self.stdout.write(bytes)?;
+        let wrote = match self.stdout.write(bytes) {
+            Err(error) if self.goes_on && error.kind() == std::io::ErrorKind::BrokenPipe => {
+                bytes.len()
+            }
+            wrote => wrote?,
+        };
         if let Some(copy) = &mut self.copy {
             copy.write_all(bytes.get(..wrote).unwrap_or_default())?;
         }
@@ -161,35 +206,67 @@ fn unnamed() -> anyhow::Result<File> {
 }
 
 /// The file, or what a pipe gives, in a file.
-fn seekable(file: File) -> anyhow::Result<File> {
-    if file.metadata()?.is_file() {
-        return Ok(file);
+fn seekable(mut input: Input) -> anyhow::Result<File> {
+    if input.file().metadata()?.is_file() {
+        return Ok(input.file().try_clone()?);
     }
     let mut copy = unnamed()?;
-    std::io::copy(&mut &file, &mut copy).context("read the input")?;
+    std::io::copy(&mut input, &mut copy).context("read the input")?;
     Ok(copy)
 }
 
-/// Where the rejects go: to standard error in the end.
-fn rejects(config: &Config, refused: Option<String>) -> anyhow::Result<Replaced> {
-    if let Some(reason) = refused {
-        return Ok(Replaced::refused(reason));
+/// Where the rejects go: a file, or standard error.
+enum Rejects {
+    File(Replaced),
+    Stderr(Output),
+}
+
+impl Rejects {
+    fn is_file(&self) -> bool {
+        matches!(self, Self::File(file) if file.is_made())
     }
-    let Some(path) = &config.rejects else { return Ok(Replaced::stderr()) };
+
+    fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Self::File(file) => file.finish(),
+            Self::Stderr(_) => Ok(()),
+        }
+    }
+}
+
+impl Write for Rejects {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Stderr(stderr) => stderr.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where the rejects go: to standard error in the end.
+fn rejects(config: &Config, refused: Option<String>, pulse: &Pulse) -> anyhow::Result<Rejects> {
+    if let Some(reason) = refused {
+        return Ok(Rejects::File(Replaced::refused(reason)));
+    }
+    let Some(path) = &config.rejects else { return Ok(Rejects::Stderr(Output::stderr(pulse)?)) };
     durable::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-    Replaced::new(path)
+    Ok(Rejects::File(Replaced::new(path)?))
 }
 
 /// Runs all inputs through the job, one after the other. Returns how many groups were left out of views.
-fn transform<Output: Write + Send, Rejects: Write + Send>(
+fn transform<Records: Write + Send>(
     config: &Config,
     queries: &Queries,
-    inputs: &[PathBuf],
-    output: Output,
+    inputs: &[Given],
+    output: Records,
     rejects: Rejects,
     pulse: &Pulse,
-) -> anyhow::Result<(Output, Rejects, u64)> {
-    let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+) -> anyhow::Result<(Records, Rejects, u64)> {
+    let size = |given: &Given| given.path.metadata().map_or(0, |metadata| metadata.len());
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
     let (name, shown) = (Vec::new(), Some(progress.clone()));
@@ -207,17 +284,15 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     if let Some(schema) = queries.output() {
         delivery.begin(&schema).map_err(Failure::into_error)?;
     }
-    for path in inputs {
-        let name = path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes();
+    for given in inputs {
+        let (path, name) = (given.path.as_path(), given.name.as_encoded_bytes());
         delivery.name = name.to_vec();
         delivery.rejected = 0;
-        let file = if path == Path::new("-") {
-            File::from(std::io::stdin().as_fd().try_clone_to_owned()?)
-        } else {
-            File::open(path).with_context(|| format!("open {}", path.display()))?
-        };
-        let file = (file, path.as_path());
-        let ended = transform_one(config, queries, file, name, &mut delivery, &progress, pulse)
+        let opened = given.open(config, pulse).map(|input| (input, path));
+        let ended = opened
+            .and_then(|file| {
+                transform_one(config, queries, file, name, &mut delivery, &progress, pulse)
+            })
             .with_context(|| format!("process {}", escaped(path.as_os_str().as_encoded_bytes())))?;
         if ended {
             break;
@@ -230,24 +305,24 @@ fn transform<Output: Write + Send, Rejects: Write + Send>(
     Ok((delivery.output, delivery.rejects, left_out))
 }
 
-fn transform_one<Output: Write + Send, Rejects: Write + Send>(
+fn transform_one<Records: Write + Send>(
     config: &Config,
     queries: &Queries,
-    (file, path): (File, &Path),
+    (input, path): (Input, &Path),
     name: &[u8],
-    delivery: &mut Plain<Output, Rejects>,
+    delivery: &mut Plain<Records, Rejects>,
     progress: &Arc<Progress>,
     pulse: &Pulse,
 ) -> anyhow::Result<bool> {
     let format = &config.written.input.format;
     let blocks = if format.needs_file() {
-        let file = seekable(file)?;
+        let file = seekable(input)?;
         format.open(&file, file.metadata()?.len())?.context("a format lost its file")?
     } else {
         let compression = config.written.input.compression;
         let any = flow(config, queries, Bounds::Microbatch, pulse).passes_bytes();
         let name = OsStr::from_bytes(name);
-        let reader = compression.read(name, progress.reading(file), any)?;
+        let reader = compression.read(name, progress.reading(input), any)?;
         Framer::bounded(reader, &config.framing, u64::MAX).into()
     };
     let file = String::from_utf8_lossy(name);

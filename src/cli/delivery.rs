@@ -1,6 +1,6 @@
 //! Delivery to plain writers, for the drivers that have no ledger.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -86,20 +86,8 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
 
 /// A writer that fails ends the work.
 pub fn failed(error: std::io::Error, doing: &'static str) -> Failure {
-    Failure::Fatal(Err::<(), _>(error).context(doing).expect_err("it is an error"))
-}
-
-/// The reader of a pipe may go away when it has seen enough: that ends the work, and is no error.
-pub fn quiet_if_reader_left(result: anyhow::Result<()>) -> anyhow::Result<()> {
-    match result {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        result => result,
+    if crate::telemetry::is_stopped(&error) {
+        return Failure::Stopped;
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>();
-        io.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
-    })
+    Failure::Fatal(Err::<(), _>(error).context(doing).expect_err("it is an error"))
 }

@@ -1,12 +1,11 @@
 //! `spoolmill explain`: what has become of a file, or why it is not taken yet.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::JobFile;
-use super::delivery::quiet_if_reader_left;
+use super::standard;
 use crate::status::explain::{Explained, explain};
 use crate::status::shape;
 use crate::telemetry::escaped;
@@ -26,13 +25,12 @@ pub struct Explain {
 impl Explain {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
-        let mut out = std::io::BufWriter::new(std::io::stdout());
+        let mut all = String::new();
         for path in &self.paths {
             let explained = explain(&config, path)?;
-            let text = if self.json { json(&explained) } else { text(&explained) };
-            out.write_all(text.as_bytes())?;
+            all += &if self.json { json(&explained) } else { text(&explained) };
         }
-        quiet_if_reader_left(Ok(out.flush()?))
+        standard::print(all.as_bytes())
     }
 }
 
@@ -48,10 +46,7 @@ fn text(explained: &Explained) -> String {
 
 fn json(explained: &Explained) -> String {
     let history: Vec<_> = explained.history.iter().map(shape::json).collect();
-    let object = serde_json::json!({
-        "file": String::from_utf8_lossy(explained.name.as_encoded_bytes()),
-        "now": explained.now,
-        "history": history,
-    });
+    let mut object = serde_json::json!({ "now": explained.now, "history": history });
+    crate::record::put_text(&mut object, "file", explained.name.as_encoded_bytes());
     format!("{object}\n")
 }

@@ -1,6 +1,5 @@
 //! `spoolmill generate`: manual pages and shell completions, from the definitions of the command line.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -28,7 +27,7 @@ impl Generate {
             clap_complete::generate_to(shell, &mut command.clone(), "spoolmill", directory)
                 .context("write the completions")?;
         }
-        writeln!(std::io::stdout(), "wrote to {}", directory.display())?;
+        super::standard::print(format!("wrote to {}\n", directory.display()).as_bytes())?;
         Ok(())
     }
 }

@@ -5,10 +5,12 @@ use std::io::Write as _;
 use clap::{Args, ValueEnum};
 use globset::Glob;
 
-use super::delivery::quiet_if_reader_left;
+use super::standard::{Output, quiet_if_reader_left};
 use super::{JobFile, Misuse};
-use crate::ledger::{Entry, Look, Outcome, now_ms};
+use crate::ledger::{Cell, Entry, Look, Outcome, now_ms};
+use crate::record::put_text;
 use crate::status::shape::{json, line};
+use crate::telemetry::Pulse;
 use crate::telemetry::escaped;
 use crate::units::Span;
 
@@ -68,7 +70,8 @@ impl History {
                     Some(Wanted::Skipped) => outcome == Outcome::Skipped,
                 }
         };
-        let (mut out, mut left) = (std::io::BufWriter::new(std::io::stdout()), self.limit);
+        let (mut out, mut left) =
+            (std::io::BufWriter::new(Output::stdout(&Pulse::default())?), self.limit);
         let shown = Look::open(&config.state)?.history(since, |entry| {
             if !fits(&entry) {
                 return Ok(true);
@@ -85,16 +88,15 @@ impl History {
 /// The rows of a query: as objects, or with their values beside each other under the names of the
 /// columns.
 fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
-    let (mut out, mut began) = (std::io::BufWriter::new(std::io::stdout()), false);
+    let (mut out, mut began) = (std::io::BufWriter::new(Output::stdout(&Pulse::default())?), false);
     let row = |cells: Vec<String>| cells.join("\t") + "\n";
-    let cell = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => escaped(text.as_bytes()),
-        value => value.to_string(),
+    let cell = |value: &Cell| match value {
+        Cell::Bytes(bytes) => escaped(bytes),
+        Cell::Value(value) => value.to_string(),
     };
     let shown = look.query(query, |names, values| {
         let line = if json {
-            let object: serde_json::Map<_, _> = names.iter().cloned().zip(values).collect();
-            format!("{}\n", serde_json::Value::Object(object))
+            format!("{}\n", object(names, values))
         } else {
             let head = row(names.iter().map(|name| escaped(name.as_bytes())).collect());
             let head = if began { String::new() } else { head };
@@ -104,4 +106,20 @@ fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
         Ok(out.write_all(line.as_bytes())?)
     });
     quiet_if_reader_left(shown.and_then(|()| Ok(out.flush()?)))
+}
+
+/// A row as an object. A column whose name has been had gets a number.
+fn object(names: &[String], values: Vec<Cell>) -> serde_json::Value {
+    let mut object = serde_json::json!({});
+    for (name, value) in names.iter().zip(values) {
+        let numbered = (2..).map(|number| format!("{name}_{number}"));
+        let free = |name: &String| object.get(name).is_none();
+        let name = std::iter::once(name.clone()).chain(numbered).find(free).unwrap_or_default();
+        match (value, object.as_object_mut()) {
+            (Cell::Value(value), Some(object)) => drop(object.insert(name, value)),
+            (Cell::Bytes(bytes), _) => put_text(&mut object, &name, &bytes),
+            (Cell::Value(_), None) => {}
+        }
+    }
+    object
 }

@@ -17,6 +17,7 @@ mod run;
 mod shown;
 mod signals;
 mod split;
+mod standard;
 mod status;
 mod stream;
 mod targets;

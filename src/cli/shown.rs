@@ -33,6 +33,8 @@ pub struct Shown<Output> {
     kept: Memory,
     watermark: Option<i64>,
     output: Output,
+    /// Where is told what is not in the output.
+    errors: Output,
     tolerance: Tolerance,
     rejected: u64,
     /// Records that are late, unless they belong to a session that is open.
@@ -46,12 +48,12 @@ pub struct Shown<Output> {
 }
 
 impl<Output: Write + Send> Shown<Output> {
-    /// Shows this view on `output`.
+    /// Shows this view on the first of these; what is not in it is told on the second.
     pub fn new(
         definition: Definition,
         clock: Option<Clock>,
         tolerance: Tolerance,
-        output: Output,
+        (output, errors): (Output, Output),
     ) -> Self {
         let one = || std::iter::once(&definition);
         let marks = || Clock::marks(one().map(|definition| (definition, None)), None);
@@ -67,6 +69,7 @@ impl<Output: Write + Send> Shown<Output> {
             kept,
             watermark: None,
             output,
+            errors,
             tolerance,
             rejected: 0,
             late: Vec::new(),
@@ -97,9 +100,11 @@ impl<Output: Write + Send> Shown<Output> {
         let doubts = tapped.doubts.first().filter(|doubts| !doubts.is_empty());
         let are_late = doubts.map(|doubts| view.are_late(doubts, delta, &self.kept));
         let are_late = are_late.transpose().map_err(query)?.unwrap_or_default();
-        for (line, late) in self.late.drain(..).zip(are_late.into_iter().chain(repeat(true))) {
+        for (line, late) in
+            std::mem::take(&mut self.late).into_iter().zip(are_late.into_iter().chain(repeat(true)))
+        {
             if late {
-                tell(&line)?;
+                tell(&mut self.errors, &line)?;
             }
         }
         let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
@@ -193,14 +198,14 @@ impl<Output: Write + Send> Delivery for Shown<Output> {
         self.tolerance.admit(self.rejected, reject)?;
         let mut line = Vec::new();
         rejects::encode(b"-", reject, &mut line);
-        tell(&line)
+        tell(&mut self.errors, &line)
     }
 
     fn late(&mut self, record: &Late) -> Result<()> {
         let mut line = Vec::new();
         late::encode(b"-", record, &mut line);
         if !self.definition.view.has_sessions() {
-            return tell(&line);
+            return tell(&mut self.errors, &line);
         }
         self.late.push(line);
         Ok(())
@@ -211,7 +216,7 @@ impl<Output: Write + Send> Delivery for Shown<Output> {
     }
 }
 
-/// To standard error, where a stream tells what is not in its output.
-fn tell(line: &[u8]) -> Result<()> {
-    std::io::stderr().write_all(line).map_err(|error| failed(error, "write the rejects"))
+/// Tells what is not in the output.
+fn tell(errors: &mut impl Write, line: &[u8]) -> Result<()> {
+    errors.write_all(line).map_err(|error| failed(error, "write the rejects"))
 }

@@ -1,6 +1,7 @@
 //! Signals, as wakes: the only use of an asynchronous runtime.
 
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,21 +17,39 @@ const IGNORED: [libc::c_int; 5] =
 
 /// From now on SIGTERM and SIGINT stop and SIGHUP reloads.
 pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
-    let hangup = wakes.clone();
-    // A full queue holds wakes enough; the signal can be sent again.
-    let reload = move || drop(hangup.try_send(Wake::Reload));
+    // The pulse first: work under way looks at it, and so does the loop before it sleeps. A queue that is full
+    // holds wakes enough.
+    let (hangup, asked) = (wakes.clone(), pulse.clone());
+    let reload = move || {
+        asked.ask_reload();
+        let _ = hangup.try_send(Wake::Signal);
+    };
     let stop = move |signal| {
-        // The pulse first: work under way looks at it, and so does the loop before it sleeps.
         pulse.stop_by(signal);
-        let _ = wakes.try_send(Wake::Stop);
+        let _ = wakes.try_send(Wake::Signal);
     };
     listen(stop, Some(reload))
 }
 
-/// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse.
+/// How long a verb may take to end by itself.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse. Should that be in a call which waits
+/// for somebody, the process ends all the same.
 pub fn stop_on_any(pulse: &Pulse) -> anyhow::Result<()> {
     let pulse = pulse.clone();
-    listen(move |signal| pulse.stop_by(signal), None::<fn()>)
+    let stop = move |signal| {
+        pulse.stop_by(signal);
+        let end = move || {
+            std::thread::sleep(PATIENCE);
+            crate::transform::command::end_all();
+            crate::sink::replaced::give_up_all();
+            std::process::exit(128 + signal)
+        };
+        // Without a thread the signal is still heard by all that looks at the pulse.
+        let _ = std::thread::Builder::new().spawn(end);
+    };
+    listen(stop, None::<fn()>)
 }
 
 fn listen(

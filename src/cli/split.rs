@@ -125,8 +125,14 @@ impl Splitter<'_> {
             }
             let have = pending.len();
             pending.resize(have + READ_BYTES, 0);
-            let got = stdin.read(pending.get_mut(have..).unwrap_or_default());
-            let got = got.context("read standard input")?;
+            let got = match stdin.read(pending.get_mut(have..).unwrap_or_default()) {
+                // Somebody else has read what was there.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    pending.truncate(have);
+                    continue;
+                }
+                got => got.context("read standard input")?,
+            };
             pending.truncate(have + got);
             if got == 0 {
                 break;

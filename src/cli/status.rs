@@ -1,14 +1,13 @@
 //! `spoolmill status`: how a job stands, whether or not its daemon runs.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
 
 use super::JobFile;
-use super::delivery::quiet_if_reader_left;
+use super::standard;
 use crate::ledger::ViewTrouble;
 use crate::ledger::{Tally, now_ms};
 use crate::status::shape::{ago, time};
@@ -32,7 +31,7 @@ impl Show {
         } else {
             text(&status)
         };
-        quiet_if_reader_left(Ok(std::io::stdout().write_all(text.as_bytes())?))
+        standard::print(text.as_bytes())
     }
 }
 

@@ -1,16 +1,16 @@
 //! `spoolmill stream`: standard input to standard output, as long as the input lasts.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 
-use super::JobFile;
-use super::delivery::{Plain, quiet_if_reader_left};
+use super::delivery::Plain;
 #[cfg(feature = "sql")]
 use super::shown::Shown;
+use super::standard::{self, Input, Output, quiet_if_reader_left};
+use super::{JobFile, signalled, signals};
 #[cfg(feature = "sql")]
 use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
@@ -21,14 +21,10 @@ use crate::pipeline::flow::{Flow, Origin};
 use crate::queries::Queries;
 use crate::sink::envelope::Envelope;
 use crate::telemetry::Pulse;
-use crate::transform::Transform;
 use crate::transform::command::{About, Bounds};
 
 /// No waiting.
 const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// How often a waiting stream looks whether its command still lives.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 #[derive(Debug, Args)]
 pub struct Stream {
@@ -60,23 +56,22 @@ impl Stream {
             );
         }
         let pulse = Pulse::default();
-        let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-        let polled = stdin.try_clone()?;
-        let ready = Box::new(move || is_readable(polled.as_fd(), NO_TIME));
-        // Only a command can have enough before the input ends.
-        let patience = matches!(config.written.transform, Transform::Command(_)).then_some(LOOK);
-        let stdin = Input { stdin, patience, pulse: pulse.clone() };
+        signals::stop_on_any(&pulse)?;
+        let stdin = Input::stdin(&pulse)?;
+        standard::refuse_own_output(&[(stdin.file(), Path::new("standard input"))])?;
+        let polled = stdin.file().try_clone()?;
+        let ready = Box::new(move || standard::is_ready(polled.as_fd(), PollFlags::IN, NO_TIME));
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
         #[cfg(feature = "sql")]
         if let Some(name) = &self.view {
-            return show(&config, &queries, name, framer, &pulse);
+            return signalled(&pulse, show(&config, &queries, name, framer, &pulse));
         }
         let judge = queries.judge();
         let mut delivery = Plain {
             tap: queries.no_tap(judge.clone()),
             envelope: Envelope::new(encode),
-            output: File::from(std::io::stdout().as_fd().try_clone_to_owned()?),
-            rejects: std::io::stderr(),
+            output: Output::stdout(&pulse)?,
+            rejects: Output::stderr(&pulse)?,
             tolerance: tolerance(&config),
             name: b"-".to_vec(),
             rejected: 0,
@@ -87,7 +82,7 @@ impl Stream {
         let flow = Flow { judge: judge.as_deref(), ..flow };
         let result = flow.run(framer.into(), origin, &mut delivery);
         let result = result.and_then(|counts| delivery.check(&counts));
-        quiet_if_reader_left(result.map_err(Failure::into_error))
+        signalled(&pulse, quiet_if_reader_left(result.map_err(Failure::into_error)))
     }
 }
 
@@ -105,9 +100,10 @@ fn show(
         config.problem(&problem)
     })?;
     anyhow::ensure!(!definition.encode.is_columnar(), "a view in parquet cannot be printed");
-    let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let stdout = Output::stdout(pulse)?;
     let clock = queries.clock().cloned();
-    let mut shown = Shown::new(definition.clone(), clock, tolerance(config), stdout);
+    let mut shown =
+        Shown::new(definition.clone(), clock, tolerance(config), (stdout, Output::stderr(pulse)?));
     let judge = shown.judge();
     let flow = flow(config, queries, Bounds::Stream, pulse);
     let flow = Flow { judge: judge.as_deref(), ..flow };
@@ -115,31 +111,4 @@ fn show(
     let result = flow.run(framer.into(), origin, &mut shown);
     let result = result.and_then(|counts| shown.finish(&counts));
     quiet_if_reader_left(result.map_err(Failure::into_error))
-}
-
-/// Standard input, which ends when nothing wants more of it.
-struct Input {
-    stdin: File,
-    /// How long to wait before asking whether more is wanted; for ever, if nothing asks.
-    patience: Option<Timespec>,
-    pulse: Pulse,
-}
-
-impl Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let Some(patience) = self.patience else { return self.stdin.read(buffer) };
-        while self.pulse.wants_more() {
-            if is_readable(self.stdin.as_fd(), patience) {
-                return self.stdin.read(buffer);
-            }
-        }
-        Ok(0)
-    }
-}
-
-/// True when a read would not wait, or would not after this time: there are bytes, or the end.
-fn is_readable(fd: BorrowedFd<'_>, patience: Timespec) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    // Should the question fail, the read will say why.
-    poll(&mut fds, Some(&patience)).map_or(true, |ready| ready > 0)
 }

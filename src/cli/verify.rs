@@ -1,10 +1,9 @@
 //! `spoolmill verify`: the output, the rejects and the folder against the ledger.
 
-use std::io::Write as _;
-
 use clap::Args;
 
 use super::JobFile;
+use super::standard::print;
 use crate::status::verify::verify;
 
 #[derive(Debug, Args)]
@@ -19,22 +18,20 @@ pub struct Verify {
 impl Verify {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
-        let (mut out, mut problems, mut written) = (std::io::stdout(), 0_u64, Ok(()));
+        let (mut problems, mut written) = (0_u64, Ok(()));
+        // What is found counts, whether or not anybody reads on.
         let looked = verify(&config, self.deep, &mut |problem| {
             problems += 1;
             if written.is_ok() {
-                written = writeln!(out, "{problem}");
+                written = print(format!("{problem}\n").as_bytes());
             }
         })?;
         written?;
         anyhow::ensure!(problems == 0, "{problems} problems were found");
-        writeln!(
-            std::io::stdout(),
-            "{} microbatches, {} bytes of output and {} archived inputs are as the ledger says",
-            looked.microbatches,
-            looked.bytes,
-            looked.inputs
-        )?;
-        Ok(())
+        let found = format!(
+            "{} microbatches, {} bytes of output and {} archived inputs are as the ledger says\n",
+            looked.microbatches, looked.bytes, looked.inputs
+        );
+        print(found.as_bytes())
     }
 }

@@ -62,10 +62,9 @@ fn wait(setting: &Setting, pause: Duration) -> Heard {
             left = left.min(every);
         }
         match setting.wakes.1.recv_timeout(left) {
-            Ok(Wake::Reload) => return Heard::Reload,
-            Ok(Wake::Stop) => setting.pulse.stop(),
-            // The first scan finds it.
-            Ok(Wake::Hint(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Wake::Signal) if setting.pulse.take_reload() => return Heard::Reload,
+            // The first scan finds what came.
+            Ok(Wake::Signal | Wake::Hint(_)) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left),
         }
     }

@@ -198,7 +198,7 @@ impl Look {
     pub fn query(
         &self,
         query: &str,
-        mut take: impl FnMut(&[String], Vec<Value>) -> anyhow::Result<()>,
+        mut take: impl FnMut(&[String], Vec<Cell>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         self.connection.execute_batch(HISTORY)?;
         let mut statement = self.connection.prepare(query)?;
@@ -206,7 +206,7 @@ impl Look {
         let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query(())?;
         while let Some(row) = rows.next()? {
-            let values = (0..names.len()).map(|at| Ok(value(row.get_ref(at)?)));
+            let values = (0..names.len()).map(|at| Ok(cell(row.get_ref(at)?)));
             take(&names, values.collect::<rusqlite::Result<_>>()?)?;
         }
         Ok(())
@@ -286,12 +286,21 @@ const HISTORY: &str = "CREATE TEMP VIEW history AS SELECT
     duplicate_of, again_of
     FROM main.microbatch";
 
-fn value(value: ValueRef<'_>) -> Value {
+/// A value of a query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cell {
+    /// A number, or nothing.
+    Value(Value),
+    /// A text, or bytes.
+    Bytes(Vec<u8>),
+}
+
+fn cell(value: ValueRef<'_>) -> Cell {
     match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => number.into(),
-        ValueRef::Real(number) => number.into(),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
+        ValueRef::Null => Cell::Value(Value::Null),
+        ValueRef::Integer(number) => Cell::Value(number.into()),
+        ValueRef::Real(number) => Cell::Value(number.into()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Cell::Bytes(bytes.to_vec()),
     }
 }
 

@@ -54,7 +54,7 @@ pub use altered::{Altered, Archive};
 pub use archived::{Named, Stands};
 pub use audit::{SpanRow, TargetRow};
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
-pub use look::{Entry, Look, Outcome};
+pub use look::{Cell, Entry, Look, Outcome};
 pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
 pub use outputs::{FileId, OutputFile};

@@ -389,7 +389,9 @@ fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.
 pub fn unreadable(error: io::Error) -> Failure {
-    if decode::compression::is_truncation(&error) {
+    if crate::telemetry::is_stopped(&error) {
+        Failure::Stopped
+    } else if decode::compression::is_truncation(&error) {
         Failure::Incomplete(format!("ends in the middle: {error}"))
     } else if error.raw_os_error().is_some() {
         Failure::Unreadable(error)

@@ -202,7 +202,7 @@ impl Preparation<'_> {
         let origin = Origin { file: &file, now_ms, about };
         let counts = if self.flow.decode.needs_file() {
             let mut whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
-            io::copy(&mut whole, &mut io::sink()).map_err(Failure::Unreadable)?;
+            io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
             let blocks = self.flow.decode.open(&input.file, size).map_err(unreadable)?;
             let blocks = blocks.ok_or_else(|| Failure::fatal("a format lost its file"))?;
             flow.run(blocks, origin, &mut staged)?
@@ -268,7 +268,7 @@ fn identity(input: &Input, hash: [u8; 32]) -> Identity {
 
 /// The microbatch of a file that goes to quarantine.
 fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
-    let hash = hash(&input.file).map_err(Failure::Unreadable)?;
+    let hash = hash(&input.file).map_err(unreadable)?;
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }
@@ -331,6 +331,8 @@ impl Read for Whole<'_> {
         let Some(space) = buffer.get_mut(..want).filter(|space| !space.is_empty()) else {
             return Ok(0);
         };
+        // A file may take very long, in one record or only to be hashed.
+        crate::telemetry::alive()?;
         let got = self.file.read_at(space, self.at)?;
         self.hash.update(space.get(..got).unwrap_or_default());
         (self.left, self.at) = (self.left - got as u64, self.at + got as u64);

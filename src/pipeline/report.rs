@@ -9,14 +9,14 @@ fn report(committed: &Committed) -> Vec<u8> {
     let Some(reason) = &batch.quarantined else { return Vec::new() };
     let hash = blake3::Hash::from_bytes(batch.identity.hash).to_hex();
     let at = std::time::Duration::from_millis(committed.committed_ms().unsigned_abs());
-    let report = serde_json::json!({
-        "file": String::from_utf8_lossy(batch.name.as_encoded_bytes()),
+    let mut report = serde_json::json!({
         "reason": reason,
         "microbatch": committed.sequence(),
         "time": humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string(),
         "size": batch.identity.size,
         "blake3": hash.as_str(),
     });
+    crate::record::put_text(&mut report, "file", batch.name.as_encoded_bytes());
     format!("{report:#}\n").into_bytes()
 }
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::rejects::{text, write_line};
-use crate::record::Late;
+use super::rejects::write_line;
+use crate::record::{Late, text};
 
 #[derive(Serialize)]
 struct Object<'a> {

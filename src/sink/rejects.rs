@@ -1,12 +1,8 @@
 //! Rejects as JSON lines: `{"file": NAME, "line": N, "reason": TEXT, "raw": TEXT}`.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use crate::record::Reject;
+use crate::record::{Reject, text};
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -30,13 +26,6 @@ pub fn encode(name: &[u8], reject: &Reject, out: &mut Vec<u8>) {
     let (file, raw, reason) = (&file, &raw, &reject.reason);
     let object = Object { file, file_base64, line, reason, raw, raw_base64, truncated };
     write_line(&object, out);
-}
-
-/// Bytes as text, and as base64 where the text is not all of it.
-pub(super) fn text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
-    let text = String::from_utf8_lossy(bytes);
-    let base64 = (text.as_bytes() != bytes).then(|| BASE64.encode(bytes));
-    (text, base64)
 }
 
 /// Appends an object as one line.

@@ -1,13 +1,34 @@
 //! A file that is replaced as a whole, or not at all.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 
 use crate::durable::{self, Dir};
+
+/// Files that are being made, which nobody is to find when the process ends before them.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all that is not finished: the process is about to end.
+pub fn give_up_all() {
+    for path in unfinished().iter() {
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(dir) = Dir::open(parent)
+        {
+            // It is hidden, and no one's output.
+            let _ = dir.unlink(name);
+        }
+    }
+}
 
 /// A file that takes the place of another when it is finished, and leaves no trace before.
 #[derive(Debug)]
@@ -49,6 +70,7 @@ impl Replaced {
         temporary.push(format!(".{}.tmp", std::process::id()));
         dir.unlink(&temporary)?;
         let file = dir.create_new(&temporary)?;
+        unfinished().insert(dir.path().join(&temporary));
         let place = Place { dir, name, temporary, file, written: 0 };
         let replaced = Self { place: Some(place), through: None, refused: None };
         if let (Some(before), Some(place)) = (before, &replaced.place) {
@@ -57,9 +79,9 @@ impl Replaced {
         Ok(replaced)
     }
 
-    /// Nowhere but standard error.
-    pub fn stderr() -> Self {
-        Self { place: None, through: None, refused: None }
+    /// True for a file that is to be there in the end.
+    pub fn is_made(&self) -> bool {
+        self.place.is_some()
     }
 
     /// Nowhere, for this reason: nothing must come.
@@ -73,6 +95,7 @@ impl Replaced {
         let temporary = place.dir.path().join(&place.temporary);
         durable::sync_data(&place.file, &temporary, "batch output")?;
         place.dir.replace(&place.temporary, &place.name)?;
+        unfinished().remove(&temporary);
         place.dir.sync("batch output directory")?;
         self.place = None;
         Ok(())
@@ -99,8 +122,7 @@ impl Write for Replaced {
             return through.write(bytes);
         }
         let Some(place) = &mut self.place else {
-            // Without an output file the job has no place for rejects but standard error.
-            return std::io::stderr().write(bytes);
+            return Err(std::io::Error::other("the file is finished"));
         };
         let path = place.dir.path().join(&place.temporary);
         durable::write_at(&place.file, &path, bytes, place.written)
@@ -120,6 +142,7 @@ impl Drop for Replaced {
             let name: &OsStr = &place.temporary;
             // It is hidden and no one's output; a failure to remove it harms nobody.
             let _ = place.dir.unlink(name);
+            unfinished().remove(&place.dir.path().join(name));
         }
     }
 }

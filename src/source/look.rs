@@ -177,7 +177,7 @@ impl Source {
                 return Some((Why::Settling, Some(left)));
             }
         }
-        if !self.can_be_renamed(name) {
+        if !self.only_reads && !self.can_be_renamed(name) {
             return Some((Why::Unmovable, Some(self.rules.rescan)));
         }
         let met = complete::is_met(&self.rules, name, file, stamp.size, self.plain);

@@ -9,6 +9,7 @@
 //! What does not belong here: what is in a file, but for the rules of completeness.
 
 pub mod archive;
+mod bounded;
 pub mod claim;
 pub mod complete;
 pub mod globs;
@@ -77,6 +78,8 @@ pub struct Source {
     last_scan: Option<(Instant, Duration, Stamp)>,
     /// How often each file was put off.
     put_off: HashMap<Box<OsStr>, u32>,
+    /// Nothing is going to be renamed.
+    only_reads: bool,
     /// Names whose marker is there without them.
     orphans: HashSet<Box<OsStr>>,
     /// What the job is listed as among those of the folder, and its place there.
@@ -130,6 +133,7 @@ impl Source {
             claim: None,
             closing: Closing::No,
             asked: Cell::default(),
+            only_reads: false,
         })
     }
 
@@ -138,15 +142,6 @@ impl Source {
         self.claim = Some(Claim::take(self.folder.path(), &own)?);
         self.claimant = Some(own);
         Ok(())
-    }
-
-    /// The candidates in a folder by name, in order, whether complete or not: for a batch.
-    pub fn list(directory: &Path, rules: Rules) -> anyhow::Result<Vec<Box<OsStr>>> {
-        let plain: Plain = |_, _| Ok(None);
-        let mut source = Self::open(directory, rules, true, true, plain)?;
-        source.scan()?;
-        let due = std::iter::from_fn(|| source.queue.pop(Bound::Unbounded));
-        Ok(due.map(|(key, _)| key.name).collect())
     }
 
     /// The folder's descriptor.

@@ -47,10 +47,9 @@ pub fn json(entry: &Entry) -> serde_json::Value {
         Outcome::Skipped => "skipped",
         Outcome::WithoutFile => "without_file",
     };
-    serde_json::json!({
+    let mut object = serde_json::json!({
         "microbatch": entry.sequence,
         "time": time(entry.at_ms),
-        "file": String::from_utf8_lossy(entry.name.as_encoded_bytes()),
         "outcome": outcome,
         "reason": entry.reason,
         "bytes": entry.bytes,
@@ -61,5 +60,7 @@ pub fn json(entry: &Entry) -> serde_json::Value {
         "watermark_us": entry.watermark,
         "duplicate_of": entry.duplicate_of,
         "again_of": entry.again_of,
-    })
+    });
+    crate::record::put_text(&mut object, "file", entry.name.as_encoded_bytes());
+    object
 }

@@ -258,6 +258,11 @@ pub fn reap_strays() {
     leftovers::reap();
 }
 
+/// Ends whatever commands run, at once: the process is about to end.
+pub fn end_all() {
+    leftovers::end_all();
+}
+
 fn inode_of(pipe: Option<&ChildStdin>) -> u64 {
     pipe.and_then(|pipe| rustix::fs::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)
 }

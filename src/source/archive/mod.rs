@@ -10,6 +10,7 @@
 
 mod hidden;
 mod names;
+mod recovery;
 mod report;
 mod shelter;
 mod touched;
@@ -26,9 +27,9 @@ use super::rules::{FAILED, PROCESSED, Rules};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::record::{Home, Identity};
-use hidden::{Hidden, Nook, find_altered, hide, put_back, set_aside_altered};
+use hidden::{Hidden, hide, put_back, set_aside_altered};
+use names::rename_free;
 pub use names::{HIDDEN, shown_stem};
-use names::{archived_name, hidden_name, rename_free};
 use report::report_failure;
 pub use report::{REPORT_SUFFIX, Reported, begins_with, set_aside_rest};
 pub use shelter::CROWD;
@@ -253,190 +254,6 @@ impl Archiver {
         };
         rename_free(place.dir(), &marker, &marker, target, prefix, debt.sequence)?;
         Ok(())
-    }
-
-    /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the
-    /// committed one only if size, time and content all agree, or if it is the same inode under the
-    /// hidden name. In another folder than its own, inodes say nothing.
-    pub fn recover(
-        &self,
-        folder: &Dir,
-        rules: &Rules,
-        (debt, is_home): (&Debt, bool),
-        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
-        touched: &mut Touched,
-    ) -> Result<Archived> {
-        let Some(place) = Place::there(folder, &debt.name)? else { return Ok(Archived::Gone) };
-        // Whatever was done before may not be durable yet.
-        touched.recovers(self.target.is_some());
-        let debt = (debt, is_home);
-        let archived = self.recover_at(&place, folder, rules, debt, &hash, touched);
-        place.touch(touched);
-        archived
-    }
-
-    fn recover_at(
-        &self,
-        place: &Place<'_>,
-        folder: &Dir,
-        rules: &Rules,
-        (debt, is_home): (&Debt, bool),
-        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
-        touched: &mut Touched,
-    ) -> Result<Archived> {
-        let archived = self.find_archived(folder, debt, None, hash);
-        if let (Some((dir, name)), Fate::Failed(report)) = (&archived, &debt.fate) {
-            touched.reported(report_failure(dir, name, debt.sequence, report)?);
-        }
-        let identity = &debt.identity;
-        let known = |file: &File, stamp: &Stamp| -> Result<bool> {
-            let alike = (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns);
-            let read = |file| hash(file).map_err(|error| Failure::Transient(error.into()));
-            Ok(alike && read(file)? == identity.hash)
-        };
-        let hidden = self.recover_hidden(place, rules, debt, archived.as_ref(), &known, touched)?;
-        if let Some(archived) = hidden {
-            return Ok(archived);
-        }
-        // The inode of a file that was deleted is used again at once, so it says nothing then.
-        let keeps_inodes = is_home && self.action != Action::Delete;
-        if archived.is_none()
-            && keeps_inodes
-            && let Some(name) = find_altered(place, debt, touched)?
-        {
-            return Ok(Archived::Altered(place.dir().path().join(name)));
-        }
-        let (file, stamp) = match input::open(folder, &debt.name) {
-            input::Found::File(file, stamp) => (file, stamp),
-            input::Found::Gone | input::Found::NoInput => {
-                let there = archived.map(|(dir, name)| dir.path().join(name));
-                return Ok(there.map_or(Archived::Gone, Archived::As));
-            }
-            input::Found::Unreadable(error) => return Err(Failure::Transient(error.into())),
-        };
-        match archived {
-            Some((dir, name)) if is_second_name(&dir, &name, &stamp) => {
-                place.dir().unlink(place.name)?;
-                return Ok(Archived::As(dir.path().join(name)));
-            }
-            Some(_) if stamp.inode != identity.inode => return Ok(Archived::Replaced),
-            _ => {}
-        }
-        if known(&file, &stamp)? {
-            return self.archive(folder, rules, debt, (&file, &stamp), touched);
-        }
-        let same_inode = stamp.inode == identity.inode && keeps_inodes;
-        if same_inode || is_home && stamp.modified_ns == identity.modified_ns {
-            let opened = Opened { file: &file, stamp: &stamp, is_whole: false };
-            return self.archive_known(folder, rules, debt, opened, touched);
-        }
-        Ok(Archived::Replaced)
-    }
-
-    /// The same for what is under a hidden name; what is there and is not the input gets its name back.
-    fn recover_hidden(
-        &self,
-        place: &Place<'_>,
-        rules: &Rules,
-        debt: &Debt,
-        archived: Option<&(Dir, OsString)>,
-        known: &impl Fn(&File, &Stamp) -> Result<bool>,
-        touched: &mut Touched,
-    ) -> Result<Option<Archived>> {
-        let shelter = match place.subdirectory {
-            None => touched.shelter_of(place.folder)?,
-            Some(_) => None,
-        };
-        let nooks = [shelter.map(|shelter| Nook(Some(shelter))), Some(Nook(None))];
-        for nook in nooks.into_iter().flatten() {
-            let hidden =
-                self.recover_from(place, nook.dir(place), rules, (debt, archived, known), touched)?;
-            if hidden.is_some() {
-                return Ok(hidden);
-            }
-        }
-        Ok(None)
-    }
-
-    fn recover_from(
-        &self,
-        place: &Place<'_>,
-        dir: &Dir,
-        rules: &Rules,
-        (debt, archived, known): (
-            &Debt,
-            Option<&(Dir, OsString)>,
-            &impl Fn(&File, &Stamp) -> Result<bool>,
-        ),
-        touched: &mut Touched,
-    ) -> Result<Option<Archived>> {
-        for attempt in 0.. {
-            let name = &hidden_name(debt.sequence, debt.identity.inode, attempt);
-            if dir.stat(name)?.is_none() {
-                break;
-            }
-            let input::Found::File(file, stamp) = input::open(dir, name) else { continue };
-            if archived.is_some_and(|(dir, name)| is_second_name(dir, name, &stamp)) {
-                // The fallback for a rename got as far as the link.
-                dir.unlink(name)?;
-                continue;
-            }
-            if stamp.inode == debt.identity.inode && input::writers(&file) == Writers::Some {
-                return Ok(Some(Archived::Busy(BUSY)));
-            }
-            let is_whole = known(&file, &stamp)?;
-            if is_whole || stamp.inode == debt.identity.inode {
-                remove_second_name(place, &stamp)?;
-                let writers = input::writers_until_closed(&file);
-                let now = stamp_of(&file)?;
-                let found = Hidden { dir, name, writers, now, is_whole };
-                return self.conclude(place, &found, debt, touched).map(Some);
-            }
-            put_back(place, (dir, name), rules, debt, touched)?;
-        }
-        Ok(None)
-    }
-
-    /// Where the archived input is: a file of its size and time that is the same one, or has its
-    /// content. `named` is its name there, where that is known and is not the usual one.
-    pub fn find_archived(
-        &self,
-        folder: &Dir,
-        debt: &Debt,
-        named: Option<OsString>,
-        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
-    ) -> Option<(Dir, OsString)> {
-        let place = Place::of(folder, &debt.name).ok()?;
-        let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
-            (Fate::Failed(_), ..) => (place.dir(), FAILED),
-            (_, Action::Move(_), Some(target)) => (target, ""),
-            (_, Action::Delete, _) => return None,
-            _ => (place.dir(), PROCESSED),
-        };
-        let parent = Path::new(&debt.name).parent().filter(|_| prefix.is_empty());
-        let target = Dir::open(
-            &parent.map_or(target.path().to_owned(), |parent| target.path().join(parent)),
-        );
-        let target = target.ok()?;
-        let is_known = named.is_some();
-        let usual = |attempt| archived_name(prefix, place.name, debt.sequence, attempt);
-        let names = named.into_iter().chain((0..).map_while(|attempt| {
-            let name = usual(attempt);
-            // Behind the second name the file is under the last of those that are taken.
-            let is_tried = attempt < 2 || target.stat(&name).is_ok_and(|stat| stat.is_some());
-            (!is_known && is_tried).then_some(name)
-        }));
-        for name in names {
-            let input::Found::File(file, stamp) = input::open(&target, &name) else { continue };
-            let identity = &debt.identity;
-            if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
-                && (stamp.inode == identity.inode
-                    || hash(&file).is_ok_and(|hash| hash == identity.hash))
-            {
-                return Some((target, name));
-            }
-        }
-        None
     }
 }
 

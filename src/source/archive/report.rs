@@ -22,11 +22,8 @@ const COPY_BYTES: usize = 1024 * 1024;
 
 /// The content of a report about a file that no microbatch has set aside.
 pub fn short(name: &OsStr, reason: &str, sequence: u64) -> Vec<u8> {
-    let report = serde_json::json!({
-        "file": String::from_utf8_lossy(name.as_encoded_bytes()),
-        "reason": reason,
-        "microbatch": sequence,
-    });
+    let mut report = serde_json::json!({ "reason": reason, "microbatch": sequence });
+    crate::record::put_text(&mut report, "file", name.as_encoded_bytes());
     format!("{report:#}\n").into_bytes()
 }
 

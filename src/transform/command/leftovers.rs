@@ -114,6 +114,14 @@ impl Family<'_> {
     }
 }
 
+/// Ends the groups of all commands that run.
+pub fn end_all() {
+    let groups = running().iter().copied().filter_map(Pid::from_raw).collect::<Vec<_>>();
+    for group in groups {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// Waits for whatever has ended and has nobody else who waits for it.
 pub fn reap() {
     for pid in strays() {

@@ -1,0 +1,52 @@
+//! The inputs of a batch: what a job would take that runs once, and what it would take of files that are named.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::complete::{self, Plain};
+use super::rules::Rules;
+use super::{LOOK_AGAIN, Source};
+use crate::failure::Failure;
+
+impl Source {
+    /// The files in a folder that are complete, or become so by being left alone, in order: what a job would
+    /// take that runs once. Looked at again from time to time, as long as `goes_on`; how many more there are is
+    /// the second.
+    pub fn complete(
+        directory: &Path,
+        rules: Rules,
+        plain: Plain,
+        goes_on: impl Fn() -> bool,
+    ) -> anyhow::Result<(Vec<Box<OsStr>>, usize)> {
+        let mut source = Self::open(directory, rules, true, true, plain)?;
+        source.only_reads = true;
+        source.close(None);
+        let mut keys = Vec::new();
+        loop {
+            source.scan_if_due(Instant::now())?;
+            while let Some(input) = source.take().map_err(Failure::into_error)? {
+                keys.push(input.key);
+            }
+            if source.is_drained() || !goes_on() {
+                break;
+            }
+            std::thread::sleep(LOOK_AGAIN.min(Duration::from_millis(50)));
+        }
+        keys.sort();
+        let (_, left) = source.pending();
+        Ok((keys.into_iter().map(|key| key.name).collect(), left))
+    }
+
+    /// Why a file that is named by itself is not whole, by the rule that looks into it.
+    pub fn is_whole(
+        rules: &Rules,
+        path: &Path,
+        file: &File,
+        plain: Plain,
+    ) -> std::io::Result<bool> {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        complete::is_met(rules, name, file, file.metadata()?.len(), plain)
+    }
+}
