@@ -1,6 +1,5 @@
 //! `spoolmill check`: would a start succeed, and what is the job?
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -27,8 +26,8 @@ impl Check {
         config.check_surroundings().map_err(config::Error::found_now)?;
         let queries = Queries::open(&config, &std::env::temp_dir())?;
         crate::daemon::ahead::check(&config, &queries)?;
-        std::io::stdout().write_all(config.as_understood().as_bytes())?;
-        Ok(())
+        crate::http::check(&config)?;
+        super::standard::print(config.as_understood().as_bytes())
     }
 }
 
@@ -37,7 +36,7 @@ fn infer(sample: &Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
     let inferred = crate::decode::infer::infer(sample);
     let inferred = inferred.with_context(|| format!("look into {}", sample.display()))?;
-    Ok(std::io::stdout().write_all(inferred.stanza().as_bytes())?)
+    super::standard::print(inferred.stanza().as_bytes())
 }
 
 #[cfg(not(feature = "sql"))]

@@ -4,6 +4,7 @@
 //! [`Config::read`] looks at the text alone; [`Config::check_surroundings`] looks at the machine.
 
 mod cgroup;
+mod executable;
 pub mod file;
 mod input;
 mod locate;
@@ -12,6 +13,8 @@ mod rotation;
 mod surroundings;
 mod words;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -463,7 +466,12 @@ fn state_directory(written: &file::File, path: &Path, base: &Path) -> PathBuf {
     if let Some(directory) = &written.state.directory {
         return normal(&base.join(directory));
     }
-    let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
+    // systemd gives several as `one:two` (systemd.exec(5)): the first is the one that is named first.
+    let given = std::env::var_os("STATE_DIRECTORY").map(|given| {
+        let first = given.as_bytes().split(|byte| *byte == b':').next();
+        OsStr::from_bytes(first.unwrap_or_default()).to_owned()
+    });
+    let given = given.filter(|given| !given.is_empty());
     given.map_or_else(|| without_service(path, base), PathBuf::from)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::Access;
 
-use super::{Config, Error, Problem};
+use super::{Config, Error, Problem, executable};
 use crate::durable;
 use crate::transform::Transform;
 
@@ -82,6 +82,10 @@ impl Config {
                 let message = format!("found \"{}\", which is no regular file", path.display());
                 return Err(Problem::new(key, message));
             }
+            check_usable(key, path)?;
+        }
+        for (key, path) in self.results() {
+            check_usable(key, &path)?;
         }
         if let Some(name) = network_file_system(&self.state) {
             let found = self.state.display();
@@ -117,13 +121,26 @@ impl Config {
     /// A command must be there; whether it works is seen when it runs.
     fn check_command(&self) -> Result<(), Problem> {
         let Transform::Command(command) = &self.written.transform else { return Ok(()) };
-        if command.program(&self.base).is_some() {
-            return Ok(());
-        }
         let found = command.argv.first().map_or("", String::as_str);
+        if let Some(program) = command.program(&self.base) {
+            let Some(why) = executable::why_not(&program) else { return Ok(()) };
+            let message = format!("found \"{found}\", which the kernel cannot start: {why}");
+            return Err(Problem::new("transform.command.argv", message));
+        }
         let message = format!("found \"{found}\", which is no program in PATH that can be run");
         Err(Problem::new("transform.command.argv", message))
     }
+}
+
+/// A file that is there is opened for reading and writing.
+fn check_usable(key: &'static str, path: &Path) -> Result<(), Problem> {
+    if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).map_err(|errno| {
+        let message = format!("found \"{}\", which cannot be written to: {errno}", path.display());
+        Problem::new(key, message)
+    })
 }
 
 fn check_drop_folder(directory: &Path) -> Result<(), Problem> {

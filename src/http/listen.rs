@@ -1,5 +1,6 @@
 //! Where HTTP is spoken: a TCP address or a Unix socket.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::pin::Pin;
@@ -40,6 +41,34 @@ impl Listener {
                 Ok(Self::Unix(UnixListener::bind(&path)?, path.display().to_string()))
             }
         }
+    }
+
+    /// Whether a start could listen there; nothing is left behind. Where the daemon of this job runs, the
+    /// address may be the one that it holds.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check(listen: &Listen, config: &Config, is_running: bool) -> anyhow::Result<()> {
+        let path = match listen {
+            Listen::Tcp(address) => {
+                return match std::net::TcpListener::bind(address) {
+                    Err(error) if is_running && error.kind() == ErrorKind::AddrInUse => Ok(()),
+                    Err(error) => Err(error.into()),
+                    Ok(_) => Ok(()),
+                };
+            }
+            Listen::Unix(path) => config.absolute(path),
+        };
+        if let Ok(found) = path.symlink_metadata() {
+            anyhow::ensure!(found.file_type().is_socket(), "there is something that is no socket");
+            let is_held = std::os::unix::net::UnixStream::connect(&path).is_ok();
+            anyhow::ensure!(is_running || !is_held, "another program listens there");
+            // A start removes what an earlier one has left.
+            return Ok(());
+        }
+        let _bound = std::os::unix::net::UnixListener::bind(&path)?;
+        let dir = Dir::open(path.parent().unwrap_or(Path::new("/")))?;
+        Ok(dir.unlink(path.file_name().unwrap_or_default())?)
     }
 
     /// Where that is; with the port that was given for port 0.

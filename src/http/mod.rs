@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::status::Status;
 use crate::telemetry::Pulse;
 use listen::Listener;
@@ -91,6 +91,19 @@ pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> any
     let serve = move || runtime.block_on(accept(&listener, &Arc::new(server)));
     std::thread::Builder::new().name("http".to_owned()).spawn(serve).context("start HTTP")?;
     Ok(())
+}
+
+/// Whether a start of the job could serve where its configuration says.
+///
+/// # Errors
+/// Names the key, and says why not.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    let Some(listen) = &config.written.http.listen else { return Ok(()) };
+    let is_running = crate::status::live::runner(&config.state).is_some();
+    Listener::check(listen, config, is_running).map_err(|error| {
+        let message = format!("found \"{listen}\", where nobody can listen: {error:#}");
+        config.problem(&Problem::new("http.listen", message)).into()
+    })
 }
 
 async fn accept(listener: &Listener, server: &Arc<Server>) {
