@@ -36,7 +36,7 @@
 //! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
 //! | [`config`] | the job file as written, and as used | `durable`, `publish`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
-//! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `source`, `telemetry` |
+//! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
 //! | [`cli`] | one file per verb | all of the above |

@@ -118,6 +118,7 @@ fn modules_import_only_what_they_build_on() {
                 "ledger",
                 "pipeline",
                 "publish",
+                "record",
                 "source",
                 "telemetry",
             ],
