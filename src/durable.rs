@@ -101,11 +101,15 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     create_dir(path, 0o700)
 }
 
-/// Creates the directory `path` with mode and owner of what it stands for; the one above it is there.
+/// Creates the directory `path` with the mode of what it stands for, but that nobody else may write to it; the
+/// one above it is there. It belongs to whoever creates it: what is put there is not for others to redirect.
 pub fn create_dir_like(path: &Path, like: Option<Likeness>) -> Result<()> {
     let Some(like) = like.filter(|_| !path.is_dir()) else { return create_dir_all(path) };
     create_private_dir(path)?;
-    like.give(&File::from(Dir::open(path)?.fd));
+    let mode = Mode::from_raw_mode(0o700 | like.mode & 0o755);
+    if let Err(error) = rustix::fs::fchmod(&Dir::open(path)?.fd, mode) {
+        tracing::debug!(%error, "a new folder keeps its mode");
+    }
     Ok(())
 }
 

@@ -129,7 +129,7 @@ impl Pipeline {
     /// Closes the windows of a folder from which nothing has come for long enough.
     pub fn close_idle(&mut self, staging: &StagingArea, source: &mut Source) -> Result<()> {
         self.catch_up(source)?;
-        self.publisher.observe(&mut self.ledger)?;
+        self.observe(source)?;
         let Some((batch, states, told)) = self.views.close_idle(&self.ledger, staging)? else {
             return Ok(());
         };
@@ -158,7 +158,7 @@ impl Pipeline {
         if let Some(path) = path {
             publish::set_aside(&path, self.ledger.last_sequence())?;
         }
-        self.publisher.observe(&mut self.ledger)?;
+        self.observe(source)?;
         let rebuilt = self.views.rebuild(number, &tapped, &self.ledger, staging)?;
         let Some((batch, states, (view, told))) = rebuilt else { return Ok(false) };
         self.commit_without_input(batch, &states, (Some(view), told), source)?;
@@ -198,8 +198,7 @@ impl Pipeline {
         if group.is_empty() {
             return Ok(false);
         }
-        let (seen, is_last) =
-            (self.publisher.observe(&mut self.ledger), source.next_name().is_none());
+        let (seen, is_last) = (self.observe(source), source.next_name().is_none());
         let advance = |()| self.views.advance(&self.ledger, staging, &mut group, is_last);
         let advanced = seen.and_then(advance);
         if let Ok(advanced) = &advanced {
@@ -264,10 +263,20 @@ impl Pipeline {
         source.put_off(self.take_apart(written), Why::WriterOpen);
     }
 
-    /// Links what is prepared to earlier files.
-    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared]) {
+    /// Links what is prepared to earlier files; false when it must wait for the group before it.
+    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared]) -> bool {
         let next = self.ledger.last_sequence() + 1 + group.len() as u64;
-        self.earlier.link(prepared, group, next);
+        self.earlier.link(prepared, group, next, self.views.is_empty())
+    }
+
+    /// Looks where each output ends. Where one goes on in a new file, nothing is owed to the one before it from
+    /// then on: it is durable, and the ledger is told first.
+    fn observe(&mut self, source: &mut Source) -> Result<()> {
+        if self.publisher.observe(&mut self.ledger)? {
+            self.sync(source)?;
+            self.settle()?;
+        }
+        Ok(())
     }
 
     /// Gives an input back to the source, with what was prepared of it undone.

@@ -107,8 +107,10 @@ impl Publisher {
         Ok(Self { outputs, staging: Dir::open(&staging)? })
     }
 
-    /// Looks where each output ends, before a commit says where the next span begins.
-    pub fn observe(&mut self, ledger: &mut Ledger) -> Result<()> {
+    /// Looks where each output ends, before a commit says where the next span begins. True when one of them,
+    /// in which there was something, goes on in a new file.
+    pub fn observe(&mut self, ledger: &mut Ledger) -> Result<bool> {
+        let mut begins = false;
         for (target, output) in &mut self.outputs {
             let output = match output {
                 Output::Appended(output) => output,
@@ -120,11 +122,12 @@ impl Publisher {
             let position = ledger.position(*target);
             let ends_in = || ledger.last_span(*target, position);
             let observed = output.observe(position, ends_in)?;
+            begins |= observed.generation != position.generation;
             if observed != position {
                 ledger.reposition(*target, observed);
             }
         }
-        Ok(())
+        Ok(begins)
     }
 
     /// Publishes a group, one output after the other.
@@ -187,7 +190,7 @@ impl Publisher {
             match output {
                 Output::Appended(output) => {
                     output.sync()?;
-                    news.extend(output.news().map(|file| (*target, file)));
+                    news.extend(output.news().into_iter().map(|file| (*target, file)));
                 }
                 Output::Parts(output) => output.sync()?,
             }

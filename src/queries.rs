@@ -25,6 +25,7 @@ use crate::engine::{self, Engine, Query};
 use crate::failure::Failure;
 use crate::ledger::{Ahead, Ledger, Rewritten, Target};
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
+use crate::publish::parts;
 use crate::record::text_schema;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
@@ -166,6 +167,27 @@ impl Queries {
             }
         }
         Ok(None)
+    }
+
+    /// Why no view can begin in a job whose ledger knows of no microbatch: its output has records already. The
+    /// state was lost, or the file is somebody else's. Views of the names in `known` were told what to do.
+    pub fn refuses_lost(&self, config: &Config, known: &[String]) -> Option<String> {
+        let output = config.output.as_deref()?;
+        let bytes = if config.written.output.format.is_columnar() {
+            let parts = parts::list(output).ok()?;
+            parts.iter().filter_map(|part| Some(part.metadata().ok()?.len())).sum()
+        } else {
+            output.metadata().ok()?.len()
+        };
+        let is_new = |view: &&Definition| !view.begins_now && !known.contains(&view.name);
+        let view = &self.views.iter().find(is_new).filter(|_| bytes > 0)?.name;
+        let (output, state) = (output.display(), config.state.display());
+        Some(format!(
+            "{output} has {bytes} bytes, and the ledger in {state} knows of none: the state was lost, or the \
+             file is another's. The view `{view}` would miss what is in it. Bring the state directory back; or \
+             start once with `run --reset-view {view}`, and the view is made of the whole output; or say \
+             `begin = \"now\"` in its [[view]], and it begins with the next file"
+        ))
     }
 
     /// The views over their ledger.

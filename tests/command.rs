@@ -375,3 +375,51 @@ fn a_command_has_the_environment_that_the_job_says() {
     let expected = format!("LEVEL=5\n{path}SPOOLMILL_FILE=a b\nSPOOLMILL_MICROBATCH=1\nTOKEN=t\n");
     assert_eq!(output, expected);
 }
+
+/// A command that stops early says nothing of the file: it is read to its end, hashed and judged as a whole.
+#[test]
+fn a_file_is_judged_whole_whatever_the_command_reads() {
+    let long = |end: &str| "1\n".repeat(2_000_000) + end;
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nduplicates = \"skip\"",
+        "[transform.command]\nargv = [\"head\", \"-n\", \"1\"]\n",
+    );
+    for (name, end) in [("a", "2\n"), ("b", "3\n")] {
+        spool.drop_file(name, long(end));
+        spool.run_once();
+    }
+    assert_eq!(spool.output(), "1\n1\n");
+    assert_eq!(spool.ledger("SELECT min(read) FROM microbatch"), 2_000_001);
+    assert!(spool.run("verify", &["--deep"]).status.success());
+    // What is behind is judged, too.
+    let spool = Spool::new(
+        "[input.format.numbers]\n[transform.command]\nargv = [\"head\", \"-n\", \"1\"]\n\
+         [rejects]\nmax_bad_ratio = 0.1\n",
+    );
+    spool.drop_file("a", "1\n".repeat(300_000) + &"bad\n".repeat(600_000));
+    spool.run_once();
+    assert!(spool.names().contains("failed-a"), "{:?}", spool.names());
+}
+
+/// A flood is ended by the limit, however busy this side is with it.
+#[test]
+fn a_command_without_end_is_ended_by_its_limit() {
+    for script in ["yes", "yes >&2"] {
+        let spool = shell_with(script, "timeout = \"1s\"\nattempts = 1");
+        spool.drop_file("a", "1\n");
+        let begun = std::time::Instant::now();
+        spool.run_once();
+        assert!(begun.elapsed().as_secs() < 20, "{script}: {:?}", begun.elapsed());
+        let report = spool.read("in/failed-a.error.json");
+        assert!(report.contains("did not finish within 1s"), "{report}");
+    }
+}
+
+/// The end of the output is not the end of the input: a command may be a sink.
+#[test]
+fn a_stream_goes_on_into_a_sink() {
+    let spool = shell("exec > /dev/null; wc -l > count");
+    let output = spool.pipe("stream", &[], "1\n".repeat(500_000).as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(spool.read("count").trim(), "500000");
+}

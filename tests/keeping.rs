@@ -252,3 +252,32 @@ fn one_file_that_does_not_go_keeps_no_others() {
     verify(&spool);
     assert_eq!(spool.output().lines().count(), 6);
 }
+
+/// The bytes of a file that is passed over count when it goes, and not before.
+#[test]
+fn a_size_is_kept_beside_a_file_that_does_not_go() {
+    let spool = job("keep = \"50B\"", "");
+    let text = spool.read("job.toml").replace("[input]\n", "[input]\nrecursive = true\n");
+    fs::write(spool.path("job.toml"), text).unwrap();
+    fs::create_dir(spool.path("archive")).unwrap();
+    fs::write(spool.path("archive/sub"), "mine").unwrap();
+    fs::create_dir(spool.input("sub")).unwrap();
+    fs::write(spool.input("sub/big"), "123456789\n".repeat(100)).unwrap();
+    spool.run("run", &["--once"]);
+    for number in 0..12 {
+        spool.drop_file(format!("{number:02}"), "123456789\n");
+    }
+    let daemon = spool.start();
+    let kept = || archive(&spool).into_iter().filter(|name| name != "sub").collect::<Vec<_>>();
+    wait_for("all are archived", || spool.names().len() == 1);
+    wait_for("the last ones are kept", || kept() == ["07", "08", "09", "10", "11"]);
+    fs::remove_file(spool.path("archive/sub")).unwrap();
+    wait_for("the large one goes", || !spool.input("sub/big").exists());
+    daemon.stop();
+    for name in ["x", "y"] {
+        spool.drop_file(name, "123456789\n");
+        spool.run_once();
+    }
+    spool.run_once();
+    assert_eq!(kept(), ["09", "10", "11", "x", "y"]);
+}

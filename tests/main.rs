@@ -31,6 +31,8 @@ mod hostile;
 
 /// Rejects: where they go, what they say, how many are too many.
 mod rejects;
+
+/// Files that go back, among names that look like those of others.
 mod requeue;
 
 /// Commands as the transform.
@@ -38,6 +40,9 @@ mod command;
 
 /// The three drivers agree; `split` feeds them.
 mod drivers;
+
+/// Standard descriptors and other pipes, by what happens at their other ends.
+mod pipes;
 
 /// SQL, csv and json.
 #[cfg(feature = "sql")]

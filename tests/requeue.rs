@@ -126,3 +126,70 @@ fn files_of_one_name_are_told_apart() {
     }
     assert!(spool.run("verify", &["--deep"]).status.success());
 }
+
+/// A daily name: the one that failed is found after any number that did not.
+#[test]
+fn a_failed_file_is_known_after_many_good_ones_of_its_name() {
+    let spool = strict();
+    let text = spool.read("job.toml") + "[done]\naction = \"delete\"\n";
+    fs::write(spool.path("job.toml"), text).unwrap();
+    spool.drop_file("orders", "bad\n");
+    spool.run_once();
+    for number in 0..8 {
+        spool.drop_file("orders", format!("{number}\n"));
+        spool.run_once();
+    }
+    fs::write(spool.input("failed-orders"), "1\n").unwrap();
+    assert!(spool.run("requeue", &["in/failed-orders"]).status.success());
+    spool.run_once();
+    assert_eq!(spool.ledger("SELECT again_of FROM microbatch ORDER BY sequence DESC LIMIT 1"), 1);
+}
+
+/// The inode of a report that was removed may be that of somebody's file.
+#[test]
+fn an_input_with_the_name_and_the_inode_of_a_report_stays() {
+    let spool = strict();
+    spool.drop_file("orders", "bad\n");
+    spool.run_once();
+    fs::remove_file(spool.input("failed-orders.error.json")).unwrap();
+    let theirs = "{\"microbatch\": 1}\n";
+    spool.drop_file("orders.error.json", theirs);
+    spool.run_once();
+    let inode = fs::metadata(spool.input("failed-orders.error.json")).unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&inode);
+    let ledger = rusqlite::Connection::open(spool.path("state/ledger.db")).unwrap();
+    let same = "UPDATE archived_name SET inode = ?1 WHERE stands = 2 AND sequence = 1";
+    assert_eq!(ledger.execute(same, [inode as i64]).unwrap(), 1);
+    drop(ledger);
+    assert!(spool.run("requeue", &["in/failed-orders"]).status.success());
+    assert_eq!(spool.read("in/failed-orders.error.json"), theirs);
+}
+
+/// What came to a file after its commit goes back by its own report.
+#[test]
+fn the_report_of_a_rest_leads_to_the_rest() {
+    use std::io::Write as _;
+    let spool = Spool::new(NUMBERS);
+    for content in ["1\n", "2\n"] {
+        spool.drop_file("a", content);
+        spool.run_once();
+    }
+    let daemon = spool.start();
+    crate::support::wait_for("the watch", || daemon.log().contains("watching"));
+    let mut late = fs::File::options().append(true).open(spool.input("processed-a.2")).unwrap();
+    late.write_all(b"3\n").unwrap();
+    drop(late);
+    crate::support::wait_for("the rest", || spool.names().contains("failed-a.error.json"));
+    daemon.stop();
+    let requeued = spool.run("requeue", &["--all"]);
+    assert!(requeued.status.success(), "{requeued:?}");
+    spool.run_once();
+    assert_eq!(spool.output(), "100.0\n200.0\n300.0\n");
+    spool.assert_names(
+        &["processed-a", "processed-a.2", "processed-a.4"][..2]
+            .iter()
+            .chain(&["processed-a.3"])
+            .copied()
+            .collect::<Vec<_>>(),
+    );
+}

@@ -396,23 +396,62 @@ fn another_file_under_the_name_is_told_by_its_inode() {
     }
 }
 
-/// A disk with too little room: nothing is left of the attempt, and nothing else waits for it.
+/// Rotated from outside between two commits, and killed at any operation after it: each record is in the file
+/// that it was written for, or in the next one, and never in two or over another.
 #[test]
-fn a_compression_that_does_not_fit_leaves_nothing() {
-    let spool = job("size = \"1B\", compress = \"gzip\"");
-    let free = "[engine]\nmin_free = \"1EiB\"\n";
-    spool.drop_file("a", "1\n");
-    spool.run_once();
-    let text = spool.read("job.toml");
-    std::fs::write(spool.path("job.toml"), text.clone() + free).unwrap();
-    spool.run("run", &["--once"]);
-    std::fs::write(spool.path("job.toml"), text).unwrap();
-    assert!(
-        std::fs::read_dir(spool.path("out"))
-            .unwrap()
-            .all(|entry| { !entry.unwrap().file_name().into_string().unwrap().ends_with("tmp") })
-    );
-    spool.drop_file("b", "2\n");
-    spool.run_once();
-    assert_eq!(contents(&spool), ["100.0\n", "200.0\n"]);
+fn a_kill_after_a_rotation_from_outside_tears_nothing() {
+    for created in [true, false] {
+        let mut ended = false;
+        for number in 1..120 {
+            let mut spool = Spool::new("");
+            spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+            let mut daemon = spool.start();
+            let gone = |daemon: &mut Daemon| daemon.child.try_wait().unwrap().is_some();
+            spool.drop_file("a", "AAAAAAAAAAAAAAAA\n");
+            wait_for("the first", || gone(&mut daemon) || spool.names().contains("processed-a"));
+            let mut rotated = String::new();
+            if spool.path("output.txt").exists() && !gone(&mut daemon) {
+                std::fs::rename(spool.path("output.txt"), spool.path("rotated")).unwrap();
+                if created {
+                    std::fs::write(spool.path("output.txt"), "").unwrap();
+                }
+            }
+            spool.drop_file("b", "bb\n");
+            wait_for("the second", || gone(&mut daemon) || spool.names().contains("processed-b"));
+            if !gone(&mut daemon) {
+                daemon.signal(rustix::process::Signal::TERM);
+                ended = daemon.child.wait().unwrap().success();
+            }
+            // Killed before the file was known to the ledger, and rotated then: nobody can know.
+            let is_known = daemon_has_committed(&spool, 2);
+            spool.no_environment();
+            let once = spool.run("run", &["--once"]);
+            let said = String::from_utf8_lossy(&once.stderr);
+            assert!(once.status.success(), "abort:{number} {created}: {said}");
+            if spool.path("rotated").exists() {
+                rotated = spool.read("rotated");
+            }
+            let mut text = rotated + &spool.output();
+            if !is_known {
+                let lines: std::collections::BTreeSet<_> = text.lines().collect();
+                text = lines.into_iter().map(|line| format!("{line}\n")).collect();
+            }
+            assert_eq!(text, "AAAAAAAAAAAAAAAA\nbb\n", "abort:{number} {created}");
+            verify(&spool);
+            if ended {
+                assert!(number > 10);
+                break;
+            }
+        }
+        assert!(ended);
+    }
+}
+
+/// True when the ledger is there, and knows of so many microbatches.
+fn daemon_has_committed(spool: &Spool, microbatches: i64) -> bool {
+    let count = rusqlite::Connection::open(spool.path("state/ledger.db")).ok().and_then(|ledger| {
+        let count = ledger.query_row("SELECT count(*) FROM microbatch", (), |row| row.get(0));
+        count.ok()
+    });
+    count == Some(microbatches)
 }

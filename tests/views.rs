@@ -794,3 +794,24 @@ fn the_groups_of_a_view_count_into_the_memory() {
         }
     }
 }
+
+/// The state is gone and the output is not: a view would miss what is in it, and asks.
+#[test]
+fn a_lost_state_is_told_for_what_is_made_of_the_output() {
+    let spool = job();
+    spool.drop_file("a", "x,1\ny,2\n");
+    spool.run_once();
+    fs::remove_dir_all(spool.path("state")).unwrap();
+    for verb in ["check", "run"] {
+        let arguments: &[&str] = if verb == "run" { &["--once"] } else { &[] };
+        let refused = spool.run(verb, arguments);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(4), "{verb}: {said}");
+        assert!(said.contains("the state was lost") && said.contains("--reset-view"), "{said}");
+    }
+    let reset = ["--once", "--reset-view", "all", "--reset-view", "changed"];
+    assert!(spool.run("run", &reset).status.success());
+    spool.drop_file("b", "x,3\n");
+    spool.run_once();
+    assert_eq!(spool.read("all.csv"), "k,c,s\nx,2,4\ny,1,2\n");
+}

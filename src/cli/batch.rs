@@ -32,6 +32,7 @@ use crate::queries::Queries;
 use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::source::Source;
+use crate::source::input::Stamp;
 use crate::telemetry::{Pulse, escaped};
 use crate::transform::command::{About, Bounds};
 
@@ -57,7 +58,7 @@ impl Batch {
         let held = self.targets.apply(&mut config, self.output.as_ref())?;
         config.check_program()?;
         let pulse = Pulse::default();
-        signals::stop_on_any(&pulse)?;
+        signals::stop_or_end_on_any(&pulse)?;
         let done = self.work(&config, held.rejects.clone(), &pulse);
         let done = done.and_then(|groups| {
             held.finish(&config)?;
@@ -115,7 +116,7 @@ impl Batch {
         for path in given {
             if !path.is_dir() {
                 let name = path.file_name().unwrap_or(path.as_os_str()).into();
-                all.push(Given { path: path.clone(), name });
+                all.push(Given { path: path.clone(), name, stamp: None });
                 continue;
             }
             let (rules, goes_on) = (config.rules.clone(), || !pulse.must_stop());
@@ -124,9 +125,10 @@ impl Batch {
                 let folder = escaped(path.as_os_str().as_encoded_bytes());
                 tracing::warn!(folder, files = left, "are not complete, and are not taken");
             }
-            all.extend(
-                names.into_iter().map(|name| Given { path: path.join(Path::new(&name)), name }),
-            );
+            all.extend(names.into_iter().map(|(name, stamp)| {
+                let path = path.join(Path::new(&name));
+                Given { path, name, stamp: Some(stamp) }
+            }));
         }
         Ok(all)
     }
@@ -137,6 +139,8 @@ struct Given {
     path: PathBuf,
     /// Its name; relative to its folder, where one was given.
     name: Box<OsStr>,
+    /// What it was when it was complete.
+    stamp: Option<Stamp>,
 }
 
 impl Given {
@@ -145,6 +149,7 @@ impl Given {
         let path = self.path.as_path();
         let input = Input::open(path, pulse).with_context(|| format!("open {}", path.display()))?;
         standard::refuse_own_output(&[(input.file(), path)])?;
+        self.check(input.file())?;
         let metadata = input.file().metadata()?;
         if path == Path::new("-") || !metadata.is_file() {
             return Ok(input);
@@ -153,11 +158,23 @@ impl Given {
             metadata.len() > 0 || !tolerance(config).refuse_empty,
             "the file is empty (`input.empty`)"
         );
+        // One of a folder was judged with the others there.
         anyhow::ensure!(
-            Source::is_whole(&config.rules, path, input.file(), compression::plain)?,
+            self.stamp.is_some()
+                || Source::is_whole(&config.rules, path, input.file(), compression::plain)?,
             "the file is not complete by the rule of the job (`input.complete`)"
         );
         Ok(input)
+    }
+}
+
+impl Given {
+    /// What was complete must still be what it was.
+    fn check(&self, file: &File) -> anyhow::Result<()> {
+        let is_same =
+            self.stamp.is_none_or(|stamp| Stamp::of_file(file).is_ok_and(|now| now == stamp));
+        anyhow::ensure!(is_same, "the file has changed since it was complete");
+        Ok(())
     }
 }
 
@@ -288,10 +305,16 @@ fn transform<Records: Write + Send>(
         let (path, name) = (given.path.as_path(), given.name.as_encoded_bytes());
         delivery.name = name.to_vec();
         delivery.rejected = 0;
-        let opened = given.open(config, pulse).map(|input| (input, path));
+        let opened = given.open(config, pulse).and_then(|input| {
+            let kept = input.file().try_clone()?;
+            Ok((input, path, kept))
+        });
         let ended = opened
-            .and_then(|file| {
-                transform_one(config, queries, file, name, &mut delivery, &progress, pulse)
+            .and_then(|(input, path, kept)| {
+                let file = (input, path);
+                let ended =
+                    transform_one(config, queries, file, name, &mut delivery, &progress, pulse)?;
+                given.check(&kept).map(|()| ended)
             })
             .with_context(|| format!("process {}", escaped(path.as_os_str().as_encoded_bytes())))?;
         if ended {

@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ use crate::source::archive::REPORT_SUFFIX;
 use crate::source::input::{self, Found, Stamp, is_regular};
 use crate::source::requeued::Requeued;
 use crate::source::rules::FAILED;
-use crate::status::explain::archived_as;
+use crate::status::explain::{archived_as, is_input};
 use crate::telemetry::escaped;
 
 /// Bytes of a report that are read: it is one that spoolmill wrote.
@@ -98,18 +100,15 @@ fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<
     let Some(stem) = stem.filter(|name| name.starts_with(FAILED.as_bytes())) else {
         return Ok(None);
     };
-    let inode = file.symlink_metadata().ok().map(|file| Stamp::of_metadata(&file));
-    let known = look.reported(name, inode.map_or(0, |stamp| stamp.inode))?;
-    if let Some(sequence) = known {
-        let own = look.numbered(sequence)?.map(|entry| entry.name).unwrap_or_default();
-        let mut usual = OsString::from(FAILED);
-        usual.push(Path::new(&own).file_name().unwrap_or_default());
-        return Ok(Some(look.archived_name(sequence)?.unwrap_or(usual)));
+    let stamp = file.symlink_metadata().ok().map(|file| Stamp::of_metadata(&file));
+    let Some(stamp) = stamp else { return Ok(Some(OsStr::from_bytes(stem).to_owned())) };
+    if is_input(config, look, file, &stamp)? {
+        return Ok(None);
     }
-    let is_input = match &inode {
-        Some(stamp) => archived_as(config, look, file, stamp)?.is_some(),
-        None => false,
-    };
+    if let Some((_, about)) = look.reported(name, stamp.inode)? {
+        return Ok(Some(about));
+    }
+    let is_input = archived_as(config, look, file, &stamp)?.is_some();
     Ok((!is_input).then(|| OsStr::from_bytes(stem).to_owned()))
 }
 
@@ -152,7 +151,7 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
     anyhow::ensure!(dir.rename_no_replace(archived, folder, name)?, "another file has just come");
     if archived.as_bytes().starts_with(FAILED.as_bytes()) {
         // The next report of this name tells of another microbatch.
-        remove_reports(look, &dir, archived, &entry)?;
+        remove_reports((config, look), &dir, archived, &entry)?;
     }
     put_marker_back(config, &dir, archived, folder, name)?;
     folder.sync("input directory")?;
@@ -173,42 +172,37 @@ fn home_of(config: &Config, drop_folder: &Dir, file: &Path) -> anyhow::Result<Di
     Ok(Dir::open(file.parent().unwrap_or(Path::new(".")))?)
 }
 
-/// Removes the reports that were written about this microbatch, and no other file.
-fn remove_reports(look: &Look, dir: &Dir, archived: &OsStr, entry: &Entry) -> anyhow::Result<()> {
-    let known = look.reports(entry.sequence)?;
-    for (name, inode) in &known {
-        if dir.stat(name)?.is_some_and(|there| there.st_ino == *inode) {
-            dir.unlink(name)?;
-        }
-    }
-    if known.is_empty() {
-        remove_unknown_report(look, dir, archived, entry)?;
-    }
-    Ok(())
-}
-
-/// A ledger of before reports were written down: the report is known by what stands in it.
-fn remove_unknown_report(
-    look: &Look,
+/// Removes the reports that were written about this file, and nothing else: by what stands in them, by their
+/// inodes where these are known, and never an input that was set aside under such a name.
+fn remove_reports(
+    (config, look): (&Config, &Look),
     dir: &Dir,
     archived: &OsStr,
     entry: &Entry,
 ) -> anyhow::Result<()> {
-    use std::io::Read as _;
-    let name = with_suffix(archived, REPORT_SUFFIX);
-    let Found::File(report, _) = input::open(dir, &name) else { return Ok(()) };
-    let input = with_suffix(&entry.name, REPORT_SUFFIX);
-    if !look.named(&input, 1)?.is_empty() {
-        // An input of that name was set aside.
-        return Ok(());
+    let known = look.reports(entry.sequence, archived)?;
+    // A ledger of before reports were written down.
+    let usual = with_suffix(archived, REPORT_SUFFIX);
+    let names = if known.is_empty() { vec![(usual, None)] } else { Vec::new() };
+    let known = known.into_iter().map(|(name, inode)| (name, Some(inode)));
+    for (name, inode) in known.chain(names) {
+        let Found::File(report, stamp) = input::open(dir, &name) else { continue };
+        let is_it = inode.is_none_or(|inode| stamp.inode == inode)
+            && is_about(report, entry.sequence)?
+            && !is_input(config, look, &dir.path().join(&name), &stamp)?;
+        if is_it {
+            dir.unlink(&name)?;
+        }
     }
+    Ok(())
+}
+
+/// True for a report about this microbatch.
+fn is_about(report: File, sequence: u64) -> anyhow::Result<bool> {
     let mut text = Vec::new();
     report.take(REPORT_BYTES).read_to_end(&mut text)?;
     let report: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
-    if report.get("microbatch").and_then(serde_json::Value::as_u64) == Some(entry.sequence) {
-        dir.unlink(&name)?;
-    }
-    Ok(())
+    Ok(report.get("microbatch").and_then(serde_json::Value::as_u64) == Some(sequence))
 }
 
 /// Last of all: with its marker the file is complete.

@@ -1,13 +1,14 @@
 //! Signals, as wakes: the only use of an asynchronous runtime.
 
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::daemon::Wake;
 use crate::telemetry::Pulse;
+use crate::transform::command;
 
 /// Signals that do nothing: SIGIO, which the kernel sends when a writer meets our lease; SIGXFSZ, so
 /// that a file at its limit of size is an error of the write; and those that scripts for the rotation of
@@ -34,15 +35,25 @@ pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
 /// How long a verb may take to end by itself.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse. Should that be in a call which waits
-/// for somebody, the process ends all the same.
+/// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse.
 pub fn stop_on_any(pulse: &Pulse) -> anyhow::Result<()> {
+    let pulse = pulse.clone();
+    listen(move |signal| pulse.stop_by(signal), None::<fn()>)
+}
+
+/// The same. Should the work be in a call that waits for somebody, the process ends all the same; a command has
+/// its time to end before.
+pub fn stop_or_end_on_any(pulse: &Pulse) -> anyhow::Result<()> {
     let pulse = pulse.clone();
     let stop = move |signal| {
         pulse.stop_by(signal);
         let end = move || {
+            let begun = Instant::now();
             std::thread::sleep(PATIENCE);
-            crate::transform::command::end_all();
+            while command::is_running() && begun.elapsed() < command::ENDING {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            command::end_all();
             crate::sink::replaced::give_up_all();
             std::process::exit(128 + signal)
         };
@@ -50,6 +61,14 @@ pub fn stop_on_any(pulse: &Pulse) -> anyhow::Result<()> {
         let _ = std::thread::Builder::new().spawn(end);
     };
     listen(stop, None::<fn()>)
+}
+
+/// True for a signal that whoever has started the program lets it ignore, as nohup(1) does.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
 }
 
 fn listen(
@@ -62,9 +81,14 @@ fn listen(
         .context("start the signal runtime")?;
     let guard = runtime.enter();
     let listen_to = |kind| signal(kind).context("listen to signals");
-    let (mut terminate, mut interrupt) =
-        (listen_to(SignalKind::terminate())?, listen_to(SignalKind::interrupt())?);
-    let mut hangup = listen_to(SignalKind::hangup())?;
+    let wanted = |signal| !is_ignored(signal) || signal == libc::SIGHUP && reload.is_some();
+    let listen_if = |signal| {
+        let heard = wanted(signal).then(|| listen_to(SignalKind::from_raw(signal)));
+        heard.transpose()
+    };
+    let mut terminate = listen_if(libc::SIGTERM)?;
+    let mut interrupt = listen_if(libc::SIGINT)?;
+    let mut hangup = listen_if(libc::SIGHUP)?;
     // A handler that is never asked is as good as one that does nothing.
     let ignored = IGNORED.map(|signal| listen_to(SignalKind::from_raw(signal)));
     let ignored = ignored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
@@ -88,7 +112,8 @@ fn listen(
     Ok(())
 }
 
-async fn each(signal: &mut Signal, mut act: impl FnMut()) {
+async fn each(signal: &mut Option<Signal>, mut act: impl FnMut()) {
+    let Some(signal) = signal else { return };
     while signal.recv().await.is_some() {
         act();
     }

@@ -74,7 +74,7 @@ impl Output {
         loop {
             match File::options().write(true).custom_flags(flags).open(path) {
                 // A pipe that nobody reads yet.
-                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => {
                     if pulse.must_stop() {
                         return Err(stopped());
                     }
@@ -208,6 +208,10 @@ pub fn refuse_own_output(inputs: &[(&File, &Path)]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|there| there.file_type().is_fifo())
 }
 
 /// What a verb prints, to which nothing is added when its reader has left.

@@ -56,7 +56,7 @@ impl Stream {
             );
         }
         let pulse = Pulse::default();
-        signals::stop_on_any(&pulse)?;
+        signals::stop_or_end_on_any(&pulse)?;
         let stdin = Input::stdin(&pulse)?;
         standard::refuse_own_output(&[(stdin.file(), Path::new("standard input"))])?;
         let polled = stdin.file().try_clone()?;

@@ -26,6 +26,10 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
     let Some(output) = &config.output else { return Ok(()) };
     let header = queries.output().and_then(|schema| config.written.output.format.header(&schema));
     let ledger = Ahead::open(&config.state)?;
+    let known = Ahead::views_at_first(&config.state, ledger.as_ref())?;
+    if let Some(message) = known.and_then(|known| queries.refuses_lost(config, &known)) {
+        return Err(Halt(message).into());
+    }
     if let Some(ledger) = &ledger {
         let refused = ledger.refuses_job(&config.state, &config.job_file(), folder)?;
         refused.map_or(Ok(()), |message| Err(Halt(message)))?;

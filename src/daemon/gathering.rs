@@ -51,6 +51,7 @@ impl Job {
             // A table that was replaced before a file came counts for that file.
             self.queries.refresh();
             let large = inputs.iter().any(is_large);
+            let mut waits = false;
             let is_command = matches!(self.config.written.transform, Transform::Command(_));
             for prepared in self.prepare(inputs, &group, &closed, pulse) {
                 let next = self.pipeline.ledger.last_sequence() + 1 + group.len() as u64;
@@ -58,7 +59,7 @@ impl Job {
                     |prepared: &Prepared| is_command && prepared.input.expected != next;
                 match prepared {
                     // What comes after a failure must not overtake it, and a command was told its number.
-                    Ok(prepared) if trouble.is_some() || told_wrong(&prepared) => {
+                    Ok(prepared) if waits || trouble.is_some() || told_wrong(&prepared) => {
                         self.give_back(prepared);
                     }
                     Ok(prepared) if !self.has_room_for(&prepared) => {
@@ -66,9 +67,13 @@ impl Job {
                         trouble = self.not_prepared(input, failure).or(trouble);
                     }
                     Ok(mut prepared) => {
-                        self.pipeline.link(&mut prepared, &group);
-                        bytes += staged_bytes(&prepared);
-                        group.push(prepared);
+                        if self.pipeline.link(&mut prepared, &group) {
+                            bytes += staged_bytes(&prepared);
+                            group.push(prepared);
+                        } else {
+                            waits = true;
+                            self.give_back(prepared);
+                        }
                     }
                     Err(failed) => {
                         let (input, failure) = *failed;
@@ -76,7 +81,7 @@ impl Job {
                     }
                 }
             }
-            if trouble.is_some() {
+            if waits || trouble.is_some() {
                 return (group, trouble);
             }
             if large {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::ahead::check_format;
-use super::opening::{claim, keeping, locks, open_queries, sweep};
+use super::opening::{claim, keeping, locks, open_queries, open_views, sweep};
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
 use crate::decode::compression;
@@ -87,7 +87,7 @@ impl Job {
         } else {
             Place::File(output, &header)
         };
-        let views = queries.open_views(late, &mut ledger)?;
+        let views = open_views(&config, &queries, late, &mut ledger)?;
         let of_views = views.targets();
         let mut places = vec![(targets[0], place), (targets[1], Place::File(rejects, &[]))];
         let of_late = late.into_iter().zip(&late_path);

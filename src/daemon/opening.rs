@@ -10,6 +10,7 @@ use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Payload, Target};
 use crate::pipeline::keeping::Keeping;
+use crate::pipeline::views::Views;
 use crate::publish::parts;
 use crate::publish::rotation::Rotation;
 use crate::queries::Queries;
@@ -107,4 +108,19 @@ pub fn keeping(config: &Config, target: Target) -> Keeping {
     let rotation = config.rotation().zip(config.output.as_ref());
     let rotation = rotation.map(|(rule, output)| Rotation::new(rule, target, output));
     Keeping::new(config.written.done.keep.map(|keep| keep.0), history, rotation)
+}
+
+/// Opens the views of a job, unless the ledger has lost what they are made of.
+pub fn open_views(
+    config: &Config,
+    queries: &Queries,
+    late: Option<Target>,
+    ledger: &mut Ledger,
+) -> Result<Views> {
+    if ledger.last_sequence() == 0
+        && let Some(message) = queries.refuses_lost(config, &ledger.view_names()?)
+    {
+        return Err(Failure::halt(message));
+    }
+    queries.open_views(late, ledger)
 }

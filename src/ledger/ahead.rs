@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::known::KnownView;
-use super::{Look, job};
+use super::{FILE, Look, job};
 
 /// A ledger, as a start would find it.
 pub struct Ahead {
@@ -41,6 +41,20 @@ impl Ahead {
         let known = job::known(self.connection())?;
         let own = job::claim_of(state, file, folder);
         Ok(known.and_then(|known| job::refuses(state, &known, &own)))
+    }
+
+    /// The views that a ledger knows which knows of no microbatch; none, where it has not been made.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn views_at_first(
+        state: &Path,
+        ledger: Option<&Self>,
+    ) -> anyhow::Result<Option<Vec<String>>> {
+        match ledger {
+            Some(ledger) => (ledger.last == 0).then(|| ledger.look.views()).transpose(),
+            None => Ok((!state.join(FILE).is_file()).then(Vec::new)),
+        }
     }
 
     /// What is known of the view of this name, which is to be written to `path`.

@@ -46,14 +46,17 @@ pub struct Named {
     pub name: OsString,
     /// The inode of the file that was put there.
     pub inode: u64,
+    /// Of a report: the name of the file that it is about.
+    pub beside: Option<OsString>,
 }
 
 pub(super) fn put(connection: &Connection, named: &[Named]) -> rusqlite::Result<()> {
     let mut insert =
-        connection.prepare_cached("INSERT OR REPLACE INTO archived_name VALUES (?, ?, ?, ?)")?;
-    for Named { sequence, stands, name, inode } in named {
-        let values = params![sequence, stands.number(), name.as_bytes(), inode.cast_signed()];
-        insert.execute(values)?;
+        connection.prepare_cached("INSERT OR REPLACE INTO archived_name VALUES (?, ?, ?, ?, ?)")?;
+    for Named { sequence, stands, name, inode, beside } in named {
+        let beside = beside.as_ref().map(|name| name.as_bytes());
+        let (stands, inode) = (stands.number(), inode.cast_signed());
+        insert.execute(params![sequence, stands, name.as_bytes(), inode, beside])?;
     }
     Ok(())
 }
@@ -97,32 +100,45 @@ impl Look {
         Ok(all)
     }
 
-    /// The microbatches of files of this name whose input was given its usual name, the newest first, at most
-    /// so many.
-    pub fn named_usually(&self, name: &OsStr, most: u64) -> anyhow::Result<Vec<Entry>> {
+    /// The microbatches of files of this name that came to the same, and whose input was given its usual name:
+    /// the newest first, at most so many, and all that had this inode.
+    pub fn named_usually(
+        &self,
+        name: &OsStr,
+        is_failed: bool,
+        (inode, most): (u64, u64),
+    ) -> anyhow::Result<Vec<Entry>> {
+        let of_name = "name = ?1 AND (quarantined IS NOT NULL) = ?2 AND NOT EXISTS
+            (SELECT 1 FROM archived_name AS other
+                WHERE other.sequence = microbatch.sequence AND other.stands = 0)";
         let select = format!(
-            "{ENTRIES} WHERE name = ? AND NOT EXISTS (SELECT 1 FROM archived_name AS other
-                WHERE other.sequence = microbatch.sequence AND other.stands = 0)
-            ORDER BY sequence DESC LIMIT ?"
+            "{ENTRIES} WHERE {of_name} AND (inode = ?3 OR sequence IN (SELECT sequence FROM microbatch
+                WHERE {of_name} ORDER BY sequence DESC LIMIT ?4)) ORDER BY sequence DESC"
         );
         let mut statement = self.connection.prepare(&select)?;
-        let rows = statement.query_map(params![name.as_bytes(), most], entry)?;
+        let values = params![name.as_bytes(), is_failed, inode.cast_signed(), most];
+        let rows = statement.query_map(values, entry)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// The microbatch whose report was put under this name and has this inode.
-    pub fn reported(&self, name: &OsStr, inode: u64) -> anyhow::Result<Option<u64>> {
-        let select =
-            "SELECT max(sequence) FROM archived_name WHERE name = ? AND inode = ? AND stands = 2";
+    /// The microbatch whose report was put under this name and has this inode, and the name of the file that
+    /// it is about.
+    pub fn reported(&self, name: &OsStr, inode: u64) -> anyhow::Result<Option<(u64, OsString)>> {
+        let select = "SELECT sequence, beside FROM archived_name
+            WHERE name = ? AND inode = ? AND stands = 2 AND beside IS NOT NULL
+            ORDER BY sequence DESC LIMIT 1";
         let values = params![name.as_bytes(), inode.cast_signed()];
-        Ok(self.connection.query_row(select, values, |row| row.get(0))?)
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, OsString::from_vec(row.get(1)?)));
+        Ok(self.connection.query_row(select, values, row).optional()?)
     }
 
-    /// The reports that this microbatch has written: their names, and the inodes of the files.
-    pub fn reports(&self, sequence: u64) -> anyhow::Result<Vec<(OsString, u64)>> {
-        let select = "SELECT name, inode FROM archived_name WHERE sequence = ? AND stands = 2";
+    /// The reports that this microbatch has written, about a file of this name: their names, and the inodes of
+    /// the files.
+    pub fn reports(&self, sequence: u64, about: &OsStr) -> anyhow::Result<Vec<(OsString, u64)>> {
+        let select = "SELECT name, inode FROM archived_name
+            WHERE sequence = ? AND stands = 2 AND beside = ?";
         let mut statement = self.connection.prepare(select)?;
-        let rows = statement.query_map([sequence], |row| {
+        let rows = statement.query_map(params![sequence, about.as_bytes()], |row| {
             Ok((OsString::from_vec(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -438,7 +438,14 @@ impl Ledger {
     /// `header` is what the generation begins with.
     pub fn relocate(&mut self, target: Target, first: Position, header: &[u8]) -> Result<()> {
         let mut position = self.position(target);
-        position.end = position.end - first.end + header.len() as u64;
+        let owed =
+            position.end.checked_sub(first.end).filter(|_| position.generation == first.generation);
+        let owed = owed.ok_or_else(|| {
+            Failure::halt(
+                "bytes are owed to an output that is gone, and to the one before it; put it back",
+            )
+        })?;
+        position.end = owed + header.len() as u64;
         position.generation += 1;
         self.transact(|connection| {
             connection.execute(

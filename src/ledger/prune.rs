@@ -40,6 +40,16 @@ impl Ledger {
         Pruned::read(&self.connection).map_err(failure)
     }
 
+    /// The bytes of processed files up to this microbatch that are still to be archived.
+    pub fn passed_over(&self, sequence: u64) -> Result<u64> {
+        let select =
+            "SELECT coalesce(sum(size), 0) FROM unarchived JOIN microbatch USING (sequence)
+            WHERE sequence <= ? AND quarantined IS NULL AND NOT elsewhere";
+        let sum =
+            || self.connection.prepare_cached(select)?.query_row([sequence], |row| row.get(0));
+        sum().map_err(failure)
+    }
+
     /// The bytes of all files that were processed since the beginning of the ledger.
     pub fn processed_bytes(&self) -> u64 {
         self.tally.bytes
@@ -110,6 +120,13 @@ impl Ledger {
 
 /// The input of this microbatch is archived at last: what was pruned around it goes.
 pub(super) fn catch_up(connection: &Connection, sequence: u64) -> rusqlite::Result<()> {
+    // What was passed over when those around it were counted counts from now on.
+    connection
+        .prepare_cached(
+            "UPDATE pruned SET bytes = bytes + coalesce((SELECT size FROM microbatch
+                WHERE sequence = ?1 AND quarantined IS NULL), 0) WHERE inputs >= ?1",
+        )?
+        .execute([sequence])?;
     let is_behind = "SELECT ?1 <= coalesce((SELECT history FROM pruned), 0)";
     if connection.prepare_cached(is_behind)?.query_row([sequence], |row| row.get(0))? {
         for table in ["microbatch", "altered", "archived_name", "gone"] {

@@ -200,6 +200,7 @@ const MIGRATIONS: [&str; 10] = [
         stands   INTEGER NOT NULL,          -- 0: the input, 1: what came to it later, 2: a report
         name     BLOB NOT NULL,
         inode    INTEGER NOT NULL,
+        beside   BLOB,                      -- of a report: the name of the file that it is about
         PRIMARY KEY (sequence, stands, name)
     ) WITHOUT ROWID;
     CREATE INDEX archived_name_name ON archived_name (name);

@@ -388,13 +388,15 @@ fn named_unusually(path: &Path, debt: &Debt) -> Option<Named> {
     let is_usual =
         |prefix: &&str| name.as_bytes().strip_prefix(prefix.as_bytes()) == Some(own.as_bytes());
     let (sequence, inode) = (debt.sequence, debt.identity.inode);
-    let named = || Named { sequence, stands: Stands::Input, name: name.to_owned(), inode };
+    let named =
+        || Named { sequence, stands: Stands::Input, name: name.to_owned(), inode, beside: None };
     (!prefixes.iter().any(is_usual)).then(named)
 }
 
 /// A report as the ledger is told of it.
-pub(super) fn named_report(Reported { sequence, name, inode }: Reported) -> Named {
-    Named { sequence, stands: Stands::Report, name, inode }
+pub(super) fn named_report(report: Reported) -> Named {
+    let Reported { sequence, name, beside, inode } = report;
+    Named { sequence, stands: Stands::Report, name, inode, beside: Some(beside) }
 }
 
 /// What is gone from another folder than its own may be found when that one comes back.

@@ -1,8 +1,9 @@
 //! What is known of earlier files: which had the same content, and which somebody asked to repeat.
 //!
-//! What holds here: of the contents that were processed, the [`KNOWN_MAX`] that were seen last are known, also
-//! after a restart, and when the history is pruned. A duplicate may be one of a file of its own group: a
-//! group is committed up to some file and no further, so never without the file that is repeated.
+//! What holds here: of the contents that were processed, the 65,536 that were seen last are known, also
+//! after a restart, and when the history is pruned. A duplicate may be one of a file of its own group, which
+//! is committed up to some file and no further; but where a view may yet refuse the file that is repeated, the
+//! duplicate waits for the next group.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -53,11 +54,18 @@ impl Earlier {
     }
 
     /// Links what is prepared to the microbatch that it repeats, and treats a duplicate as the job
-    /// says. `next` is its number, and that of the first in its group so much lower.
-    pub fn link(&self, prepared: &mut Prepared, group: &[Prepared], next: u64) {
+    /// says. `next` is its number, and that of the first in its group so much lower. False when it must wait
+    /// until the group is committed: `is_sure` says that no file of it can still be refused.
+    pub fn link(
+        &self,
+        prepared: &mut Prepared,
+        group: &[Prepared],
+        next: u64,
+        is_sure: bool,
+    ) -> bool {
         prepared.batch.again_of = self.requeued.of(&prepared.input);
         if !counts(&prepared.batch) {
-            return;
+            return true;
         }
         let hash = &prepared.batch.identity.hash;
         let same = |other: &Prepared| counts(&other.batch) && other.batch.identity.hash == *hash;
@@ -68,8 +76,11 @@ impl Earlier {
             Some((at, _)) => Some(first + at as u64),
             None => self.known.get(&content(hash)).map(|known| known.sequence),
         };
-        prepared.batch.duplicate_of = earlier;
         let acts = self.decides() && prepared.batch.again_of.is_none();
+        if in_group.is_some() && acts && !is_sure {
+            return false;
+        }
+        prepared.batch.duplicate_of = earlier;
         match (self.policy, earlier) {
             (Duplicates::Skip, Some(_)) if acts => prepared.skip(),
             (Duplicates::Quarantine, Some(earlier)) if acts => prepared.condemn(format!(
@@ -77,6 +88,7 @@ impl Earlier {
             )),
             _ => {}
         }
+        true
     }
 
     /// A microbatch was committed.

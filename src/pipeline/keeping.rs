@@ -37,8 +37,6 @@ pub struct Keeping {
     pub inputs: Option<Keep>,
     /// Of the history in the ledger.
     pub history: Option<Duration>,
-    /// What has been pruned so far; not known before the first look.
-    pruned: Option<Pruned>,
     due: Option<Instant>,
     /// How the output is closed from time to time.
     pub(super) rotation: Option<Rotation>,
@@ -53,7 +51,7 @@ impl Keeping {
         rotation: Option<Rotation>,
     ) -> Self {
         let due = (inputs.is_some() || history.is_some()).then(Instant::now);
-        Self { inputs, history, pruned: None, due, rotation, rotation_due: None }
+        Self { inputs, history, due, rotation, rotation_due: None }
     }
 
     /// When there may be something to prune.
@@ -82,8 +80,7 @@ impl Pipeline {
     }
 
     fn prune_some(&mut self, source: &Source, now: Instant) -> Result<()> {
-        let known = self.keeping.pruned.take();
-        let mut pruned = known.map_or_else(|| self.ledger.pruned(), Ok)?;
+        let mut pruned = self.ledger.pruned()?;
         let mut more = true;
         while more && now.elapsed() < TURN {
             let before = pruned;
@@ -98,7 +95,6 @@ impl Pipeline {
                 self.ledger.prune(&before, &pruned, self.earlier.kept_from())?;
             }
         }
-        self.keeping.pruned = Some(pruned);
         self.keeping.due = Some(Instant::now() + if more { PAUSE } else { LOOK });
         Ok(())
     }
@@ -111,7 +107,11 @@ impl Pipeline {
         };
         for committed in self.ledger.settled_after(pruned.inputs, STEP)? {
             let goes = match (keep, oldest) {
-                (Keep::Bytes(most), _) => self.ledger.processed_bytes() - pruned.bytes > most,
+                (Keep::Bytes(most), _) => {
+                    let passed_over = self.ledger.passed_over(committed.sequence())?;
+                    let kept = self.ledger.processed_bytes().saturating_sub(pruned.bytes);
+                    kept.saturating_sub(passed_over) > most
+                }
                 (Keep::Age(_), oldest) => oldest.is_some_and(|at| committed.committed_ms() < at),
             };
             if !goes {
@@ -134,8 +134,7 @@ impl Pipeline {
         if self.keeping.inputs.is_none() || debt.fate != Fate::Processed {
             return;
         }
-        let known = self.keeping.pruned.map_or_else(|| self.ledger.pruned(), Ok);
-        let removed = known.and_then(|pruned| {
+        let removed = self.ledger.pruned().and_then(|pruned| {
             if debt.sequence <= pruned.inputs { self.remove(debt, source) } else { Ok(()) }
         });
         if let Err(failure) = removed {

@@ -117,7 +117,7 @@ impl Pipeline {
             let input = Path::new(&archive.name).file_name().unwrap_or(&archive.name);
             let (name, inode, reported) =
                 set_aside_rest(&home, input, &file, from, sequence, &reason)?;
-            named.push(Named { sequence, stands: Stands::Rest, name, inode });
+            named.push(Named { sequence, stands: Stands::Rest, name, inode, beside: None });
             named.push(named_report(reported));
         }
         self.ledger.note_altered(sequence, stamp.size, &named)?;
@@ -147,6 +147,7 @@ impl Pipeline {
             stands: Stands::Input,
             name: name.to_owned(),
             inode: debt.identity.inode,
+            beside: None,
         });
         self.ledger.note_altered(debt.sequence, size, name.as_slice())?;
         tell(path, debt.sequence);

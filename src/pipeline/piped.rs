@@ -39,10 +39,14 @@ impl Flow<'_> {
         let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
         let ends = Ends {
             feed: |pipe: &mut dyn Write| {
+                // A file is read to its end whether or not the command does that: whether it is whole, and which
+                // of its records are bad, does not depend on the command. A pipe may have no end.
+                let drains = origin.about.path.metadata().is_ok_and(|input| input.is_file());
+                let drains = drains || self.framing.end_marker.is_some();
                 if self.passes_bytes() {
-                    self.feed_bytes(input, pipe, &mut fed)
+                    self.feed_bytes(input, pipe, drains, &mut fed)
                 } else {
-                    self.feed(work, first, input, pipe, &shared, &mut fed)
+                    self.feed((work, drains), first, input, pipe, &shared, &mut fed)
                 }
             },
             collect: |pipe: Box<dyn Read + Send + '_>| {
@@ -75,16 +79,17 @@ impl Flow<'_> {
         &self,
         mut input: Blocks<'_>,
         pipe: &mut dyn Write,
+        drains: bool,
         counts: &mut Counts,
     ) -> Result<()> {
-        let mut is_open = false;
+        let (mut is_open, mut reads_on) = (false, true);
         while let Some((bytes, paused)) = input.next_bytes().map_err(unreadable)? {
             self.check_stop()?;
-            let reads_on = give(pipe, &bytes, paused)?;
+            reads_on = reads_on && give(pipe, &bytes, paused)?;
             counts.lines += memchr::memchr_iter(b'\n', &bytes).count() as u64;
             is_open = bytes.last().is_some_and(|last| *last != b'\n');
             input.recycle(bytes);
-            if !reads_on {
+            if !reads_on && !drains {
                 break;
             }
         }
@@ -96,7 +101,7 @@ impl Flow<'_> {
     /// Decodes the input and writes the good records to the command.
     fn feed(
         &self,
-        work: Work<'_>,
+        (work, drains): (Work<'_>, bool),
         mut first: Option<Block>,
         mut input: Blocks<'_>,
         pipe: &mut dyn Write,
@@ -112,9 +117,8 @@ impl Flow<'_> {
             let records = std::mem::take(&mut worked.output);
             reads_on = reads_on && give(pipe, &records, worked.paused)?;
             deliver(&mut worked, &mut **locked(delivery), counts)?;
-            // An end marker may come behind what the command wants.
             let is_over = counts.ended && input.is_live();
-            if is_over || !reads_on && self.framing.end_marker.is_none() {
+            if is_over || !reads_on && !drains {
                 return Ok(());
             }
         }

@@ -25,7 +25,7 @@ impl Pipeline {
         rotation.carry_out(&mut self.ledger)?;
         if rotation.is_due(&self.ledger, now_ms())? {
             // One that was cut is damage, and stops the daemon before it is sealed.
-            self.publisher.observe(&mut self.ledger)?;
+            self.observe(source)?;
         }
         if rotation.is_due(&self.ledger, now_ms())? {
             self.sync(source)?;

@@ -185,6 +185,11 @@ impl Views {
             .fold(watermark, |before, prepared| clock.advance(before, prepared.tapped.latest))
     }
 
+    /// True for a job without views.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// True when one microbatch must be known before the next can be judged.
     pub fn has_event_time(&self) -> bool {
         self.clock.is_some()

@@ -31,6 +31,8 @@ pub struct Appended {
     known: Option<OutputFile>,
     /// The same as the ledger has been told.
     told: Option<OutputFile>,
+    /// Files that were left for the next generation before the ledger was told of them.
+    left: Vec<OutputFile>,
     unsynced: bool,
     dir_unsynced: bool,
 }
@@ -60,6 +62,7 @@ impl Appended {
             generation: 0,
             known: None,
             told: None,
+            left: Vec::new(),
             unsynced: false,
             dir_unsynced: false,
         })
@@ -74,16 +77,20 @@ impl Appended {
     ) -> Result<Position> {
         self.follow_folder()?;
         let before = self.known;
+        let is_news = |before: &OutputFile| before.id.is_some() && self.told != Some(*before);
+        let untold = before.filter(is_news);
         let Some(found) = self.look()? else {
             let taken_away = position.end > 0;
             if taken_away {
                 tracing::info!(output = %self.path.display(), "was taken away; a new one begins");
             }
+            self.left.extend(untold.filter(|_| taken_away));
             return Ok(self.begins(position, taken_away));
         };
         let is_other = position.end > 0 && is_other(before, position, found.id);
         if is_other && found.length == 0 {
             tracing::info!(output = %self.path.display(), "is another file, and empty; a new one begins");
+            self.left.extend(untold);
             let next = self.begins(position, true);
             self.knows(next.generation, &found);
             return Ok(next);
@@ -127,10 +134,8 @@ impl Appended {
     ) -> Result<()> {
         let is_copy = found.length >= position.end
             && match ends_in {
-                Some((start, length, checksum)) if length <= VERIFIED_BYTES => {
-                    self.verify(start, length, checksum).is_ok()
-                }
-                _ => true,
+                Some((start, length, checksum)) => self.verify(start, length, checksum).is_ok(),
+                None => false,
             };
         if is_copy {
             return Ok(());
@@ -150,9 +155,11 @@ impl Appended {
         self.generation = file.map_or(0, |file| file.generation);
     }
 
-    /// The file that is continued, where the ledger has to be told of it. It must be durable.
-    pub fn news(&mut self) -> Option<OutputFile> {
-        let news = self.known.filter(|_| self.known != self.told);
+    /// The files that were left and the one that is continued, where the ledger has to be told of them. They
+    /// must be durable.
+    pub fn news(&mut self) -> Vec<OutputFile> {
+        let mut news = std::mem::take(&mut self.left);
+        news.extend(self.known.filter(|_| self.known != self.told));
         self.told = self.known;
         news
     }

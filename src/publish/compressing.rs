@@ -8,6 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -114,13 +115,32 @@ pub fn compress(closed: &Closed, stop: &AtomicBool) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         source => source?,
     };
+    if is_packed(closed, &dir, &source, stop)? {
+        // An earlier version has left both.
+        dir.unlink(&closed.name)?;
+        return Ok(dir.sync("output directory")?);
+    }
     let temporary = temporary(&closed.name, closed.how);
+    // Read here and there before: from its beginning again.
+    let mut source = source;
+    io::Seek::rewind(&mut source)?;
     let made = make(closed, &dir, &temporary, &source, stop);
     if made.is_err() {
         dir.unlink(&temporary)?;
     }
     made?;
     exchange(closed, &dir, &temporary)
+}
+
+/// True when the compressed file is there already, and this is what it was made of.
+fn is_packed(closed: &Closed, dir: &Dir, plain: &File, stop: &AtomicBool) -> anyhow::Result<bool> {
+    let packed = with(&closed.name, closed.how.suffix());
+    if dir.stat(&packed)?.is_none() || plain.metadata()?.ino() != closed.inode {
+        return Ok(false);
+    }
+    let reader = closed.how.reader(dir.open_existing(&packed)?)?;
+    let Ok(kept) = digest(Stoppable { reader, stop }) else { return Ok(false) };
+    Ok(kept == digest(Stoppable { reader: plain, stop })?)
 }
 
 /// Makes the compressed file, and reads it back.
@@ -244,5 +264,57 @@ impl Write for Counted<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn put(folder: &Path, text: &str) {
+        let mut file = File::create(folder.join("closed.txt")).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn closed(folder: &Path, min_free: u64) -> Closed {
+        let inode = std::fs::metadata(folder.join("closed.txt")).unwrap().ino();
+        let (folder, name) = (folder.to_owned(), "closed.txt".into());
+        Closed { folder, name, inode, how: Compress::Gzip, min_free }
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "1\n");
+        let stop = AtomicBool::new(false);
+        let error = compress(&closed(folder.path(), u64::MAX / 2), &stop).unwrap_err();
+        assert!(format!("{error:#}").contains("engine.min_free"), "{error:#}");
+        assert_eq!(names(folder.path()), ["closed.txt"]);
+        compress(&closed(folder.path(), 0), &stop).unwrap();
+        assert_eq!(names(folder.path()), ["closed.txt.gz"]);
+    }
+
+    /// As an earlier version may have left it.
+    #[test]
+    fn a_file_that_is_there_in_both_forms_is_one() {
+        for (other, left) in
+            [("1\n", &["closed.txt.gz"][..]), ("2\n", &["closed.txt", "closed.txt.gz"])]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let stop = AtomicBool::new(false);
+            put(folder.path(), other);
+            compress(&closed(folder.path(), 0), &stop).unwrap();
+            put(folder.path(), "1\n");
+            compress(&closed(folder.path(), 0), &stop).unwrap();
+            assert_eq!(names(folder.path()), left);
+        }
     }
 }

@@ -67,6 +67,11 @@ impl Queries {
     }
 
     /// There are no views.
+    pub fn refuses_lost(&self, _config: &Config, _known: &[String]) -> Option<String> {
+        None
+    }
+
+    /// There are none.
     pub fn refuses_views(&self, _ledger: &Ahead) -> anyhow::Result<Option<String>> {
         Ok(None)
     }

@@ -6,9 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::complete::{self, Plain};
+use super::input::Stamp;
 use super::rules::Rules;
 use super::{LOOK_AGAIN, Source};
 use crate::failure::Failure;
+
+/// A file that is complete, and what it was then.
+pub type Complete = (Box<OsStr>, Stamp);
 
 impl Source {
     /// The files in a folder that are complete, or become so by being left alone, in order: what a job would
@@ -19,7 +23,7 @@ impl Source {
         rules: Rules,
         plain: Plain,
         goes_on: impl Fn() -> bool,
-    ) -> anyhow::Result<(Vec<Box<OsStr>>, usize)> {
+    ) -> anyhow::Result<(Vec<Complete>, usize)> {
         let mut source = Self::open(directory, rules, true, true, plain)?;
         source.only_reads = true;
         source.close(None);
@@ -27,16 +31,16 @@ impl Source {
         loop {
             source.scan_if_due(Instant::now())?;
             while let Some(input) = source.take().map_err(Failure::into_error)? {
-                keys.push(input.key);
+                keys.push((input.key, input.stamp));
             }
             if source.is_drained() || !goes_on() {
                 break;
             }
             std::thread::sleep(LOOK_AGAIN.min(Duration::from_millis(50)));
         }
-        keys.sort();
+        keys.sort_by(|(one, _), (other, _)| one.cmp(other));
         let (_, left) = source.pending();
-        Ok((keys.into_iter().map(|key| key.name).collect(), left))
+        Ok((keys.into_iter().map(|(key, stamp)| (key.name, stamp)).collect(), left))
     }
 
     /// Why a file that is named by itself is not whole, by the rule that looks into it.

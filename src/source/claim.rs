@@ -190,6 +190,11 @@ fn check_other_folder(
         return Ok(());
     }
     let all = list(&mut file).map_err(Failure::Transient)?;
+    if all.is_empty() {
+        let folder = folder.display();
+        let held = "a job takes files from it that could not be listed, since its disk was full";
+        return Err(Failure::Transient(anyhow::anyhow!("{folder} is locked: {held}")));
+    }
     for other in all.iter().filter(|other| other.state != own.state && matters(other)) {
         refuse(own, other, folder)?;
     }

@@ -168,7 +168,7 @@ impl Place {
 
 /// The name of the input that is or became the file, and what was made of it.
 fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)> {
-    let archived = archived_under(look, place)?;
+    let archived = archived_under(look, place, 0)?;
     match archived.first() {
         Some((entry, ..)) => {
             let name = entry.name.clone();
@@ -180,17 +180,19 @@ fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)>
 }
 
 /// The microbatches that have put a file under this name, the newest first, with the inode it had.
-fn archived_under(look: &Look, place: &Place) -> anyhow::Result<Vec<(Entry, Stands, u64)>> {
+fn archived_under(
+    look: &Look,
+    place: &Place,
+    inode: u64,
+) -> anyhow::Result<Vec<(Entry, Stands, u64)>> {
     let Some(is_failed) = place.is_failed() else { return Ok(Vec::new()) };
     let path = Path::new(&place.name);
     let file_name = path.file_name().unwrap_or(path.as_os_str());
     let mut all = look.named_unusually(file_name)?;
     all.retain(|(entry, ..)| Path::new(&entry.name).parent() == path.parent());
-    for entry in look.named_usually(&place.stem(), TOLD)? {
-        if is_failed == (entry.outcome() == Outcome::Quarantined) {
-            let inode = entry.identity.inode;
-            all.push((entry, Stands::Input, inode));
-        }
+    for entry in look.named_usually(&place.stem(), is_failed, (inode, TOLD))? {
+        let inode = entry.identity.inode;
+        all.push((entry, Stands::Input, inode));
     }
     all.sort_by_key(|(entry, ..)| std::cmp::Reverse(entry.sequence));
     // A ledger of before names were written down.
@@ -215,7 +217,7 @@ pub fn archived_as(
     stamp: &Stamp,
 ) -> anyhow::Result<Option<(Entry, Stands)>> {
     let place = Place::of(config, path);
-    let all = archived_under(look, &place)?;
+    let all = archived_under(look, &place, stamp.inode)?;
     let is_failed = place.is_failed() == Some(true);
     let same = |(entry, stands, inode): &&(Entry, Stands, u64)| match stands {
         // What an editor has saved has another inode.
@@ -226,6 +228,20 @@ pub fn archived_as(
     };
     let found = all.iter().find(same).or_else(|| all.first().filter(|_| is_failed));
     Ok(found.map(|(entry, stands, _)| (entry.clone(), *stands)))
+}
+
+/// True when the file at `path` is, by inode, size and time, an input that was put there.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn is_input(config: &Config, look: &Look, path: &Path, stamp: &Stamp) -> anyhow::Result<bool> {
+    let all = archived_under(look, &Place::of(config, path), stamp.inode)?;
+    let mut inputs = all.iter().filter(|(_, stands, _)| *stands == Stands::Input);
+    Ok(inputs.any(|(entry, ..)| {
+        let identity = &entry.identity;
+        let there = (stamp.inode, stamp.size, stamp.modified_ns);
+        (identity.inode, identity.size, identity.modified_ns) == there
+    }))
 }
 
 /// The microbatch whose number an archived name ends in: `<name>.<number>`, or `.<number>.<attempt>`.

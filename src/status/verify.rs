@@ -363,7 +363,8 @@ impl Audit<'_> {
     fn report(&mut self, look: &Look, path: &Path, sequence: u64) -> anyhow::Result<()> {
         let mut usual = path.file_name().unwrap_or_default().to_owned();
         usual.push(OsStr::new(REPORT_SUFFIX));
-        let known = look.reports(sequence)?.into_iter().map(|(name, _)| name);
+        let about = path.file_name().unwrap_or_default();
+        let known = look.reports(sequence, about)?.into_iter().map(|(name, _)| name);
         // Ledgers of before do not know the names.
         if !known.chain([usual]).any(|name| path.with_file_name(name).is_file()) {
             let shown = escaped(path.as_os_str().as_encoded_bytes());

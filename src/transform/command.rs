@@ -209,7 +209,7 @@ where
     let (mut child, running) = started.map_err(Failure::Transient)?;
     let flow = Flow::default();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let family = Family { group: Pid::from_child(&child), path: about.path.as_os_str() };
+    let family = Family { group: Pid::from_child(&child) };
     let watch = Watch::new(command, bounds, family, inode_of(stdin.as_ref()), &flow);
     let pumped = std::thread::scope(|scope| -> Result<_> {
         let no_thread = |error: io::Error| {
@@ -233,9 +233,6 @@ where
         if collected.is_err() {
             watch.kill_now();
         }
-        if bounds == Bounds::Stream {
-            pulse.has_enough();
-        }
         let feeding =
             feed.join().unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died")));
         let complained = complain.join();
@@ -258,10 +255,19 @@ pub fn reap_strays() {
     leftovers::reap();
 }
 
+/// True while a command runs.
+pub fn is_running() -> bool {
+    leftovers::is_running()
+}
+
 /// Ends whatever commands run, at once: the process is about to end.
 pub fn end_all() {
     leftovers::end_all();
 }
+
+/// How long a command may take to end after a signal has come to this process.
+pub const ENDING: std::time::Duration =
+    watch::GRACE.saturating_add(std::time::Duration::from_secs(1));
 
 fn inode_of(pipe: Option<&ChildStdin>) -> u64 {
     pipe.and_then(|pipe| rustix::fs::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)

@@ -110,6 +110,11 @@ impl Views {
         None
     }
 
+    /// True for a job without views.
+    pub fn is_empty(&self) -> bool {
+        true
+    }
+
     /// Never.
     pub fn has_event_time(&self) -> bool {
         false

@@ -34,6 +34,8 @@ pub struct Reported {
     pub sequence: u64,
     /// Its name, without the folder.
     pub name: OsString,
+    /// The name of the file that it stands beside.
+    pub beside: OsString,
     /// Its inode.
     pub inode: u64,
 }
@@ -51,7 +53,10 @@ pub fn report_failure(
     if let Some(temporary) = written.filter(|_| !done.as_ref().is_ok_and(Option::is_some)) {
         dir.unlink(&temporary)?;
     }
-    let reported = done?.map(|(name, inode)| Reported { sequence, name, inode });
+    let reported = done?.map(|(name, inode)| {
+        let beside = archived.to_owned();
+        Reported { sequence, name, beside, inode }
+    });
     reported.ok_or_else(|| Failure::Transient(anyhow::anyhow!("no free name for a report")))
 }
 

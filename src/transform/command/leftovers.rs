@@ -2,11 +2,10 @@
 //!
 //! What holds here: whatever a command starts becomes a child of this process when its own parent ends, also
 //! where it has left the group (prctl(2), `PR_SET_CHILD_SUBREAPER`). So it can be found, ended and reaped, as
-//! process 1 of a container too; and what is not of a command is reaped, but never ended.
+//! process 1 of a container too; and what is not of a command is reaped, but never ended. What has left its
+//! group may serve other commands (an agent): it is ended when none runs any more.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::process::Child;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +17,9 @@ const DYING: Duration = Duration::from_secs(1);
 
 /// Commands that run: whoever has started them waits for them.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Whatever a command starts has this in its environment.
+const MARK: &[u8] = b"SPOOLMILL_PATH=";
 
 /// From now on what a command leaves behind comes to this process.
 pub fn adopt() {
@@ -54,71 +56,92 @@ fn running() -> std::sync::MutexGuard<'static, BTreeSet<i32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Which processes are of a command: those of its group, and those that know the path of its input.
+/// Which processes are of a command: those of its group.
 #[derive(Clone, Copy)]
-pub struct Family<'a> {
+pub struct Family {
     /// The process group.
     pub group: Pid,
-    /// `SPOOLMILL_PATH` in their environment.
-    pub path: &'a OsStr,
 }
 
-impl Family<'_> {
-    /// Those that have outlived their parents, and what these have started.
-    fn left(self) -> Vec<Pid> {
-        let mut left = strays();
-        let mut at = 0;
-        while let Some(pid) = left.get(at).copied() {
-            left.extend(children_of(pid.as_raw_nonzero().get()));
-            at += 1;
-        }
-        left.retain(|pid| self.has(*pid));
-        left
-    }
-
+impl Family {
     fn has(self, pid: Pid) -> bool {
-        if rustix::process::getpgid(Some(pid)) == Ok(self.group) {
-            return true;
-        }
-        let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-        let wanted = [b"SPOOLMILL_PATH=", self.path.as_bytes()].concat();
-        environment.unwrap_or_default().split(|byte| *byte == 0).any(|of| of == wanted)
+        rustix::process::getpgid(Some(pid)) == Ok(self.group)
     }
 
-    /// True while one of them holds the pipe of this inode.
-    pub fn holds(self, pipe: u64) -> bool {
-        let name = format!("pipe:[{pipe}]");
-        self.left().into_iter().any(|pid| {
-            let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-            let links = open.into_iter().flatten().flatten();
-            links.into_iter().any(|link| {
-                std::fs::read_link(link.path()).is_ok_and(|to| to.as_os_str() == name.as_str())
-            })
-        })
-    }
-
-    /// Ends and reaps them all.
+    /// Ends and reaps them all; when no command runs any more, also what has left its group.
     pub fn end(self) {
         let begun = Instant::now();
+        let mut signal = Signal::TERM;
         loop {
-            for pid in self.left() {
-                // It may have ended by itself.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let is_last = !is_running();
+            let mut is_any = false;
+            for pid in left() {
+                let strays = is_last && is_marked(pid);
+                let how = if self.has(pid) { Signal::KILL } else { signal };
+                if self.has(pid) || strays {
+                    is_any = true;
+                    // It may have ended by itself.
+                    let _ = rustix::process::kill_process(pid, how);
+                }
             }
             reap();
-            if self.left().is_empty() || begun.elapsed() > DYING {
+            if !is_any || begun.elapsed() > DYING {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
+            if begun.elapsed() > DYING / 4 {
+                signal = Signal::KILL;
+            }
         }
     }
+}
+
+/// What has outlived its parents, and what that has started.
+fn left() -> Vec<Pid> {
+    let mut left = strays();
+    let mut at = 0;
+    while let Some(pid) = left.get(at).copied() {
+        left.extend(children_of(pid.as_raw_nonzero().get()));
+        at += 1;
+    }
+    left
+}
+
+/// True while something that a command has left running holds the pipe of this inode.
+pub fn holds(pipe: u64) -> bool {
+    let name = format!("pipe:[{pipe}]");
+    left().into_iter().any(|pid| has_open(pid, &name))
+}
+
+/// True for what a command has started, as far as its environment says.
+fn is_marked(pid: Pid) -> bool {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
+    environment.unwrap_or_default().split(|byte| *byte == 0).any(|of| of.starts_with(MARK))
+}
+
+fn has_open(pid: Pid, name: &str) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+    let mut links = open.into_iter().flatten().flatten();
+    links.any(|link| std::fs::read_link(link.path()).is_ok_and(|to| to.as_os_str() == name))
+}
+
+/// True while a command runs.
+pub fn is_running() -> bool {
+    !running().is_empty()
 }
 
 /// Ends the groups of all commands that run.
 pub fn end_all() {
-    let groups = running().iter().copied().filter_map(Pid::from_raw).collect::<Vec<_>>();
+    // Whoever starts one just now may hold this for long.
+    let groups: Vec<_> = match RUNNING.try_lock() {
+        Ok(running) => running.iter().copied().filter_map(Pid::from_raw).collect(),
+        Err(_) => Vec::new(),
+    };
     for group in groups {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+    for pid in left().into_iter().filter(|pid| is_marked(*pid)) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }
 

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use super::leftovers::Family;
+use super::leftovers::{self, Family};
 use super::pipes::Flow;
 use super::{Bounds, Command};
 use crate::failure::{Failure, Result};
 use crate::telemetry::Pulse;
 
 /// How long a group has between TERM and KILL.
-const GRACE: Duration = Duration::from_secs(5);
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// How often a running command is looked at.
 const WATCH: Duration = Duration::from_millis(50);
@@ -30,7 +30,7 @@ const CLOSED: Duration = Duration::from_millis(1);
 pub struct Watch<'a> {
     command: &'a Command,
     bounds: Bounds,
-    family: Family<'a>,
+    family: Family,
     /// The inode of the pipe that it reads.
     input: u64,
     flow: &'a Flow,
@@ -60,11 +60,15 @@ impl Spent {
         let passed = self.looked.elapsed().min(WATCH * 4);
         self.looked = Instant::now();
         let moved = flow.moved.load(Ordering::Relaxed);
-        if moved != std::mem::replace(&mut self.moved, moved) {
+        let has_moved = moved != std::mem::replace(&mut self.moved, moved);
+        if has_moved {
             self.idle = Duration::ZERO;
         }
-        if flow.is_awaited() {
+        // Where bytes move the command works, however busy this side is.
+        if has_moved || flow.is_awaited() {
             self.all += passed;
+        }
+        if flow.is_awaited() {
             self.idle += passed;
         }
     }
@@ -75,7 +79,7 @@ impl<'a> Watch<'a> {
     pub fn new(
         command: &'a Command,
         bounds: Bounds,
-        family: Family<'a>,
+        family: Family,
         input: u64,
         flow: &'a Flow,
     ) -> Self {
@@ -109,13 +113,17 @@ impl<'a> Watch<'a> {
             }
             // What it has started may still read what it was given.
             if state.done && self.has_exited() {
-                if killing.is_some() || !self.family.holds(self.input) {
+                if killing.is_some() || !leftovers::holds(self.input) {
                     break;
                 }
                 std::thread::sleep(CLOSED);
             }
             pulse.beat();
             spent.look(self.flow);
+            // Nothing waits for the next bytes of a stream any more.
+            if self.bounds == Bounds::Stream && self.has_exited() && !leftovers::holds(self.input) {
+                pulse.has_enough();
+            }
             match killing {
                 Some(since) if since.elapsed() > self.grace() => {
                     self.kill();
@@ -173,7 +181,7 @@ impl<'a> Watch<'a> {
         self.flow.closed.load(Ordering::Relaxed)
             && self.flow.fed.load(Ordering::Relaxed)
             && self.has_exited()
-            && !self.family.holds(self.input)
+            && !leftovers::holds(self.input)
     }
 
     /// True when what is left only holds its standard error, and has said nothing for the time of the limit.
