@@ -6,15 +6,16 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
 use memchr::memchr;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 
+use super::standard::is_ready;
 use super::{Misuse, signalled, signals};
 use crate::durable::{self, Dir};
 use crate::source::rules::{FAILED, PROCESSED};
@@ -120,7 +121,8 @@ impl Splitter<'_> {
         let mut pending = Vec::new();
         while !pulse.must_stop() {
             self.close_if_late()?;
-            if !wait_readable(stdin.as_fd(), self.wait())? {
+            let wait = Timespec::try_from(self.wait()).unwrap_or_default();
+            if !is_ready(stdin.as_fd(), PollFlags::IN, wait) {
                 continue;
             }
             let have = pending.len();
@@ -257,17 +259,4 @@ impl Splitter<'_> {
 
 fn first_record(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..=memchr(b'\n', bytes)?)
-}
-
-fn wait_readable(fd: BorrowedFd<'_>, wait: Duration) -> anyhow::Result<bool> {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    let wait = Timespec {
-        tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(wait.subsec_nanos()),
-    };
-    match poll(&mut fds, Some(&wait)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(errno) => Err(errno).context("wait for standard input"),
-    }
 }

@@ -105,11 +105,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let some = bytes.get(..self.piece).unwrap_or(bytes);
         loop {
-            if self.pulse.must_stop() {
-                return Err(stopped());
-            }
-            self.pulse.beat();
-            if !is_ready(self.file.as_fd(), PollFlags::OUT, LOOK) {
+            if !waited(&self.file, PollFlags::OUT, &self.pulse)? {
                 continue;
             }
             match self.file.write(some) {
@@ -165,11 +161,7 @@ impl Input {
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.pulse.wants_more() {
-            if self.pulse.must_stop() {
-                return Err(stopped());
-            }
-            self.pulse.beat();
-            if !is_ready(self.file.as_fd(), PollFlags::IN, LOOK) {
+            if !waited(&self.file, PollFlags::IN, &self.pulse)? {
                 continue;
             }
             match self.file.read(buffer) {
@@ -179,6 +171,15 @@ impl Read for Input {
         }
         Ok(0)
     }
+}
+
+/// Waits for a moment; true when the call would not wait any more.
+fn waited(file: &File, what: PollFlags, pulse: &Pulse) -> io::Result<bool> {
+    if pulse.must_stop() {
+        return Err(stopped());
+    }
+    pulse.beat();
+    Ok(is_ready(file.as_fd(), what, LOOK))
 }
 
 /// True when a call would not wait, or would not after this time.
