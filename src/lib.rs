@@ -70,6 +70,7 @@
 //! 6. **A partial file is never read as a whole one.** What changed while it was read is discarded
 //!    and settles again; what is written after the commit is set aside and told.
 //!    (`complete::a_file_that_changes_while_it_is_read_settles_again`,
+//!    `pipes::a_batch_takes_what_is_complete`, `command::what_a_command_starts_is_waited_for`,
 //!    `altered::what_is_written_after_the_commit_is_set_aside_and_told`)
 //! 7. **Hints are not truth.** Notifications only shorten the wait; a scan decides.
 //!    (`complete::polling_finds_what_no_event_tells`)
@@ -78,7 +79,9 @@
 //! 9. **Transient is not permanent.** A full disk pauses the daemon and quarantines nothing.
 //!    (`crashes::an_operation_that_fails_once_is_made_good`, `place::a_start_on_a_full_disk_waits`)
 //! 10. **Everything has a limit.** Memory does not grow with a file, the folder or the history.
-//!     (`hostile::a_line_without_end_costs_no_memory`)
+//!     No call waits for ever: a signal is heard in each.
+//!     (`hostile::a_line_without_end_costs_no_memory`, `pipes::a_signal_is_heard_in_whatever_waits`,
+//!     `command::a_command_without_end_is_ended_by_its_limit`)
 //! 11. **One writer, one taker.** Locks on the state directory and on the outputs are held for the life of
 //!     the process; a ledger is of one job; no file is taken by two jobs; a batch leaves alone what a
 //!     ledger counts on.

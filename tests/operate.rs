@@ -480,3 +480,87 @@ fn status_escapes_what_comes_from_outside() {
         assert!(text.contains("bad") && !text.contains('\u{1b}'), "{text:?}");
     }
 }
+
+/// Two names that are no text never look alike, in whatever is printed or written as JSON.
+#[test]
+fn names_that_are_no_text_are_told_apart() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let spool = Spool::new(&format!("{NUMBERS}[rejects]\non_bad_record = \"quarantine\"\n"));
+    let names = [&b"bad-\xdf"[..], b"bad-\xdd"].map(std::ffi::OsStr::from_bytes);
+    for name in names {
+        spool.drop_file(name, "x\n");
+    }
+    spool.run_once();
+    let objects = |text: &[u8]| -> Vec<serde_json::Value> {
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+    };
+    let mut all = vec![
+        objects(&spool.run("history", &["--json"]).stdout),
+        objects(&spool.run("history", &["--json", "--sql", "select file from history"]).stdout),
+    ];
+    let of_name = |text: &dyn Fn(&std::ffi::OsStr) -> Vec<u8>| {
+        names.map(|name| objects(&text(name)).remove(0))
+    };
+    let explained =
+        of_name(&|name| spool.command("explain").arg("--json").arg(name).output().unwrap().stdout);
+    all.push(explained.to_vec());
+    let reports = fs::read_dir(spool.path("in")).unwrap().map(|entry| entry.unwrap().path());
+    let reports = reports.filter(|path| path.as_os_str().as_bytes().ends_with(b".error.json"));
+    all.push(
+        reports.map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap()).collect(),
+    );
+    for of_two in all {
+        assert_eq!(of_two.len(), 2);
+        let base64: Vec<_> =
+            of_two.iter().map(|object| object["file_base64"].as_str().unwrap()).collect();
+        assert!(base64[0] != base64[1], "{of_two:?}");
+    }
+    // Columns of one name are all there.
+    let both = spool.run("history", &["--json", "--sql", "select 1 as a, 2 as a"]).stdout;
+    assert_eq!(String::from_utf8_lossy(&both), "{\"a\":1,\"a_2\":2}\n");
+}
+
+/// What a start would open is tried: where nobody can listen, and what the kernel cannot start.
+#[test]
+fn check_tries_what_a_start_opens() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let spool = Spool::new("");
+    let plain = spool.read("job.toml");
+    fs::write(spool.path("file"), "").unwrap();
+    let long = format!("unix:{}", "s".repeat(120));
+    for listen in ["unix:missing/http.sock", &long, "unix:file", "192.0.2.7:9464"] {
+        fs::write(spool.path("job.toml"), format!("{plain}[http]\nlisten = \"{listen}\"\n"))
+            .unwrap();
+        let checked = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(
+            checked.status.code() == Some(2) && said.contains("http.listen"),
+            "{listen}: {said}"
+        );
+        assert!(!spool.run("run", &["--once"]).status.success(), "{listen}");
+    }
+    // It leaves nothing behind, and what its own daemon holds is right.
+    fs::write(spool.path("job.toml"), format!("{plain}[http]\nlisten = \"unix:http.sock\"\n"))
+        .unwrap();
+    assert!(spool.run("check", &[]).status.success() && !spool.path("http.sock").exists());
+    let daemon = spool.start();
+    wait_for("the socket", || spool.path("http.sock").exists());
+    wait_for("the watch", || daemon.log().contains("watching"));
+    assert!(spool.run("check", &[]).status.success());
+    daemon.stop();
+
+    for (program, says) in [
+        ("echo 1\n", "does not say what runs it"),
+        ("#!/no/such/sh\ncat\n", "/no/such/sh"),
+        ("#!/bin/sh\r\ncat\n", "which is no program"),
+    ] {
+        fs::write(spool.path("program"), program).unwrap();
+        fs::set_permissions(spool.path("program"), fs::Permissions::from_mode(0o755)).unwrap();
+        let command = "[transform.command]\nargv = [\"./program\"]\n";
+        fs::write(spool.path("job.toml"), format!("{plain}{command}")).unwrap();
+        let checked = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.code() == Some(2) && said.contains(says), "{program}: {said}");
+    }
+}

@@ -356,3 +356,35 @@ fn a_batch_takes_what_is_complete() {
         assert_eq!(sorted(&batch.stdout), sorted(&expected), "{rule}: {once:?}");
     }
 }
+
+/// A stream that is stopped takes its command with it; a signal that it was started to ignore is ignored.
+#[test]
+fn a_stopped_stream_leaves_nothing() {
+    let job =
+        "[transform.command]\nargv = [\"sh\", \"-c\", \"echo $$ > child; exec sleep 1000\"]\n";
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let spool = Spool::new(job);
+        let (idle, _unwritten) = idle_pipe();
+        let mut stream = spool.command("stream").stdin(idle).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("the command", || {
+            fs::read_to_string(spool.path("child")).is_ok_and(|pid| pid.ends_with('\n'))
+        });
+        ends_by(&mut stream, signal, "stream");
+        let stat = fs::read_to_string(format!("/proc/{}/stat", spool.read("child").trim()));
+        assert!(stat.is_err(), "{stat:?}");
+    }
+    let spool = plain("");
+    let (idle, _unwritten) = idle_pipe();
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "trap '' HUP; exec \"$0\" stream -c job.toml",
+        env!("CARGO_BIN_EXE_spoolmill"),
+    ]);
+    let mut stream = shell.current_dir(spool.path("")).stdin(idle).spawn().unwrap();
+    wait_for("its handlers", || catches(&stream));
+    rustix::process::kill_process(Pid::from_child(&stream), Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(stream.try_wait().unwrap().is_none());
+    ends_by(&mut stream, Signal::TERM, "stream");
+}

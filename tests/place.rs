@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
-use crate::support::{Spool, wait_for};
+use crate::support::{Spool, skipped, wait_for};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -273,4 +273,41 @@ fn strict_says_by_its_exit_code_that_a_file_was_set_aside() {
     spool.drop_file("c", "2\n");
     let output = spool.run("run", &["--once", "--strict"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}
+
+/// On a full disk nobody can be listed: the job starts, since taking files makes room, and no other does.
+#[test]
+fn a_drop_folder_on_a_full_disk_is_taken_by_one_job() {
+    let spool =
+        Spool::with_input("settle = \"0s\"\nrecursive = true", "[done]\naction = \"delete\"\n");
+    let mount = |program: &str, arguments: &[&str]| {
+        let done =
+            std::process::Command::new(program).args(arguments).arg(spool.path("in")).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    if !mount("mount", &["-t", "tmpfs", "-o", "size=256k", "none"]) {
+        return skipped("a file system cannot be mounted");
+    }
+    fs::create_dir(spool.input("sub")).unwrap();
+    fs::write(spool.input("a"), "1\n").unwrap();
+    // What fills the disk is no input.
+    let full = fs::write(spool.input("rest.tmp"), vec![b'x'; 1 << 20]);
+    assert!(full.is_err());
+    let daemon = spool.start();
+    wait_for("the file", || !spool.input("a").exists());
+    assert!(daemon.log().contains("no room for a list"), "{}", daemon.log());
+    fs::remove_file(spool.input("rest.tmp")).unwrap();
+    let other = Spool::new("");
+    for folder in [spool.path("in"), spool.input("sub")] {
+        let text = other.read("job.toml");
+        let at = text.find("directory = ").unwrap();
+        let end = at + text[at..].find('\n').unwrap();
+        let text = format!("{}directory = {folder:?}{}", &text[..at], &text[end..]);
+        fs::write(other.path("job.toml"), text).unwrap();
+        let checked = other.run("check", &[]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(!checked.status.success() && said.contains("could not be listed"), "{said}");
+    }
+    daemon.stop();
+    assert!(mount("umount", &["-l"]));
 }

@@ -241,3 +241,71 @@ fn check_and_run_refuse_what_a_start_would_refuse() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("input.directory"));
     }
 }
+
+/// The reason of the end is a line like the others.
+#[test]
+fn the_last_line_has_the_form_of_the_log() {
+    let spool = Spool::new("");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    std::fs::write(spool.path("output.txt"), "").unwrap();
+    let mut json = spool.command("run");
+    let output = json.args(["--once", "--log", "json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    let lines = String::from_utf8(output.stderr).unwrap();
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert!(
+        last["level"] == "ERROR" && last["message"].as_str().unwrap().contains("damaged"),
+        "{last}"
+    );
+    let journal = std::fs::File::create(spool.path("journal")).unwrap();
+    let there = journal.metadata().unwrap();
+    let stream = format!("{}:{}", there.dev(), there.ino());
+    let mut journaled = spool.command("run");
+    journaled.arg("--once").env("JOURNAL_STREAM", stream).stderr(journal).status().unwrap();
+    let lines = spool.read("journal");
+    assert!(lines.lines().last().unwrap().starts_with("<3>"), "{lines}");
+}
+
+/// systemd names several folders in one variable.
+#[test]
+fn the_first_of_several_state_directories_counts() {
+    let spool = Spool::new("");
+    let text = spool.read("job.toml").replace("[state]\ndirectory = \"state\"\n", "");
+    std::fs::write(spool.path("job.toml"), text).unwrap();
+    let [one, two] = ["one", "two"].map(|name| spool.path(name).display().to_string());
+    let mut run = spool.command("run");
+    let status = run.arg("--once").env("STATE_DIRECTORY", format!("{one}:{two}")).status().unwrap();
+    assert!(status.success());
+    assert!(spool.path("one/ledger.db").exists() && !spool.path("two").exists());
+}
+
+/// A reload is no wake that may be dropped.
+#[test]
+fn a_reload_happens_however_many_files_come() {
+    let spool = Spool::with_input(
+        "settle = \"0s\"\npattern = \"take*\"",
+        "[transform.command]\nargv = [\"sh\", \"-c\", \"touch started; while ! test -e go; do sleep 0.05; done; cat\"]\n",
+    );
+    spool.drop_file("take-a", "1\n");
+    let daemon = spool.start();
+    wait_for("the command", || spool.path("started").exists());
+    // More than there is room for among the wakes.
+    for number in 0..20_000 {
+        std::fs::write(spool.input(format!("crowd-{number}")), "").unwrap();
+    }
+    let text = spool.read("job.toml").replace("output.txt", "other.txt");
+    std::fs::write(spool.path("job.toml"), text).unwrap();
+    daemon.signal(Signal::HUP);
+    wait_for("the signal", || {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+        status.lines().any(|line| line.starts_with("ShdPnd:") && line.ends_with("0000"))
+    });
+    std::fs::write(spool.path("go"), "").unwrap();
+    wait_for("the reload", || daemon.log().contains("configuration was reloaded"));
+    spool.drop_file("take-b", "2\n");
+    wait_for("the file", || spool.names().contains("processed-take-b"));
+    daemon.stop();
+    assert_eq!((spool.output().as_str(), spool.read("other.txt").as_str()), ("1\n", "2\n"));
+}
