@@ -31,9 +31,9 @@
 //! | [`aggregate`] | event time: windows, the watermark, what is late | `units` |
 //! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
-//! | [`publish`] | committed to published | `durable`, `failure`, `ledger` |
+//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `aggregate`, `record` |
-//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish`, `units` |
 //! | [`config`] | the job file as written, and as used | `durable`, `publish`, `units`, the stages' own configuration types |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
 //! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |

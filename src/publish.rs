@@ -11,6 +11,7 @@ mod appended;
 mod compressing;
 mod found;
 pub mod parts;
+mod retention;
 pub mod rotation;
 
 use std::ffi::OsStr;

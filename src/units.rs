@@ -14,6 +14,15 @@ pub struct Span(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub struct Size(pub u64);
 
+/// How much of what comes one after the other is kept: an age or a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// What is at most this old.
+    Age(Duration),
+    /// The newest files of this many bytes together.
+    Bytes(u64),
+}
+
 impl Span {
     /// So many seconds.
     pub const fn seconds(seconds: u64) -> Self {
@@ -38,6 +47,35 @@ impl std::str::FromStr for Size {
         text.parse::<ByteSize>().map(|size| Self(size.0)).map_err(|_| {
             format!("found \"{text}\", expected a size such as \"64KiB\" or \"16MiB\"")
         })
+    }
+}
+
+impl std::str::FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let age = text.parse::<Span>().map(|span| Self::Age(span.0));
+        let bytes = |_| text.parse::<Size>().map(|size| Self::Bytes(size.0));
+        age.or_else(bytes).map_err(|_| {
+            format!(
+                "found \"{text}\", expected a duration such as \"7d\" or a size such as \"10GiB\""
+            )
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Keep {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        String::deserialize(source)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for Keep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Age(age) => Span(*age).serialize(serializer),
+            Self::Bytes(bytes) => Size(*bytes).serialize(serializer),
+        }
     }
 }
 

@@ -64,6 +64,46 @@ fn the_newest_files_of_some_size_stay() {
     verify(&spool);
 }
 
+/// What was moved elsewhere by an earlier configuration is found there, by each verb, and goes as well.
+#[test]
+fn an_archive_that_is_elsewhere_now_is_kept_like_this_one() {
+    let spool = job("", "");
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    let text = spool.read("job.toml");
+    let renaming = text.replace("{ move = \"archive\" }", "\"rename\"");
+    fs::write(spool.path("job.toml"), renaming).unwrap();
+    spool.drop_file("b", "2\n");
+    spool.run_once();
+    let to_other = text.replace("\"archive\"", "\"other\"");
+    fs::write(spool.path("job.toml"), &to_other).unwrap();
+    spool.drop_file("c", "3\n");
+    spool.drop_file("d", "4\n");
+    spool.run_once();
+    let said = String::from_utf8(spool.run("verify", &["--deep"]).stdout).unwrap();
+    assert!(said.ends_with("4 archived inputs are as the ledger says\n"), "{said}");
+    for (name, says) in [("a", "archive/a"), ("b", "processed-b"), ("c", "other/c")] {
+        let said = String::from_utf8(spool.run("explain", &[name]).stdout).unwrap();
+        assert!(said.lines().next().unwrap().ends_with(says), "{name}: {said}");
+    }
+    let said = String::from_utf8(spool.run("explain", &["archive/a"]).stdout).unwrap();
+    assert!(said.starts_with("a is in the archive"), "{said}");
+    let again = spool.run("requeue", &["--again", "archive/a"]);
+    assert!(again.status.success(), "{again:?}");
+    spool.run_once();
+    assert_eq!(archive(&spool).len(), 0);
+
+    spool.drop_file("e", "5\n");
+    fs::write(spool.path("job.toml"), text.replace("[done]", "[done]\nkeep = \"0s\"")).unwrap();
+    spool.run_once();
+    spool.run_once();
+    // What was not moved stays.
+    spool.assert_names(&["processed-b"]);
+    assert_archive(&spool, &["e"]);
+    assert_eq!(fs::read_dir(spool.path("other")).unwrap().count(), 0);
+    verify(&spool);
+}
+
 /// A file that took the name of one that was moved is somebody's, whatever its size and age.
 #[test]
 fn a_file_under_the_name_of_an_old_one_stays() {

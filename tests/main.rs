@@ -29,6 +29,9 @@ mod place;
 /// Untrusted folders: odd files, odd names, bombs, turmoil.
 mod hostile;
 
+/// What was closed, and how long it is kept.
+mod retention;
+
 /// Rejects: where they go, what they say, how many are too many.
 mod rejects;
 

@@ -67,7 +67,7 @@ fn modules_import_only_what_they_build_on() {
         ("transform", &["failure", "record", "telemetry", "units"]),
         ("sink", &["durable", "record"]),
         ("ledger", &["durable", "failure", "record"]),
-        ("publish", &["durable", "failure", "ledger"]),
+        ("publish", &["durable", "failure", "ledger", "units"]),
         ("aggregate", &["units"]),
         ("engine", &["aggregate", "record"]),
         (
@@ -85,6 +85,7 @@ fn modules_import_only_what_they_build_on() {
                 "source",
                 "telemetry",
                 "transform",
+                "units",
             ],
         ),
         (

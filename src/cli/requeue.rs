@@ -123,7 +123,7 @@ fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
 fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Result<Entry> {
     let drop_folder = config.directory.as_deref().context("the job has no `input.directory`")?;
     let drop_folder = Dir::open(drop_folder)?;
-    let dir = home_of(config, &drop_folder, file)?;
+    let dir = home_of(config, look, &drop_folder, file)?;
     let archived = file.file_name().unwrap_or_default();
     let stat = dir.stat(archived)?.filter(is_regular);
     let stamp = Stamp::of(&stat.context("there is no such file")?);
@@ -160,10 +160,11 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
 }
 
 /// The folder that a file is in: below the drop folder or the archive through no symbolic link.
-fn home_of(config: &Config, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
+fn home_of(config: &Config, look: &Look, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
     let absolute = std::path::absolute(file)?;
-    let archive = config.archive().and_then(|archive| Dir::open(&archive).ok());
-    for folder in [Some(drop_folder), archive.as_ref()].into_iter().flatten() {
+    let archives = config.archive().into_iter().chain(look.archives(&config.state)?);
+    let archives: Vec<_> = archives.filter_map(|archive| Dir::open(&archive).ok()).collect();
+    for folder in std::iter::once(drop_folder).chain(&archives) {
         if let Ok(below) = absolute.strip_prefix(folder.path()) {
             let dir = input::open_parent(folder, below.as_os_str())?;
             return Ok(dir.map_or_else(|| Dir::open(folder.path()), Ok)?);

@@ -28,8 +28,12 @@ impl Verify {
         })?;
         written?;
         anyhow::ensure!(problems == 0, "{problems} problems were found");
+        let gone = match looked.gone {
+            0 => String::new(),
+            gone => format!("; archived inputs that are not there any more: {gone}"),
+        };
         let found = format!(
-            "{} microbatches, {} bytes of output and {} archived inputs are as the ledger says\n",
+            "{} microbatches, {} bytes of output and {} archived inputs are as the ledger says{gone}\n",
             looked.microbatches, looked.bytes, looked.inputs
         );
         print(found.as_bytes())

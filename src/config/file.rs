@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "sql")]
 use crate::aggregate;
-use crate::source::archive::{Action, Keep};
+use crate::source::archive::Action;
 use crate::source::rules::{Duplicates, Empty, HardLinks, Order, Watch};
-use crate::units::{Size, Span};
+use crate::units::{Keep, Size, Span};
 use crate::{decode, sink, transform};
 
 /// A whole job file.
@@ -228,7 +228,7 @@ pub struct Output {
     pub format: sink::Format,
 }
 
-/// `output.rotate`.
+/// `output.rotate` and `rejects.rotate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotate {
@@ -241,6 +241,9 @@ pub struct Rotate {
     /// How a closed file is compressed; not at all unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress: Option<Compress>,
+    /// How much of what was closed is kept; all of it unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 /// `output.rotate.compress`.
@@ -261,6 +264,9 @@ pub struct Rejects {
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// When the file is closed and a new one begins, and that of late records; never unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate: Option<Rotate>,
     /// What a bad record does.
     pub on_bad_record: OnBadRecord,
     /// More bad records than this in a file send the whole file to quarantine.
@@ -290,40 +296,7 @@ pub struct Done {
     pub action: Action,
     /// How much of what was moved is kept; all of it unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keep: Option<Kept>,
-}
-
-/// `done.keep`: a duration or a size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept(pub Keep);
-
-impl std::str::FromStr for Kept {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let age = text.parse::<Span>().map(|span| Keep::Age(span.0));
-        let bytes = |_| text.parse::<Size>().map(|size| Keep::Bytes(size.0));
-        age.or_else(bytes).map(Self).map_err(|_| {
-            format!(
-                "found \"{text}\", expected a duration such as \"7d\" or a size such as \"10GiB\""
-            )
-        })
-    }
-}
-
-impl Serialize for Kept {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Keep::Age(age) => Span(age).serialize(serializer),
-            Keep::Bytes(bytes) => Size(bytes).serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Kept {
-    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        String::deserialize(source)?.parse().map_err(serde::de::Error::custom)
-    }
+    pub keep: Option<Keep>,
 }
 
 /// `[state]`.

@@ -9,10 +9,11 @@ use super::locate;
 const DURATION: &str = "a duration such as \"1s\", \"500ms\" or \"10m\", in quotes";
 const SIZE: &str = "a size such as \"64KiB\" or \"16MiB\", in quotes";
 const NUMBER: &str = "a whole number";
+const AGE_OR_SIZE: &str = "a duration such as \"7d\" or a size such as \"10GiB\", in quotes";
 const FORMAT: &str = "a table: write [input.format.csv], [output.format.json] or the like";
 
 /// What is allowed for the keys of which the type alone does not say it.
-const ALLOWED: [(&str, &str); 30] = [
+const ALLOWED: [(&str, &str); 35] = [
     ("input.settle", DURATION),
     ("input.rescan", DURATION),
     ("input.incomplete_grace", DURATION),
@@ -31,10 +32,15 @@ const ALLOWED: [(&str, &str); 30] = [
     ("output.rotate", "a table such as { size = \"1GiB\", every = \"1d\" }"),
     ("output.rotate.size", SIZE),
     ("output.rotate.every", DURATION),
+    ("output.rotate.keep", AGE_OR_SIZE),
+    ("rejects.rotate", "a table such as { size = \"1GiB\", every = \"1d\" }"),
+    ("rejects.rotate.size", SIZE),
+    ("rejects.rotate.every", DURATION),
+    ("rejects.rotate.keep", AGE_OR_SIZE),
     ("output.format", FORMAT),
     ("view.format", FORMAT),
     ("done.action", "\"rename\", \"delete\" or { move = \"archive/\" }"),
-    ("done.keep", "a duration such as \"7d\" or a size such as \"10GiB\", in quotes"),
+    ("done.keep", AGE_OR_SIZE),
     ("state.keep", DURATION),
     ("engine.workers", NUMBER),
     ("engine.files_per_commit", NUMBER),

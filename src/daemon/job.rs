@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::ahead::check_format;
-use super::opening::{claim, keeping, locks, open_queries, open_views, sweep};
+use super::opening::{claim, keeping, locks, open_archive, open_queries, open_views, sweep};
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
 use crate::decode::compression;
@@ -24,7 +24,6 @@ use crate::publish::{self, Place, Publisher};
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
 use crate::source::Source;
-use crate::source::archive::Archiver;
 use crate::source::claim::Claimant;
 use crate::source::input::Input;
 use crate::source::requeued::Requeued;
@@ -96,8 +95,7 @@ impl Job {
             of_views.iter().map(|(target, path, header)| (*target, Place::File(path, header))),
         );
         let publisher = Publisher::open(&places, &config.state)?;
-        let archiver =
-            Archiver::open(config.written.done.action.clone(), config.archive().as_deref())?;
+        let archiver = open_archive(&config, &mut ledger)?;
         let rules = config.rules.clone();
         let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
         source.claim(claimant(&config))?;
@@ -112,7 +110,7 @@ impl Job {
             publisher,
             archiver,
             views,
-            (earlier, keeping(&config, targets[0])),
+            (earlier, keeping(&config, targets, late)),
         );
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;

@@ -15,6 +15,7 @@ use crate::publish::parts;
 use crate::publish::rotation::Rotation;
 use crate::queries::Queries;
 use crate::sink::stage::StagingArea;
+use crate::source::archive::Archiver;
 
 /// One lock in the state directory, one beside each output.
 pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {
@@ -102,12 +103,30 @@ pub fn sweep(
     Ok(staging)
 }
 
-/// How much of the past a job keeps.
-pub fn keeping(config: &Config, target: Target) -> Keeping {
+/// Opens the archive, and writes down which it is.
+pub fn open_archive(config: &Config, ledger: &mut Ledger) -> Result<Archiver> {
+    let archive = config.archive();
+    if let Some(folder) = &archive {
+        ledger.note_archive(&config.state, folder)?;
+    }
+    let known = ledger.archives(&config.state)?;
+    Ok(Archiver::open(config.written.done.action.clone(), archive.as_deref(), known)?)
+}
+
+/// How much of the past a job keeps. `rejects` and `late` are closed by the same rule.
+pub fn keeping(config: &Config, targets: [Target; 2], late: Option<Target>) -> Keeping {
     let history = config.written.state.keep.map(|span| span.0);
-    let rotation = config.rotation().zip(config.output.as_ref());
-    let rotation = rotation.map(|(rule, output)| Rotation::new(rule, target, output));
-    Keeping::new(config.written.done.keep.map(|keep| keep.0), history, rotation)
+    let [output, rejects] = targets;
+    let late_path = config.late();
+    let closed = [
+        (config.rotation(), Some(output), config.output.as_deref()),
+        (config.rejects_rotation(), Some(rejects), config.rejects.as_deref()),
+        (config.rejects_rotation(), late, late_path.as_deref()),
+    ];
+    let rotations = closed
+        .into_iter()
+        .filter_map(|(rule, target, path)| Some(Rotation::new(rule?, target?, path?)));
+    Keeping::new(config.written.done.keep, history, rotations.collect())
 }
 
 /// Opens the views of a job, unless the ledger has lost what they are made of.

@@ -1,13 +1,16 @@
 //! Whose ledger it is: the job file and the drop folder that it was made for.
 //!
 //! What holds here: a ledger takes the first job that commits to it. Of a job that is known by its file or by
-//! its folder, the other one may change; a job of which both are others is refused.
+//! its folder, the other one may change; a job of which both are others is refused. The folders that inputs
+//! were moved to are written down, too: a later configuration may name another one.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::look::Look;
 use super::{Ledger, failure};
 use crate::failure::{Failure, Result};
 
@@ -26,6 +29,38 @@ impl Ledger {
         self.claim = Some(claim);
         Ok(())
     }
+
+    /// Writes down that inputs are moved to `folder` from now on.
+    pub fn note_archive(&mut self, state: &Path, folder: &Path) -> Result<()> {
+        if self.archives(state)?.iter().any(|known| known == folder) {
+            return Ok(());
+        }
+        let path = known_as(state, folder).into_os_string().into_vec();
+        let insert = "INSERT INTO archive_folder (path) VALUES (?)";
+        self.transact(|connection| connection.execute(insert, [path]).map(drop))
+    }
+
+    /// The folders that inputs were ever moved to.
+    pub fn archives(&self, state: &Path) -> Result<Vec<PathBuf>> {
+        archives(&self.connection, state).map_err(failure)
+    }
+}
+
+impl Look {
+    /// The folders that inputs were ever moved to.
+    pub fn archives(&self, state: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        Ok(archives(&self.connection, state)?)
+    }
+}
+
+fn archives(connection: &Connection, state: &Path) -> rusqlite::Result<Vec<PathBuf>> {
+    let home = state.parent().unwrap_or(state);
+    let mut statement = connection.prepare("SELECT path FROM archive_folder")?;
+    let rows = statement.query_map((), |row| {
+        let path = PathBuf::from(OsString::from_vec(row.get(0)?));
+        Ok(path.strip_prefix(".").map_or_else(|_| path.clone(), |below| home.join(below)))
+    })?;
+    rows.collect()
 }
 
 /// Whose ledger it is, as far as that is written down.

@@ -61,7 +61,7 @@ pub use outputs::{FileId, OutputFile};
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
-pub use rotation::Rotated;
+pub use rotation::{Kept, Rotated};
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
 pub use views::{Reading, StatePut, ViewId};

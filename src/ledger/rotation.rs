@@ -18,6 +18,28 @@ pub struct Rotated {
     pub name: OsString,
     /// The inode of its file.
     pub inode: u64,
+    /// When it was closed, in milliseconds since 1970.
+    pub closed_ms: i64,
+    /// The file that it is kept in.
+    pub kept: Kept,
+}
+
+/// What is known of the file that a closed generation is kept in, plain or compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing: it is not done, or it was done by a version that did not write it down.
+    Unknown,
+    /// There was none: somebody had taken it.
+    Nowhere,
+    /// It has this inode and so many bytes.
+    In(u64, u64),
+}
+
+impl Kept {
+    /// Bytes of its file.
+    pub fn bytes(self) -> u64 {
+        if let Self::In(_, bytes) = self { bytes } else { 0 }
+    }
 }
 
 impl Ledger {
@@ -31,13 +53,25 @@ impl Ledger {
 
     /// Decides that the generation of `target` is over: its file, which has this inode, is going to be
     /// kept under this name.
-    pub fn rotate(&mut self, target: Target, name: &OsStr, inode: u64) -> Result<()> {
+    pub fn rotate(
+        &mut self,
+        target: Target,
+        (name, inode): (&OsStr, u64),
+        now_ms: i64,
+    ) -> Result<()> {
         let position = self.position(target);
         let next = Position { generation: position.generation + 1, end: 0 };
         self.transact(|connection| {
             connection.execute(
-                "INSERT INTO rotated (target, generation, name, inode, done) VALUES (?, ?, ?, ?, 0)",
-                params![target.0, position.generation, name.as_bytes(), inode.cast_signed()],
+                "INSERT INTO rotated (target, generation, name, inode, closed_ms, done)
+                    VALUES (?, ?, ?, ?, ?, 0)",
+                params![
+                    target.0,
+                    position.generation,
+                    name.as_bytes(),
+                    inode.cast_signed(),
+                    now_ms
+                ],
             )?;
             connection.execute(
                 "UPDATE target SET generation = ?, end = 0, inode = NULL WHERE id = ?",
@@ -73,11 +107,34 @@ impl Ledger {
         read(&self.connection, target, "").map_err(failure)
     }
 
-    /// A rotation is done.
-    pub fn settle_rotation(&mut self, target: Target, generation: u64) -> Result<()> {
-        let update = "UPDATE rotated SET done = 1 WHERE target = ? AND generation = ?";
+    /// The rotations of `target` that are done, the oldest first.
+    pub fn done_rotations(&self, target: Target) -> Result<Vec<Rotated>> {
+        read(&self.connection, target, "AND done").map_err(failure)
+    }
+
+    /// A rotation is done, and this is the file that it is kept in.
+    pub fn settle_rotation(&mut self, target: Target, generation: u64, kept: Kept) -> Result<()> {
+        let update = "UPDATE rotated SET done = 1, kept = ?, bytes = ?
+            WHERE target = ? AND generation = ?";
+        let (inode, bytes) = match kept {
+            Kept::Unknown => (None, None),
+            Kept::Nowhere => (None, Some(0)),
+            Kept::In(inode, bytes) => (Some(inode.cast_signed()), Some(bytes)),
+        };
         self.transact(|connection| {
-            connection.execute(update, params![target.0, generation]).map(drop)
+            connection.execute(update, params![inode, bytes, target.0, generation]).map(drop)
+        })
+    }
+
+    /// Of these closed generations of `target` nothing is kept any more.
+    pub fn forget_rotations(&mut self, target: Target, generations: &[u64]) -> Result<()> {
+        self.transact(|connection| {
+            let mut delete = connection
+                .prepare_cached("DELETE FROM rotated WHERE target = ? AND generation = ?")?;
+            for generation in generations {
+                delete.execute(params![target.0, generation])?;
+            }
+            Ok(())
         })
     }
 
@@ -98,7 +155,8 @@ pub(super) fn read(
     which: &str,
 ) -> rusqlite::Result<Vec<Rotated>> {
     let select = format!(
-        "SELECT generation, name, inode FROM rotated WHERE target = ? {which} ORDER BY generation"
+        "SELECT generation, name, inode, closed_ms, kept, bytes FROM rotated
+            WHERE target = ? {which} ORDER BY generation"
     );
     let mut statement = connection.prepare_cached(&select)?;
     let rows = statement.query_map([target.0], |row| {
@@ -106,6 +164,12 @@ pub(super) fn read(
             generation: row.get(0)?,
             name: OsString::from_vec(row.get(1)?),
             inode: row.get::<_, i64>(2)?.cast_unsigned(),
+            closed_ms: row.get(3)?,
+            kept: match (row.get::<_, Option<i64>>(4)?, row.get(5)?) {
+                (_, None) => Kept::Unknown,
+                (None, Some(_)) => Kept::Nowhere,
+                (Some(inode), Some(bytes)) => Kept::In(inode.cast_unsigned(), bytes),
+            },
         })
     })?;
     rows.collect()

@@ -218,6 +218,14 @@ const MIGRATIONS: [&str; 10] = [
     ALTER TABLE target ADD COLUMN mode INTEGER;
     ALTER TABLE target ADD COLUMN uid INTEGER;
     ALTER TABLE target ADD COLUMN gid INTEGER;
+    -- When the generation was closed, milliseconds since 1970; the file that it is kept in, plain or
+    -- compressed: its inode and its size. NULL while that is not known, or there is none.
+    ALTER TABLE rotated ADD COLUMN closed_ms INTEGER NOT NULL DEFAULT 0;
+    UPDATE rotated SET closed_ms = unixepoch() * 1000;
+    ALTER TABLE rotated ADD COLUMN kept INTEGER;
+    ALTER TABLE rotated ADD COLUMN bytes INTEGER;
+    -- Folders that inputs were moved to, those of earlier configurations included.
+    CREATE TABLE archive_folder (path BLOB PRIMARY KEY) WITHOUT ROWID;
 ",
 ];
 

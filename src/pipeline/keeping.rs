@@ -16,7 +16,8 @@ use crate::failure::{Failure, Result};
 use crate::ledger::{Pruned, now_ms};
 use crate::publish::rotation::Rotation;
 use crate::source::Source;
-use crate::source::archive::{Debt, Fate, Keep};
+use crate::source::archive::{Debt, Fate};
+use crate::units::Keep;
 
 /// Longest time for pruning before files are looked for again.
 const TURN: Duration = Duration::from_millis(20);
@@ -38,20 +39,16 @@ pub struct Keeping {
     /// Of the history in the ledger.
     pub history: Option<Duration>,
     due: Option<Instant>,
-    /// How the output is closed from time to time.
-    pub(super) rotation: Option<Rotation>,
+    /// How the outputs are closed from time to time.
+    pub(super) rotations: Vec<Rotation>,
     pub(super) rotation_due: Option<Instant>,
 }
 
 impl Keeping {
     /// Keeps so much.
-    pub fn new(
-        inputs: Option<Keep>,
-        history: Option<Duration>,
-        rotation: Option<Rotation>,
-    ) -> Self {
+    pub fn new(inputs: Option<Keep>, history: Option<Duration>, rotations: Vec<Rotation>) -> Self {
         let due = (inputs.is_some() || history.is_some()).then(Instant::now);
-        Self { inputs, history, due, rotation, rotation_due: None }
+        Self { inputs, history, due, rotations, rotation_due: None }
     }
 
     /// When there may be something to prune.
@@ -151,8 +148,13 @@ impl Pipeline {
         }
         let named = self.ledger.archived_name(debt.sequence)?;
         let hash = super::prepare::hash;
-        let found = self.archiver.find_archived(source.folder(), debt, named, hash);
+        let found = self.archiver.find_archived(source.folder(), debt, named.as_deref(), hash);
         let Some((dir, name)) = found else { return Ok(()) };
+        // What an earlier configuration has left in the drop folder was not moved, and stays.
+        let mut archives = self.archiver.archives();
+        let Some(archive) = archives.find(|archive| dir.path().starts_with(archive)) else {
+            return Ok(());
+        };
         dir.unlink(&name)?;
         let own = Path::new(&debt.name).file_name().unwrap_or_default();
         if let Some(mut marker) = source.rules().marker_of(own) {
@@ -161,9 +163,7 @@ impl Pipeline {
             marker.push(OsStr::from_bytes(number));
             dir.unlink(&marker)?;
         }
-        if let Some(target) = self.archiver.target() {
-            remove_empty(dir.path(), target.path());
-        }
+        remove_empty(dir.path(), archive);
         Ok(())
     }
 

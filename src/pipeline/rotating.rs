@@ -9,19 +9,17 @@ use crate::publish::rotation::{Rotation, Rule};
 use crate::source::Source;
 
 impl Pipeline {
-    /// Closes the output if that is due, and does what was decided before.
+    /// Closes the outputs for which that is due, and does what was decided before.
     pub fn rotate(&mut self, source: &mut Source) -> Result<()> {
-        let Some(mut rotation) = self.keeping.rotation.take() else { return Ok(()) };
-        let rotated = self.rotate_with(&mut rotation, source);
-        self.keeping.rotation = Some(rotation);
+        let mut rotations = std::mem::take(&mut self.keeping.rotations);
+        self.keeping.rotation_due = None;
+        let rotated =
+            rotations.iter_mut().try_for_each(|rotation| self.rotate_with(rotation, source));
+        self.keeping.rotations = rotations;
         rotated
     }
 
-    fn rotate_with(
-        &mut self,
-        rotation: &mut crate::publish::rotation::Rotation,
-        source: &mut Source,
-    ) -> Result<()> {
+    fn rotate_with(&mut self, rotation: &mut Rotation, source: &mut Source) -> Result<()> {
         rotation.carry_out(&mut self.ledger)?;
         if rotation.is_due(&self.ledger, now_ms())? {
             // One that was cut is damage, and stops the daemon before it is sealed.
@@ -33,18 +31,18 @@ impl Pipeline {
             rotation.decide(&mut self.ledger, now_ms())?;
             rotation.carry_out(&mut self.ledger)?;
         }
-        // What is due and could not be done now waits for the next round, whatever wakes it.
-        let wait = rotation.wait(&self.ledger, now_ms())?.filter(|wait| !wait.is_zero());
-        self.keeping.rotation_due = wait.map(|wait| Instant::now() + wait);
+        rotation.prune(&mut self.ledger, now_ms())?;
+        let due = rotation.wait(&self.ledger, now_ms())?.map(|wait| Instant::now() + wait);
+        self.keeping.rotation_due = [self.keeping.rotation_due, due].into_iter().flatten().min();
         Ok(())
     }
 
     /// At the start, before anything else: does what an earlier run has decided, whatever the job says of
     /// rotation now.
     pub fn recover_rotation(&mut self) -> Result<()> {
-        let own = self.keeping.rotation.as_ref().map(Rotation::target);
+        let own: Vec<_> = self.keeping.rotations.iter().map(Rotation::target).collect();
         for (target, path) in self.ledger.rotating()? {
-            if Some(target) == own {
+            if own.contains(&target) {
                 continue;
             }
             let mut rotation = Rotation::new(Rule::default(), target, &path);
@@ -57,22 +55,25 @@ impl Pipeline {
                 Ok(()) => {}
             }
         }
-        match &mut self.keeping.rotation {
-            Some(rotation) => rotation.carry_out(&mut self.ledger),
-            None => Ok(()),
-        }
+        let Self { keeping, ledger, .. } = self;
+        keeping.rotations.iter_mut().try_for_each(|rotation| rotation.carry_out(ledger))
     }
 
     /// Waits for what is under way, all of it, or breaks it off for the next start.
     pub fn finish_rotation(&mut self, waits: bool) -> Result<()> {
-        match &mut self.keeping.rotation {
-            Some(rotation) if waits => rotation.finish(&mut self.ledger),
-            Some(rotation) => rotation.break_off(&mut self.ledger),
-            None => Ok(()),
+        let Self { keeping, ledger, .. } = self;
+        for rotation in &mut keeping.rotations {
+            if waits {
+                rotation.finish(ledger)?;
+                rotation.prune(ledger, now_ms())?;
+            } else {
+                rotation.break_off(ledger)?;
+            }
         }
+        Ok(())
     }
 
-    /// When time alone closes the output.
+    /// When time alone closes an output, or lets go of what was closed.
     pub fn rotation_due(&self) -> Option<Instant> {
         self.keeping.rotation_due
     }

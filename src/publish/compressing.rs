@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::durable::{self, Dir, Likeness, free_bytes};
+use crate::ledger::Kept;
 
 /// Bytes that are written between two looks at what is free.
 const PIECE: usize = 1 << 20;
@@ -101,6 +102,19 @@ pub fn clear(dir: &Dir, name: &OsStr) -> durable::Result<()> {
         dir.unlink(temporary)?;
     }
     Ok(())
+}
+
+/// Which file a closed output is kept in: the plain one, or a compressed one.
+pub fn kept(dir: &Dir, name: &OsStr, inode: u64) -> durable::Result<Kept> {
+    if let Some(stat) = dir.stat(name)?.filter(|stat| stat.st_ino == inode) {
+        return Ok(Kept::In(inode, stat.st_size.cast_unsigned()));
+    }
+    for how in [Compress::Gzip, Compress::Zstd] {
+        if let Some(stat) = dir.stat(&with(name, how.suffix()))? {
+            return Ok(Kept::In(stat.st_ino, stat.st_size.cast_unsigned()));
+        }
+    }
+    Ok(Kept::Nowhere)
 }
 
 /// Puts a compressed file in place of a closed output, if that is there. It may be done again after a crash

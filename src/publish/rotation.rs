@@ -19,9 +19,11 @@ use anyhow::Context as _;
 
 pub use super::compressing::Compress;
 use super::compressing::{self, Closed, with};
+use super::retention;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Rotated, Target};
+use crate::units::Keep;
 
 /// How long a compression that failed is left alone; doubled each time.
 const AGAIN: Duration = Duration::from_mins(1);
@@ -40,6 +42,8 @@ pub struct Rule {
     pub compress: Option<Compress>,
     /// Bytes that a compression leaves free.
     pub min_free: u64,
+    /// How much of what was closed is kept.
+    pub keep: Option<Keep>,
 }
 
 /// The rotation of one output.
@@ -56,6 +60,8 @@ pub struct Rotation {
     renamed: Option<u64>,
     /// A compression is to be broken off.
     stop: Arc<AtomicBool>,
+    /// What was closed is looked at then, whether it is still to be kept.
+    prune_at: Option<Instant>,
 }
 
 impl Rotation {
@@ -70,6 +76,7 @@ impl Rotation {
             failures: 0,
             renamed: None,
             stop: Arc::default(),
+            prune_at: rule.keep.map(|_| Instant::now()),
         }
     }
 
@@ -88,10 +95,13 @@ impl Rotation {
         Ok(is_large || self.boundary(ledger)?.is_some_and(|boundary| boundary <= now_ms))
     }
 
-    /// How long until time alone closes it.
+    /// How long until time alone closes it, or lets go of what was closed.
     pub fn wait(&self, ledger: &Ledger, now_ms: i64) -> Result<Option<Duration>> {
         let boundary = self.boundary(ledger)?.map(|boundary| boundary.saturating_sub(now_ms));
-        Ok(boundary.map(|wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0))))
+        let closes = boundary.map(|wait| Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+        let prunes = self.prune_at.map(|at| at.saturating_duration_since(Instant::now()));
+        // What is due and could not be done now waits for the next round, whatever wakes it.
+        Ok([closes, prunes].into_iter().flatten().filter(|wait| !wait.is_zero()).min())
     }
 
     /// When the time of what is in the output is over, in milliseconds since 1970.
@@ -112,7 +122,7 @@ impl Rotation {
         let (dir, name) = self.open()?;
         let Some(stat) = dir.stat(&name)? else { return Ok(()) };
         let closed = self.free_name(&dir, now_ms)?;
-        ledger.rotate(self.target, &closed, stat.st_ino)
+        ledger.rotate(self.target, (&closed, stat.st_ino), now_ms)
     }
 
     /// Does what was decided and is not done: the rename, then the compression.
@@ -123,7 +133,7 @@ impl Rotation {
             let Some(how) = self.rule.compress else {
                 // An earlier configuration may have compressed.
                 compressing::clear(&self.open()?.0, &rotated.name)?;
-                ledger.settle_rotation(self.target, rotated.generation)?;
+                self.settle(ledger, &rotated)?;
                 continue;
             };
             let is_later = self.again.is_some_and(|again| again > Instant::now());
@@ -197,7 +207,7 @@ impl Rotation {
         match done.context("compress a closed output") {
             Ok(()) => {
                 self.failures = 0;
-                ledger.settle_rotation(self.target, rotated.generation)
+                self.settle(ledger, &rotated)
             }
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
             Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
@@ -211,6 +221,37 @@ impl Rotation {
                 Ok(())
             }
         }
+    }
+
+    /// One more closed file is as it stays.
+    fn settle(&mut self, ledger: &mut Ledger, rotated: &Rotated) -> Result<()> {
+        let kept = compressing::kept(&self.open()?.0, &rotated.name, rotated.inode)?;
+        ledger.settle_rotation(self.target, rotated.generation, kept)?;
+        self.prune_at = self.rule.keep.map(|_| Instant::now());
+        Ok(())
+    }
+
+    /// Removes what was closed and is not to be kept any more, as far as one turn goes. What cannot be removed
+    /// now is left for later.
+    pub fn prune(&mut self, ledger: &mut Ledger, now_ms: i64) -> Result<()> {
+        let Some(keep) = self.rule.keep else { return Ok(()) };
+        if self.prune_at.is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        let pruned = self
+            .open()
+            .and_then(|(dir, _)| retention::prune(ledger, self.target, &dir, keep, now_ms));
+        let wait = match pruned {
+            Ok(wait) => wait,
+            Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+            Err(failure) => {
+                let (output, error) = (self.path.display(), failure.into_error());
+                tracing::warn!(%output, error = %format!("{error:#}"), "closed files stay for now");
+                Some(AGAIN)
+            }
+        };
+        self.prune_at = wait.map(|wait| Instant::now() + wait);
+        Ok(())
     }
 
     fn open(&self) -> Result<(Dir, OsString)> {

@@ -45,12 +45,11 @@ pub struct Explained {
 /// # Errors
 /// When the ledger or the drop folder cannot be read.
 pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
-    let place = Place::of(config, path);
     let look = Look::open(&config.state)?;
+    let place = Place::of(config, &look, path)?;
     let (name, history) = history(&look, &place)?;
-    let now = if place.in_archive {
-        let archive = config.archive().unwrap_or_default().join(&place.name);
-        match archive.symlink_metadata() {
+    let now = if let Some(archive) = &place.archive {
+        match archive.join(&place.name).symlink_metadata() {
             Ok(_) => "is in the archive".to_owned(),
             Err(_) => "is not in the archive any more".to_owned(),
         }
@@ -92,11 +91,12 @@ fn became(
     let (action, target) = (config.written.done.action.clone(), config.archive());
     let is_deleted = action == Action::Delete && fate == Fate::Processed;
     let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
-    let archiver = Archiver::open(action, target.as_deref())?;
+    let archiver = Archiver::open(action, target.as_deref(), look.archives(&config.state)?)?;
     let debt =
         Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
     let named = look.archived_name(*sequence)?;
-    let found = archiver.find_archived(&folder, &debt, named, crate::pipeline::prepare::hash);
+    let found =
+        archiver.find_archived(&folder, &debt, named.as_deref(), crate::pipeline::prepare::hash);
     let there = found.map(|(dir, name)| {
         let path = dir.path().join(name);
         let shown = path.strip_prefix(folder.path()).unwrap_or(&path);
@@ -122,11 +122,12 @@ fn became(
 struct Place {
     /// Its name as it is, relative to the drop folder or to the archive.
     name: OsString,
-    in_archive: bool,
+    /// The archive that it is in, if so.
+    archive: Option<PathBuf>,
 }
 
 impl Place {
-    fn of(config: &Config, path: &Path) -> Self {
+    fn of(config: &Config, look: &Look, path: &Path) -> anyhow::Result<Self> {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let below = |folder: Option<&Path>| {
             let folder = folder?;
@@ -138,12 +139,14 @@ impl Place {
             plain.or_else(|| Some(real?.strip_prefix(canonical?).ok()?.to_owned()))
         };
         if let Some(name) = below(config.directory.as_deref()) {
-            return Self { name: name.into(), in_archive: false };
+            return Ok(Self { name: name.into(), archive: None });
         }
-        if let Some(name) = below(config.archive().as_deref()) {
-            return Self { name: name.into(), in_archive: true };
+        for archive in config.archive().into_iter().chain(look.archives(&config.state)?) {
+            if let Some(name) = below(Some(&archive)) {
+                return Ok(Self { name: name.into(), archive: Some(archive) });
+            }
         }
-        Self { name: path.as_os_str().to_owned(), in_archive: false }
+        Ok(Self { name: path.as_os_str().to_owned(), archive: None })
     }
 
     /// Whether it has the name of a file that was set aside, or of one that was processed; `None` for any
@@ -153,7 +156,7 @@ impl Place {
         if file_name.starts_with(FAILED.as_bytes()) {
             return Some(true);
         }
-        (self.in_archive || file_name.starts_with(PROCESSED.as_bytes())).then_some(false)
+        (self.archive.is_some() || file_name.starts_with(PROCESSED.as_bytes())).then_some(false)
     }
 
     /// The name, without what an archived one begins with.
@@ -216,7 +219,7 @@ pub fn archived_as(
     path: &Path,
     stamp: &Stamp,
 ) -> anyhow::Result<Option<(Entry, Stands)>> {
-    let place = Place::of(config, path);
+    let place = Place::of(config, look, path)?;
     let all = archived_under(look, &place, stamp.inode)?;
     let is_failed = place.is_failed() == Some(true);
     let same = |(entry, stands, inode): &&(Entry, Stands, u64)| match stands {
@@ -235,7 +238,7 @@ pub fn archived_as(
 /// # Errors
 /// When the ledger cannot be read.
 pub fn is_input(config: &Config, look: &Look, path: &Path, stamp: &Stamp) -> anyhow::Result<bool> {
-    let all = archived_under(look, &Place::of(config, path), stamp.inode)?;
+    let all = archived_under(look, &Place::of(config, look, path)?, stamp.inode)?;
     let mut inputs = all.iter().filter(|(_, stands, _)| *stands == Stands::Input);
     Ok(inputs.any(|(entry, ..)| {
         let identity = &entry.identity;

@@ -28,6 +28,8 @@ pub struct Looked {
     pub bytes: u64,
     /// Archived inputs that were found in their place.
     pub inputs: u64,
+    /// Archived inputs that are not there any more: what is in an archive is its owner's to remove.
+    pub gone: u64,
 }
 
 /// What to look at, and whom to tell.
@@ -261,7 +263,8 @@ impl Audit<'_> {
         let config = self.config;
         let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
         let action = config.written.done.action.clone();
-        let archiver = Archiver::open(action, config.archive().as_deref());
+        let known = look.archives(&config.state)?;
+        let archiver = Archiver::open(action, config.archive().as_deref(), known);
         let archiver = archiver.context("open the archive")?;
         let (mut last, pruned) = (None, look.pruned()?);
         look.all(|entry| {
@@ -316,10 +319,10 @@ impl Audit<'_> {
         let failed = matches!(fate, Fate::Failed(_));
         let debt =
             Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
-        let shown = escaped(name.as_encoded_bytes());
         let named = look.archived_name(*sequence)?;
         let hash = crate::pipeline::prepare::hash;
-        let Some((dir, found)) = archiver.find_archived(folder, &debt, named, hash) else {
+        let Some((dir, found)) = archiver.find_archived(folder, &debt, named.as_deref(), hash)
+        else {
             // It went back into the drop folder, and has been taken or is going to be.
             if self.repeated.contains(sequence) || is_back(folder, entry) {
                 return Ok(());
@@ -328,13 +331,15 @@ impl Audit<'_> {
             if look.was_gone(*sequence)? || look.altered_input(*sequence)?.is_some() {
                 return Ok(());
             }
-            let place = match debt.fate {
-                Fate::Failed(_) => "set aside as failed-*",
-                Fate::Processed => "archived",
+            let named = named.as_deref();
+            let Some((dir, name)) = archiver.find_changed(folder, &debt, named) else {
+                self.looked.gone += 1;
+                return Ok(());
             };
+            let shown = escaped(dir.path().join(name).as_os_str().as_encoded_bytes());
             self.tell(&format!(
-                "{shown}, which microbatch {sequence} has {place}, is not there as it was: it was moved \
-                 away or changed; put it back, or let it be"
+                "{shown} was changed: it has another size or time than what microbatch {sequence} has \
+                 read; restore it, or remove it"
             ));
             return Ok(());
         };

@@ -55,15 +55,6 @@ pub enum Action {
     Delete,
 }
 
-/// `done.keep`: how much of what was moved stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// What was committed at most so long ago.
-    Age(Duration),
-    /// The newest files of so many bytes.
-    Bytes(u64),
-}
-
 /// What an input came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
@@ -113,12 +104,26 @@ pub enum Archived {
 pub struct Archiver {
     action: Action,
     target: Option<Dir>,
+    /// Where inputs were moved to by earlier configurations.
+    earlier: Vec<PathBuf>,
 }
 
 impl Archiver {
-    /// Opens the directory that inputs are moved to, if they are; `target` is its absolute path.
-    pub fn open(action: Action, target: Option<&Path>) -> durable::Result<Self> {
-        Ok(Self { action, target: target.map(Dir::open).transpose()? })
+    /// Opens the directory that inputs are moved to, if they are; `target` is its absolute path, and
+    /// `archives` are all to which they ever were.
+    pub fn open(
+        action: Action,
+        target: Option<&Path>,
+        mut archives: Vec<PathBuf>,
+    ) -> durable::Result<Self> {
+        archives.retain(|known| Some(known.as_path()) != target);
+        Ok(Self { action, target: target.map(Dir::open).transpose()?, earlier: archives })
+    }
+
+    /// The directories that inputs are moved to, and were by earlier configurations.
+    pub fn archives(&self) -> impl Iterator<Item = &Path> {
+        let target = self.target.as_ref().map(Dir::path);
+        target.into_iter().chain(self.earlier.iter().map(PathBuf::as_path))
     }
 
     /// True when nothing is left of what was processed.
@@ -141,7 +146,8 @@ impl Archiver {
         let Some(there) = target.successor()? else { return Ok(None) };
         tracing::warn!(folder = %there.path().display(), "the archive folder was replaced");
         touched.leave(target)?;
-        Ok(Some(Self { action: self.action.clone(), target: Some(there) }))
+        let earlier = self.earlier.clone();
+        Ok(Some(Self { action: self.action.clone(), target: Some(there), earlier }))
     }
 
     /// Archives the input that was read on `file`, which has this stamp.

@@ -4,7 +4,7 @@
 //! inode where that says anything; what could not be read is not therefore another file.
 
 use std::cell::Cell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::Path;
 
@@ -180,47 +180,81 @@ impl Archiver {
         Ok(None)
     }
 
-    /// Where the archived input is: a file of its size and time that is the same one, or has its
-    /// content. `named` is its name there, where that is known and is not the usual one.
+    /// Where the archived input is, by this configuration or by an earlier one: a file of its size and time
+    /// that is the same one, or has its content. `named` is its name there, where that is known and is not
+    /// the usual one.
     pub fn find_archived(
         &self,
         folder: &Dir,
         debt: &Debt,
-        named: Option<OsString>,
+        named: Option<&OsStr>,
         hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
     ) -> Option<(Dir, OsString)> {
-        let place = Place::of(folder, &debt.name).ok()?;
-        let (target, prefix) = match (&debt.fate, &self.action, &self.target) {
-            (Fate::Failed(_), ..) => (place.dir(), FAILED),
-            (_, Action::Move(_), Some(target)) => (target, ""),
-            (_, Action::Delete, _) => return None,
-            _ => (place.dir(), PROCESSED),
-        };
-        let parent = Path::new(&debt.name).parent().filter(|_| prefix.is_empty());
-        let target = Dir::open(
-            &parent.map_or(target.path().to_owned(), |parent| target.path().join(parent)),
-        );
-        let target = target.ok()?;
-        let is_known = named.is_some();
-        let usual = |attempt| archived_name(prefix, place.name, debt.sequence, attempt);
-        let names = named.into_iter().chain((0..).map_while(|attempt| {
-            let name = usual(attempt);
-            // Behind the second name the file is under the last of those that are taken.
-            let is_tried = attempt < 2 || target.stat(&name).is_ok_and(|stat| stat.is_some());
-            (!is_known && is_tried).then_some(name)
-        }));
-        for name in names {
-            let input::Found::File(file, stamp) = input::open(&target, &name) else { continue };
-            let identity = &debt.identity;
-            if (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
+        let identity = &debt.identity;
+        self.find_by(folder, debt, named, &|file, stamp| {
+            (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
                 && (stamp.inode == identity.inode
-                    || hash(&file).is_ok_and(|hash| hash == identity.hash))
-            {
-                return Some((target, name));
-            }
-        }
-        None
+                    || hash(file).is_ok_and(|hash| hash == identity.hash))
+        })
     }
+
+    /// Where the archived input is, if it was changed there: it is the same inode with another size or time.
+    pub fn find_changed(
+        &self,
+        folder: &Dir,
+        debt: &Debt,
+        named: Option<&OsStr>,
+    ) -> Option<(Dir, OsString)> {
+        self.find_by(folder, debt, named, &|_, stamp| stamp.inode == debt.identity.inode)
+    }
+
+    fn find_by(
+        &self,
+        folder: &Dir,
+        debt: &Debt,
+        named: Option<&OsStr>,
+        is_it: &impl Fn(&File, &Stamp) -> bool,
+    ) -> Option<(Dir, OsString)> {
+        let place = Place::of(folder, &debt.name).ok()?;
+        let find = |target: Dir, prefix| {
+            let name = find_in(&target, (prefix, place.name), debt, named, is_it)?;
+            Some((target, name))
+        };
+        let home = || Dir::open(place.dir().path()).ok();
+        if let Fate::Failed(_) = debt.fate {
+            return find(home()?, FAILED);
+        }
+        let parent = Path::new(&debt.name).parent().unwrap_or(Path::new(""));
+        let moved =
+            || self.archives().find_map(|archive| find(Dir::open(&archive.join(parent)).ok()?, ""));
+        let renamed = || find(home()?, PROCESSED);
+        match self.action {
+            Action::Move(_) => moved().or_else(renamed),
+            Action::Rename => renamed().or_else(moved),
+            Action::Delete => moved(),
+        }
+    }
+}
+
+/// The name in `target` of an input that was called `name`.
+fn find_in(
+    target: &Dir,
+    (prefix, name): (&str, &OsStr),
+    debt: &Debt,
+    named: Option<&OsStr>,
+    is_it: &impl Fn(&File, &Stamp) -> bool,
+) -> Option<OsString> {
+    let usual = |attempt| archived_name(prefix, name, debt.sequence, attempt);
+    let mut names = named.map(OsStr::to_owned).into_iter().chain((0..).map_while(|attempt| {
+        let name = usual(attempt);
+        // Behind the second name the file is under the last of those that are taken.
+        let is_tried = attempt < 2 || target.stat(&name).is_ok_and(|stat| stat.is_some());
+        (named.is_none() && is_tried).then_some(name)
+    }));
+    names.find(|name| match input::open(target, name) {
+        input::Found::File(file, stamp) => is_it(&file, &stamp),
+        _ => false,
+    })
 }
 
 fn unread(error: std::io::Error) -> Failure {

@@ -1,0 +1,246 @@
+//! Outputs, rejects and late records are closed from time to time, and what was closed is kept as long as
+//! the job says so: nothing else is removed.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::support::spool::NUMBERS;
+use crate::support::{Spool, wait_for};
+
+/// A job whose output, rejects and, in a build with queries, late records are closed by this rule.
+fn job(rotate: &str) -> Spool {
+    let outputs = format!(
+        "[rejects]\npath = \"rejects/r.jsonl\"\nrotate = {{ {rotate} }}\n[output]\n\
+         path = \"output/o.csv\"\nrotate = {{ {rotate} }}\n"
+    );
+    if cfg!(feature = "sql") {
+        return Spool::new(&format!(
+            "{outputs}[output.format.csv]\nheader = false\n[input.format.csv]\nheader = false\n\
+             [input.format.csv.columns]\nn = \"bigint\"\nt = \"timestamp\"\n[event_time]\n\
+             column = \"t\"\nlate = \"late/l.jsonl\"\n[[view]]\nname = \"v\"\nmode = \"append\"\n\
+             path = \"v.csv\"\nquery = \"select window_start, count(*) as c from \
+             tumble(output, t, interval '5 seconds') group by window_start\"\n"
+        ));
+    }
+    let numbers = NUMBERS.replace("[output.format.numbers]\n", "");
+    Spool::new(&format!("{numbers}{outputs}[output.format.numbers]\n"))
+}
+
+/// What is closed, by the folder it is in.
+const OUTPUTS: [&str; 3] = ["output", "rejects", "late"];
+
+fn outputs() -> &'static [&'static str] {
+    if cfg!(feature = "sql") { &OUTPUTS } else { &OUTPUTS[..2] }
+}
+
+/// One more record for each of the outputs.
+fn drop_one(spool: &Spool, number: u32) {
+    if cfg!(feature = "sql") {
+        if number == 11 {
+            // It closes the windows of all that come later.
+            spool.drop_file("0", "0,2026-01-02 00:00:00\n");
+            spool.run_once();
+        }
+        let line = format!("{number},2026-01-01 00:00:00\nbad{number},2026-01-02 00:00:00\n");
+        spool.drop_file(format!("{number}"), line);
+    } else {
+        spool.drop_file(format!("{number}"), format!("{number}\nbad{number}\n"));
+    }
+}
+
+fn names(spool: &Spool, folder: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(spool.path(folder)).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.contains(".spoolmill-lock") && !name.ends_with(".lock")).collect()
+}
+
+/// The records of each file, the oldest file first.
+fn contents(spool: &Spool, folder: &str) -> Vec<String> {
+    let read = |name: &String| {
+        let bytes = std::fs::read(spool.path(folder).join(name)).unwrap();
+        let mut text = String::new();
+        if name.ends_with(".gz") {
+            flate2::read::MultiGzDecoder::new(&*bytes).read_to_string(&mut text).unwrap();
+        } else {
+            text = String::from_utf8(bytes).unwrap();
+        }
+        text
+    };
+    names(spool, folder).iter().map(read).collect()
+}
+
+#[track_caller]
+fn verify(spool: &Spool) {
+    let output = spool.run("verify", &[]);
+    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "{said}");
+}
+
+/// The numbers of the files whose records are in an output, in its order.
+fn numbers(spool: &Spool, folder: &str) -> Vec<u32> {
+    let all = contents(spool, folder).concat();
+    let of = |line: &str| -> u32 {
+        let line = line.strip_prefix("{\"file\":\"").unwrap_or(line);
+        let end = line.find(|c: char| !c.is_ascii_digit()).unwrap();
+        line[..end].parse().unwrap()
+    };
+    all.lines().map(of).filter(|number| *number > 0).collect()
+}
+
+fn ledger_remembers(spool: &Spool) -> usize {
+    let ledger = rusqlite::Connection::open(spool.path("state/ledger.db")).unwrap();
+    ledger.query_row("SELECT count(*) FROM rotated", (), |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn each_output_is_closed_by_its_rule() {
+    for rotate in ["size = \"1B\"", "size = \"1B\", compress = \"gzip\""] {
+        let spool = job(rotate);
+        for number in 11..=15 {
+            drop_one(&spool, number);
+            spool.run_once();
+        }
+        for folder in outputs() {
+            assert_eq!(numbers(&spool, folder), [11, 12, 13, 14, 15], "{folder}");
+            assert!(names(&spool, folder).len() >= 5, "{:?}", names(&spool, folder));
+        }
+        verify(&spool);
+    }
+}
+
+#[test]
+fn the_newest_of_what_was_closed_is_kept() {
+    for (rotate, most) in [
+        ("size = \"1B\", keep = \"250B\"", 250),
+        ("size = \"1B\", compress = \"gzip\", keep = \"250B\"", 250),
+        ("size = \"1B\", keep = \"0B\"", 0),
+    ] {
+        let spool = job(rotate);
+        for number in 11..=60 {
+            drop_one(&spool, number);
+            if number % 7 == 0 || number == 60 {
+                spool.run_once();
+            }
+        }
+        let mut files = 0;
+        for folder in outputs() {
+            let kept = numbers(&spool, folder);
+            let expected: Vec<u32> = (61 - kept.len() as u32..=60).collect();
+            assert_eq!(kept, expected, "{rotate} {folder}");
+            let size =
+                |name: &String| std::fs::metadata(spool.path(folder).join(name)).unwrap().len();
+            let bytes: u64 = names(&spool, folder).iter().map(size).sum();
+            assert!(bytes <= most, "{rotate} {folder}: {bytes}");
+            files += names(&spool, folder).len();
+        }
+        assert_eq!(ledger_remembers(&spool), files, "{rotate}");
+        verify(&spool);
+    }
+}
+
+#[test]
+fn what_is_old_goes_by_itself() {
+    let spool = job("size = \"1B\", keep = \"3s\"");
+    drop_one(&spool, 11);
+    let daemon = spool.start();
+    let gone = || spool.read("daemon.log").matches("past `keep`").count();
+    let nothing = || outputs().iter().all(|folder| names(&spool, folder).is_empty());
+    wait_for("each is closed and goes", || gone() >= outputs().len() && nothing());
+    daemon.stop();
+    verify(&spool);
+}
+
+/// Under the name of a closed file there is another one, or nothing.
+#[test]
+fn what_is_not_ours_stays() {
+    for compress in ["", ", compress = \"gzip\""] {
+        let spool = job(&format!("size = \"1B\"{compress}"));
+        for number in 11..=13 {
+            drop_one(&spool, number);
+            spool.run_once();
+        }
+        let mut theirs = Vec::new();
+        for folder in outputs() {
+            let mut names = names(&spool, folder).into_iter();
+            let (first, second) = (names.next().unwrap(), names.next().unwrap());
+            std::fs::remove_file(spool.path(folder).join(first)).unwrap();
+            let second = spool.path(folder).join(second);
+            let inode = second.metadata().unwrap().ino();
+            // A new file with the same content, while the old one still has its inode.
+            std::fs::copy(&second, spool.path("copy")).unwrap();
+            std::fs::rename(spool.path("copy"), &second).unwrap();
+            assert_ne!(second.metadata().unwrap().ino(), inode);
+            theirs.push(second);
+        }
+        let rule = job(&format!("size = \"1B\", keep = \"0B\"{compress}")).read("job.toml");
+        std::fs::write(spool.path("job.toml"), rule).unwrap();
+        spool.run_once();
+        for path in theirs {
+            assert!(path.exists(), "{compress} {}", path.display());
+        }
+        for folder in outputs() {
+            assert_eq!(names(&spool, folder).len(), 1, "{compress} {:?}", names(&spool, folder));
+        }
+        assert_eq!(ledger_remembers(&spool), 0);
+        verify(&spool);
+    }
+}
+
+/// Aborted at any durable operation: what is kept is the newest, nothing is twice, and no file is forgotten.
+#[test]
+fn an_abort_forgets_no_file() {
+    for rotate in
+        ["size = \"1B\", keep = \"250B\"", "size = \"1B\", compress = \"gzip\", keep = \"250B\""]
+    {
+        let mut ended = false;
+        for number in 1..300 {
+            let mut spool = job(rotate);
+            for file in 11..=14 {
+                drop_one(&spool, file);
+                spool.run_once();
+            }
+            drop_one(&spool, 15);
+            spool.environment("SPOOLMILL_FAULT", &format!("abort:{number}"));
+            ended = spool.run("run", &["--once"]).status.success();
+            spool.no_environment();
+            spool.run_once();
+            for file in 16..=18 {
+                drop_one(&spool, file);
+                spool.run_once();
+            }
+            let mut files = 0;
+            for folder in outputs() {
+                let kept = numbers(&spool, folder);
+                let expected: Vec<u32> = (19 - kept.len() as u32..=18).collect();
+                assert_eq!(kept, expected, "{rotate} abort:{number} {folder}");
+                assert!(!kept.is_empty(), "{rotate} abort:{number} {folder}");
+                files += names(&spool, folder).len();
+            }
+            assert_eq!(ledger_remembers(&spool), files, "{rotate} abort:{number}");
+            verify(&spool);
+            if ended {
+                assert!(number > 20, "only {number} operations");
+                break;
+            }
+        }
+        assert!(ended, "it never ends");
+    }
+}
+
+/// A file that cannot be removed now is tried again, and holds up nothing.
+#[test]
+fn what_cannot_be_removed_is_removed_later() {
+    let mut spool = job("size = \"1B\", keep = \"0B\"");
+    drop_one(&spool, 11);
+    spool.environment("SPOOLMILL_FAULT", "fail:unlink:13:1");
+    spool.run_once();
+    spool.no_environment();
+    drop_one(&spool, 12);
+    spool.run_once();
+    for folder in outputs() {
+        assert!(names(&spool, folder).is_empty(), "{:?}", names(&spool, folder));
+    }
+    assert_eq!(ledger_remembers(&spool), 0);
+    verify(&spool);
+}
