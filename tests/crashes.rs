@@ -58,6 +58,45 @@ const ROTATED: Job = Job {
     ..PLAIN
 };
 
+/// What is closed is compressed: no plain file and no hidden name is left.
+const COMPRESSED: Job = Job {
+    configuration: "[input.format.numbers]\n[output]\npath = \"out/output.txt\"\n\
+        rotate = { size = \"8B\", compress = \"gzip\" }\n[output.format.numbers]\n\
+        [engine]\nfiles_per_commit = 2\n",
+    seen: |spool| {
+        let read = |name: &String| {
+            let path = spool.path("out").join(name);
+            let mut text = String::new();
+            let mut packed = flate2::read::MultiGzDecoder::new(std::fs::File::open(path).unwrap());
+            match std::io::Read::read_to_string(&mut packed, &mut text) {
+                Ok(_) => text,
+                Err(_) => spool.read(&format!("out/{name}")),
+            }
+        };
+        let names = names_in(spool, "out");
+        let text: String = names.iter().map(read).collect();
+        let odd = names.iter().filter(|name| name.starts_with('.') || name.ends_with("Z.txt"));
+        odd.count().to_string() + &text
+    },
+    ..PLAIN
+};
+
+/// What is closed goes at once, and so does what was moved: nothing of it is left.
+const KEPT: Job = Job {
+    configuration: "[input.format.numbers]\n[output]\npath = \"out/output.txt\"\n\
+        rotate = { size = \"8B\", compress = \"gzip\", keep = \"0B\" }\n[output.format.numbers]\n\
+        [done]\naction = { move = \"archive\" }\nkeep = \"0B\"\n[engine]\nfiles_per_commit = 2\n",
+    seen: |spool| format!("{:?} {:?}", names_in(spool, "out"), names_in(spool, "archive")),
+    ..PLAIN
+};
+
+/// What is in a folder, but for the lock.
+fn names_in(spool: &Spool, folder: &str) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(spool.path(folder)).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.ends_with("spoolmill-lock")).collect()
+}
+
 /// A header once, records that say where they are from, and one plan over blocks.
 #[cfg(feature = "sql")]
 const CSV: Job = Job {
@@ -401,17 +440,19 @@ fn explore_some(
     expected: &End,
     stride: usize,
 ) -> (usize, Option<String>) {
-    let root = spool.path("");
-    let start = Model::of(&root);
+    let pins = tempfile::tempdir().unwrap();
+    let mut model = Model::of(&spool.path(""), pins.path());
     let trace_folder = tempfile::tempdir().unwrap();
     let trace_file = trace_folder.path().join("trace");
     spool.environment("SPOOLMILL_MUTANT", mutant);
     spool.environment("SPOOLMILL_TRACE", trace_file.to_str().unwrap());
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
     spool.run_once();
     spool.no_environment();
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
     let steps = trace(&trace_file);
+    model.learn(&steps);
     let mut states = 0;
-    let mut model = start;
     for (number, step) in steps.iter().enumerate() {
         model.apply(step);
         if number % stride > 0 {
@@ -457,6 +498,57 @@ fn a_power_cut_at_any_operation_changes_nothing_in_the_end() {
 fn a_power_cut_in_a_job_that_rotates_changes_nothing_in_the_end() {
     let expected = undisturbed(ROTATED);
     assert_eq!(explore(ROTATED, "", &expected).1, None);
+}
+
+#[test]
+fn a_power_cut_beside_a_compression_changes_nothing_in_the_end() {
+    let expected = undisturbed(COMPRESSED);
+    assert!(expected.output.0.starts_with('0') && expected.output.0.len() > 256 * 1024);
+    assert_eq!(explore(COMPRESSED, "", &expected).1, None);
+}
+
+#[test]
+fn a_power_cut_while_the_past_is_pruned_leaves_nothing_of_it() {
+    let expected = undisturbed(KEPT);
+    eprintln!("{:?}", expected.output);
+    assert_eq!(explore(KEPT, "", &expected).1, None);
+}
+
+/// A file goes back, and is taken again once.
+#[test]
+fn a_power_cut_in_a_requeue_neither_loses_nor_doubles_the_file() {
+    let mut spool = scenario(PLAIN);
+    spool.run_once();
+    let pins = tempfile::tempdir().unwrap();
+    let mut model = Model::of(&spool.path(""), pins.path());
+    let trace_folder = tempfile::tempdir().unwrap();
+    let trace_file = trace_folder.path().join("trace");
+    spool.environment("SPOOLMILL_TRACE", trace_file.to_str().unwrap());
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
+    let requeue = |spool: &Spool| {
+        let failed = spool.run("requeue", &["in/failed-d.gz"]);
+        let again = spool.run("requeue", &["--again", "in/processed-b"]);
+        (failed.status.success(), again.status.success())
+    };
+    assert_eq!(requeue(&spool), (true, true));
+    spool.no_environment();
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
+    let steps = trace(&trace_file);
+    model.learn(&steps);
+    spool.run_once();
+    let expected = end(&spool, PLAIN);
+    assert!(steps.len() > 5, "{steps:?}");
+    for (number, step) in steps.iter().enumerate() {
+        model.apply(step);
+        for loss in LOSSES {
+            model.cut(loss);
+            // Whoever asked for it looks, and asks again where it is not done.
+            requeue(&spool);
+            spool.run_once();
+            let at = format!("{loss:?} after operation {number} ({} {})", step.op, step.site);
+            assert_eq!(end(&spool, PLAIN), expected, "{at}");
+        }
+    }
 }
 
 /// The first output is a staging file, renamed; the next one makes the staging folder durable.
@@ -506,18 +598,22 @@ fn explore_recovery(
     expected: &End,
 ) -> (bool, Option<String>) {
     let mut spool = scenario(job);
-    let mut model = Model::of(&spool.path(""));
+    let pins = tempfile::tempdir().unwrap();
+    let mut model = Model::of(&spool.path(""), pins.path());
     let trace_folder = tempfile::tempdir().unwrap();
     let trace_file = trace_folder.path().join("trace");
     spool.environment("SPOOLMILL_MUTANT", mutant);
     spool.environment("SPOOLMILL_TRACE", trace_file.to_str().unwrap());
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
     spool.environment("SPOOLMILL_FAULT", fault);
     let aborted = spool.run("run", &["--once"]).status.signal() == Some(6);
     let before = trace(&trace_file).len();
     spool.environment("SPOOLMILL_FAULT", "");
     spool.run_once();
     spool.no_environment();
+    spool.environment("SPOOLMILL_PINS", pins.path().to_str().unwrap());
     let steps = trace(&trace_file);
+    model.learn(&steps);
     let mut random = Random(before as u64);
     let recovery = (steps.len() - before) as u64;
     let chosen: BTreeSet<u64> = match cuts {

@@ -148,11 +148,12 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
         escaped(entry.name.as_bytes())
     );
     Requeued::of_state(&config.state).note(&stamp, sequence)?;
-    anyhow::ensure!(dir.rename_no_replace(archived, folder, name)?, "another file has just come");
     if archived.as_bytes().starts_with(FAILED.as_bytes()) {
-        // The next report of this name tells of another microbatch.
+        // The next report of this name tells of another microbatch. First, so that a crash leaves none that
+        // nobody removes: who asks again removes it then.
         remove_reports((config, look), &dir, archived, &entry)?;
     }
+    anyhow::ensure!(dir.rename_no_replace(archived, folder, name)?, "another file has just come");
     put_marker_back(config, &dir, archived, folder, name)?;
     folder.sync("input directory")?;
     dir.sync("archive directory")?;

@@ -7,6 +7,7 @@
 //! - `SPOOLMILL_FAULT=fail:KIND:ERRNO:N` lets the N-th operation of that kind, or of that site, fail,
 //!   `N+` it and every later one;
 //! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
+//! - `SPOOLMILL_PINS=DIR` keeps what is removed under the number of its inode, so that no other file gets it;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
 #[cfg(not(debug_assertions))]
@@ -124,7 +125,8 @@ mod switched {
     use std::fs::File;
     use std::io::{self, Write as _};
     use std::os::unix::ffi::OsStrExt as _;
-    use std::path::Path;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::{Path, PathBuf};
     use std::sync::{LazyLock, Mutex, PoisonError};
 
     enum Plan {
@@ -138,6 +140,7 @@ mod switched {
         plan: Plan,
         mutants: Vec<String>,
         trace: Option<Mutex<File>>,
+        pins: Option<PathBuf>,
         counts: Mutex<Counts>,
     }
 
@@ -156,6 +159,7 @@ mod switched {
             let file = File::options().append(true).create(true).open(path);
             Mutex::new(file.expect("the trace file can be opened"))
         }),
+        pins: std::env::var_os("SPOOLMILL_PINS").map(PathBuf::from),
         counts: Mutex::new(Counts::default()),
     });
 
@@ -233,11 +237,28 @@ mod switched {
     }
 
     fn trace<'a>(site: &str, act: impl FnOnce() -> Act<'a>) {
+        if SWITCH.trace.is_none() && SWITCH.pins.is_none() {
+            return;
+        }
+        let act = act();
+        let removed = match &act {
+            Act::Unlink(path) => Some(path),
+            Act::Rename(_, path) if site == "replace" => Some(path),
+            _ => None,
+        };
+        if let (Some(pins), Some(path)) = (&SWITCH.pins, removed) {
+            // What is no regular file, or is gone, has no inode that matters.
+            let _ = rustix::fs::link(*path, pins.join(inode(path).to_string()));
+        }
         if let Some(trace) = &SWITCH.trace {
-            let line = line(site, &act());
+            let line = line(site, &act);
             let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
             trace.write_all(line.as_bytes()).expect("the trace file can be written");
         }
+    }
+
+    fn inode(path: &Path) -> u64 {
+        path.symlink_metadata().map_or(0, |metadata| metadata.ino())
     }
 
     fn line(site: &str, act: &Act<'_>) -> String {
@@ -256,7 +277,9 @@ mod switched {
             Act::Link(from, to) => {
                 serde_json::json!({"op": "link", "path": name(from), "to": name(to)})
             }
-            Act::Unlink(path) => serde_json::json!({"op": "unlink", "path": name(path)}),
+            Act::Unlink(path) => {
+                serde_json::json!({"op": "unlink", "path": name(path), "inode": inode(path)})
+            }
             Act::Commit(path, synchronous, image) => serde_json::json!({
                 "op": "commit", "path": name(path), "synchronous": synchronous,
                 "bytes": BASE64.encode(image)

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -26,6 +27,7 @@ pub struct Step {
     to: PathBuf,
     offset: usize,
     synchronous: i64,
+    inode: u64,
     bytes: Vec<u8>,
 }
 
@@ -45,6 +47,7 @@ fn step(line: &serde_json::Value) -> Step {
         to: path("to"),
         offset: line["offset"].as_u64().unwrap_or_default() as usize,
         synchronous: line["synchronous"].as_i64().unwrap_or_default(),
+        inode: line["inode"].as_u64().unwrap_or_default(),
         bytes: bytes("bytes"),
     }
 }
@@ -55,6 +58,8 @@ struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
     modified: Option<SystemTime>,
+    /// The number it has on the disk; 0 where that is not known.
+    number: u64,
 }
 
 /// What a power cut does to what was not synced.
@@ -92,13 +97,18 @@ pub struct Model {
     inodes: Vec<Inode>,
     live: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
+    /// Where files wait that have no name in `root` at the moment, under their numbers.
+    pins: PathBuf,
+    numbers: BTreeMap<usize, u64>,
 }
 
 impl Model {
-    /// Starts with what is in `root` now, all of it durable.
-    pub fn of(root: &Path) -> Self {
-        let mut model = Self { root: root.to_owned(), ..Self::default() };
-        model.load(root);
+    /// Starts with what is in `root` now, all of it durable. Who runs the program sets `SPOOLMILL_PINS` to
+    /// `pins`, so that a file keeps the number of its inode through each power cut, as it does on a disk.
+    pub fn of(root: &Path, pins: &Path) -> Self {
+        let (root, pins) = (root.to_owned(), pins.to_owned());
+        let mut model = Self { root, pins, ..Self::default() };
+        model.load(&model.root.clone());
         model.durable = model.live.clone();
         model
     }
@@ -113,12 +123,28 @@ impl Model {
                 live: bytes.clone(),
                 durable: bytes,
                 modified: metadata.modified().ok(),
+                number: metadata.ino(),
             });
             self.live.insert(path.clone(), self.inodes.len() - 1);
             if metadata.is_dir() {
                 self.load(&path);
             }
         }
+    }
+
+    /// The run with this trace has ended: which numbers the files have got that it has made.
+    pub fn learn(&mut self, steps: &[Step]) {
+        let mut end = self.clone();
+        let mut known = BTreeMap::new();
+        for step in steps {
+            let removed = end.live.get(&step.path).filter(|_| step.op == "unlink");
+            known.extend(removed.map(|inode| (*inode, step.inode)));
+            end.apply(step);
+        }
+        for (path, inode) in &end.live {
+            known.extend(path.metadata().ok().map(|metadata| (*inode, metadata.ino())));
+        }
+        self.numbers = known;
     }
 
     /// Performs one operation.
@@ -156,7 +182,8 @@ impl Model {
         }
     }
 
-    fn add(&mut self, path: &Path, inode: Inode) {
+    fn add(&mut self, path: &Path, mut inode: Inode) {
+        inode.number = self.numbers.get(&self.inodes.len()).copied().unwrap_or_default();
         self.inodes.push(inode);
         self.live.insert(path.to_owned(), self.inodes.len() - 1);
     }
@@ -225,16 +252,34 @@ impl Model {
             let inside = from.iter().filter(|(path, _)| folder_of(path) == Some(folder));
             names.extend(inside.map(|(path, inode)| (path.clone(), *inode)));
         }
+        // A rename from one folder to another is done or not: no file system loses both names.
+        let kept: BTreeSet<usize> = names.values().copied().collect();
+        let living: BTreeSet<usize> = self.live.values().copied().collect();
+        let lost = |inode: &usize| living.contains(inode) && !kept.contains(inode);
+        let before = self.durable.iter().filter(|(_, inode)| lost(inode));
+        names.extend(before.map(|(path, inode)| (path.clone(), *inode)));
         names
     }
 
-    fn materialize(&self, names: &BTreeMap<PathBuf, usize>, contents: &[Vec<u8>]) {
-        for entry in fs::read_dir(&self.root).unwrap() {
+    /// Removes what is in a folder; files wait under their numbers.
+    fn clear(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.unwrap();
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                self.clear(&path);
+                fs::remove_dir(&path).unwrap();
+            } else {
+                let pinned = self.pins.join(metadata.ino().to_string());
+                fs::rename(&path, &pinned).unwrap();
+                // Two names of one file: a rename has left the first.
+                let _ = fs::remove_file(&path);
+            }
         }
+    }
+
+    fn materialize(&self, names: &BTreeMap<PathBuf, usize>, contents: &[Vec<u8>]) {
+        self.clear(&self.root);
         let mut placed: BTreeMap<usize, &Path> = BTreeMap::new();
         // Parents sort before what is in them; what is in a lost folder is lost.
         for (path, inode) in names {
@@ -246,6 +291,9 @@ impl Model {
             } else if let Some(first) = placed.get(inode) {
                 fs::hard_link(first, path).unwrap();
             } else {
+                let number = self.inodes[*inode].number;
+                let is_kept = fs::rename(self.pins.join(number.to_string()), path).is_ok();
+                assert!(is_kept || number == 0, "{} is another file", path.display());
                 fs::write(path, &contents[*inode]).unwrap();
                 if let Some(modified) = self.inodes[*inode].modified {
                     let file = fs::File::options().write(true).open(path).unwrap();
@@ -257,8 +305,7 @@ impl Model {
     }
 }
 
-/// The folder that a name is in. No file system loses both names of a file that is renamed: for the folder of
-/// hidden names, which every input passes, that is taken for granted, and it counts as the drop folder.
+/// The folder that a name is in. That of hidden names, which every input passes, counts as the drop folder.
 fn folder_of(path: &Path) -> Option<&Path> {
     let folder = path.parent()?;
     if folder.ends_with(".spoolmill-done") { folder.parent() } else { Some(folder) }
