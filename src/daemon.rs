@@ -13,6 +13,7 @@ mod pressure;
 mod starting;
 mod watching;
 
+use std::ffi::OsStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,12 +25,13 @@ use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::queries::Queries;
-use crate::source::watch::{self, Hint, Watch};
+use crate::source::queue::Why;
+use crate::source::watch::{Hint, Watch};
 use crate::status::live::{Live, Told};
 use crate::telemetry::{self, Pulse};
 pub use aside::Aside;
 use job::{Job, Round};
-use watching::{open_watch, send_hints, start_watch};
+use watching::{open_watch, start_watch, watch_archive};
 
 /// Wakes that may wait. When more come, one scan takes their place.
 pub const WAKES_MAX: usize = 16 * 1024;
@@ -81,6 +83,8 @@ pub struct Setting {
     pub pulse: Pulse,
     /// When the program was started, in milliseconds since 1970.
     pub started_ms: i64,
+    /// Where HTTP is served.
+    pub listens: Option<String>,
     /// The configuration in use, for whoever looks.
     pub shown: Arc<Mutex<Config>>,
 }
@@ -214,21 +218,18 @@ impl<'a> Daemon<'a> {
         let network = config.network_file_system();
         let watch = open_watch(&config, setting, &hints_lost, network).map_err(Failure::Fatal)?;
         let polls = watch.is_none();
-        let (told, before) = (Told::open(&config.state), Live::read(&config.state));
+        let (mut told, before) = (Told::open(&config.state), Live::read(&config.state));
         let mut job = Job::open(config, polls, network.is_none())?;
         job.rebuild_views(&setting.pulse)?;
         let folder = job.source.folder().path().display().to_string();
         tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
+        let live = before.started(setting.started_ms, setting.listens.clone());
+        told.tell_now(&live);
         let archive = job.config().archive().filter(|_| !polls);
         let recursive = job.config().rules.recursive;
-        let watch_archive = |folder: std::path::PathBuf| {
-            let hint = send_hints(&setting.wakes.0, &hints_lost);
-            watch::watch_archive(&folder, recursive, hint)
-                .inspect_err(|error| tracing::debug!(%error, "the archive is not watched"))
-                .ok()
-        };
         Ok(Self {
-            _archive_watch: archive.and_then(watch_archive),
+            _archive_watch: archive
+                .and_then(|folder| watch_archive(&folder, recursive, setting, &hints_lost)),
             watched: job.source.folder_identity(),
             committed_at_start: job.pipeline.ledger.last_sequence(),
             failed_at_start: job.pipeline.ledger.quarantined(),
@@ -239,7 +240,7 @@ impl<'a> Daemon<'a> {
             reload: false,
             postponed: false,
             status_due: Instant::now(),
-            live: Live { started_ms: setting.started_ms, paused: None, ..before },
+            live,
             told,
         })
     }
@@ -300,10 +301,10 @@ impl<'a> Daemon<'a> {
         self.live.pending = pending as u64;
         self.live.waiting = waiting as u64;
         self.live.failed = self.job.source.failed();
-        let no_room = self.job.source.without_room();
-        self.live.no_room = no_room.map(|name| telemetry::escaped(name.as_encoded_bytes()));
-        let next = self.job.source.next_name();
-        self.live.next = next.map(|next| telemetry::escaped(next.as_encoded_bytes()));
+        let shown = |name: &OsStr| telemetry::escaped(name.as_encoded_bytes());
+        self.live.no_room = self.job.source.put_off_for(Why::NoRoom).next().map(shown);
+        self.live.put_off_later(self.job.source.put_off_for(Why::Later).map(shown));
+        self.live.next = self.job.source.next_name().map(shown);
         self.told.tell(&self.live)
     }
 

@@ -254,6 +254,12 @@ fn a_file_that_is_to_be_tried_later_holds_up_no_other() {
     assert_eq!(once.status.code(), Some(1), "{said}");
     assert!(said.contains("asked to be tried later"), "{said}");
     spool.assert_names(&["a", "processed-b", "processed-c"]);
+    let daemon = spool.start();
+    wait_for("explain says why it waits", || {
+        let said = spool.run("explain", &["a"]).stdout;
+        String::from_utf8_lossy(&said).contains("asked to be tried later (exit code 75)")
+    });
+    daemon.stop();
     fs::write(spool.path("ready"), "").unwrap();
     spool.run_once();
     assert_eq!(spool.output(), "b\nc\nlater\n");

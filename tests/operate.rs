@@ -550,6 +550,16 @@ fn check_tries_what_a_start_opens() {
     wait_for("the socket", || spool.path("http.sock").exists());
     wait_for("the watch", || daemon.log().contains("watching"));
     assert!(spool.run("check", &[]).status.success());
+    // What anybody else holds is not, also while it runs.
+    let theirs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(spool.path("theirs.sock")).unwrap();
+    for listen in [&theirs.local_addr().unwrap().to_string(), "unix:theirs.sock"] {
+        fs::write(spool.path("job.toml"), format!("{plain}[http]\nlisten = \"{listen}\"\n"))
+            .unwrap();
+        let checked = spool.run("check", &[]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.code() == Some(2) && said.contains("http.listen"), "{said}");
+    }
     daemon.stop();
 
     for (program, says) in [

@@ -45,8 +45,10 @@ impl Run {
         }
         let shown = Arc::new(Mutex::new(config.clone()));
         http::start(&shown, &pulse, started_ms)?;
+        let listens = config.listens();
         let until = if self.once { Until::Drained } else { Until::Stopped };
-        let aside = daemon::run(config, &Setting { until, wakes, pulse, started_ms, shown })?;
+        let setting = Setting { until, wakes, pulse, started_ms, listens, shown };
+        let aside = daemon::run(config, &setting)?;
         if self.strict && !aside.is_empty() {
             return Err(Strict(aside.to_string()).into());
         }

@@ -48,6 +48,19 @@ pub fn start_watch(
     Watch::start(directory, recursive, send_hints(sender, lost))
 }
 
+/// The watch on the folder that inputs are moved to: what is written there comes too late. Without it, it is
+/// noticed later.
+pub fn watch_archive(
+    folder: &Path,
+    recursive: bool,
+    setting: &Setting,
+    lost: &Arc<AtomicBool>,
+) -> Option<Watch> {
+    watch::watch_archive(folder, recursive, send_hints(&setting.wakes.0, lost))
+        .inspect_err(|error| tracing::debug!(%error, "the archive is not watched"))
+        .ok()
+}
+
 pub fn send_hints(
     sender: &SyncSender<Wake>,
     lost: &Arc<AtomicBool>,

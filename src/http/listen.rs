@@ -43,16 +43,16 @@ impl Listener {
         }
     }
 
-    /// Whether a start could listen there; nothing is left behind. Where the daemon of this job runs, the
-    /// address may be the one that it holds.
+    /// Whether a start could listen there; nothing is left behind. When it `is_ours`, the daemon of this job
+    /// listens there.
     ///
     /// # Errors
     /// Says why not.
-    pub fn check(listen: &Listen, config: &Config, is_running: bool) -> anyhow::Result<()> {
+    pub fn check(listen: &Listen, config: &Config, is_ours: bool) -> anyhow::Result<()> {
         let path = match listen {
             Listen::Tcp(address) => {
                 return match std::net::TcpListener::bind(address) {
-                    Err(error) if is_running && error.kind() == ErrorKind::AddrInUse => Ok(()),
+                    Err(error) if is_ours && error.kind() == ErrorKind::AddrInUse => Ok(()),
                     Err(error) => Err(error.into()),
                     Ok(_) => Ok(()),
                 };
@@ -62,9 +62,11 @@ impl Listener {
         if let Ok(found) = path.symlink_metadata() {
             anyhow::ensure!(found.file_type().is_socket(), "there is something that is no socket");
             let is_held = std::os::unix::net::UnixStream::connect(&path).is_ok();
-            anyhow::ensure!(is_running || !is_held, "another program listens there");
+            anyhow::ensure!(is_ours || !is_held, "another program listens there");
             // A start removes what an earlier one has left.
-            return Ok(());
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+            return rustix::fs::access(folder, access).context("its folder cannot be written to");
         }
         let _bound = std::os::unix::net::UnixListener::bind(&path)?;
         let dir = Dir::open(path.parent().unwrap_or(Path::new("/")))?;

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::{Config, Problem};
 use crate::status::Status;
+use crate::status::live::{self, Live};
 use crate::telemetry::Pulse;
 use listen::Listener;
 
@@ -99,8 +100,10 @@ pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> any
 /// Names the key, and says why not.
 pub fn check(config: &Config) -> anyhow::Result<()> {
     let Some(listen) = &config.written.http.listen else { return Ok(()) };
-    let is_running = crate::status::live::runner(&config.state).is_some();
-    Listener::check(listen, config, is_running).map_err(|error| {
+    // The daemon of this job may hold that address: then it is right.
+    let is_running = live::runner(&config.state).is_some();
+    let is_ours = is_running && Live::read(&config.state).listens == config.listens();
+    Listener::check(listen, config, is_ours).map_err(|error| {
         let message = format!("found \"{listen}\", where nobody can listen: {error:#}");
         config.problem(&Problem::new("http.listen", message)).into()
     })

@@ -454,11 +454,11 @@ impl Source {
         })
     }
 
-    /// A file whose records do not fit on the disk, if there is one.
-    pub fn without_room(&self) -> Option<&OsStr> {
+    /// The files that were put off for this reason.
+    pub fn put_off_for(&self, why: Why) -> impl Iterator<Item = &OsStr> {
         // Only files that were put off are asked, and they are few.
-        let mut names = self.put_off.keys();
-        names.find(|name| self.queue.waits_for(name, Why::NoRoom)).map(|name| &**name)
+        let names = self.put_off.keys().map(|name| &**name);
+        names.filter(move |name| self.queue.waits_for(name, why))
     }
 
     /// The next file in order, if one is due.

@@ -349,13 +349,17 @@ fn complete(config: &Config, name: &OsStr) -> String {
         return "is complete, and the daemon does not run".to_owned();
     }
     let live = Live::read(&config.state);
-    if live.no_room.as_deref() == Some(&escaped(name.as_bytes())) {
+    let shown = escaped(name.as_bytes());
+    if live.no_room.as_ref() == Some(&shown) {
         return "waits: its records do not fit on the disk".to_owned();
+    }
+    if live.later.contains(&shown) {
+        return LATER.to_owned();
     }
     if let Some(reason) = live.paused {
         return format!("is complete, and the daemon pauses: {}", escaped(reason.as_bytes()));
     }
-    match live.next.filter(|next| *next != escaped(name.as_bytes())) {
+    match live.next.filter(|next| *next != shown) {
         Some(next) => format!("is complete, and waits behind others; the next is {next}"),
         None => "is complete, and is about to be taken".to_owned(),
     }

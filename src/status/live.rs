@@ -30,6 +30,8 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Live {
     /// When it was started, in milliseconds since 1970.
     pub started_ms: i64,
+    /// Where it serves HTTP, as [`crate::config::Config::listens`] says it.
+    pub listens: Option<String>,
     /// Files that are known and not done.
     pub pending: u64,
     /// Of these, the ones that are not complete yet.
@@ -38,6 +40,8 @@ pub struct Live {
     pub failed: u64,
     /// A file whose records do not fit on the disk, while there is one.
     pub no_room: Option<String>,
+    /// Files whose command has asked to be tried later, as far as they fit.
+    pub later: Vec<String>,
     /// The next file in order, while there is one.
     pub next: Option<String>,
     /// Why it pauses, while it does.
@@ -71,6 +75,24 @@ impl Live {
             serde_json::from_slice(page.get(..got)?).ok()
         };
         read().unwrap_or_default()
+    }
+
+    /// Another daemon goes on where this one left off.
+    #[must_use]
+    pub fn started(self, started_ms: i64, listens: Option<String>) -> Self {
+        Self { started_ms, listens, paused: None, ..self }
+    }
+
+    /// The commands of these files have asked to be tried later.
+    pub fn put_off_later(&mut self, names: impl Iterator<Item = String>) {
+        let mut room = TEXT_MAX;
+        self.later = names
+            .take_while(|name| {
+                let fits = name.len() <= room;
+                room = room.saturating_sub(name.len());
+                fits
+            })
+            .collect();
     }
 
     /// Something went wrong.
