@@ -396,6 +396,70 @@ fn another_file_under_the_name_is_told_by_its_inode() {
     }
 }
 
+/// The same for all that is appended to, by who has ended the daemon before: nobody, a stop, a kill.
+#[cfg(feature = "sql")]
+#[test]
+fn all_that_is_appended_to_may_be_rotated_from_outside() {
+    let configuration = "[input.format.csv]\nheader = false\n[input.format.csv.columns]\nn = \"bigint\"\n\
+        t = \"timestamp\"\n[event_time]\ncolumn = \"t\"\nlate = \"late.jsonl\"\n[output]\n\
+        path = \"output.txt\"\n[output.format.json]\n[[view]]\nname = \"closed\"\nmode = \"append\"\n\
+        path = \"closed.json\"\nquery = \"select window_start, sum(n) as n from \
+        tumble(output, t, interval '1 minute') group by window_start\"\n[[view]]\nname = \"changed\"\n\
+        mode = \"update\"\npath = \"changed.json\"\nquery = \"select n, count(*) as c from output \
+        group by n\"\n";
+    // In each file but the first: a good record, one that is late, a bad one.
+    let file = |number: u32| {
+        let late =
+            if number > 1 { format!("7{number},2026-01-01 00:00:00\n") } else { String::new() };
+        format!("{number},2026-01-01 0{number}:00:00\n{late}bad{number},\n")
+    };
+    let all = ["output.txt", "rejects.jsonl", "late.jsonl", "closed.json", "changed.json"];
+    for end in ["none", "stop", "kill"] {
+        for created in [true, false] {
+            let spool = Spool::new(configuration);
+            spool.drop_file("1", file(1));
+            spool.drop_file("2", file(2));
+            let mut daemon = Some(spool.start());
+            let done = |number: u32| {
+                wait_for("it is done", || {
+                    spool.names().contains(&format!("processed-{number}"))
+                        && spool.ledger("SELECT count(*) FROM owed") == 0
+                });
+            };
+            done(2);
+            match end {
+                "stop" => drop(daemon.take().unwrap().stop()),
+                "kill" => drop(daemon.take()),
+                _ => {}
+            }
+            let before = all.map(|name| spool.read(name));
+            for name in all {
+                std::fs::rename(spool.path(name), spool.path(format!("rotated-{name}"))).unwrap();
+                if created {
+                    std::fs::write(spool.path(name), "").unwrap();
+                }
+            }
+            if daemon.is_none() {
+                daemon = Some(spool.start());
+            }
+            spool.drop_file("3", file(3));
+            done(3);
+            daemon.unwrap().stop();
+            for (name, before) in all.iter().zip(before) {
+                assert!(!before.is_empty(), "{name}");
+                let rotated = spool.read(&format!("rotated-{name}"));
+                assert_eq!(rotated, before, "{name} {end} {created}");
+                let after = spool.read(name);
+                assert!(!after.is_empty(), "{name} {end} {created}");
+                for line in after.lines() {
+                    assert!(!before.contains(line) && line.ends_with('}'), "{name}: {line}");
+                }
+            }
+            verify(&spool);
+        }
+    }
+}
+
 /// Rotated from outside between two commits, and killed at any operation after it: each record is in the file
 /// that it was written for, or in the next one, and never in two or over another.
 #[test]
