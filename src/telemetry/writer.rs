@@ -5,7 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -33,15 +33,24 @@ pub fn write(line: &[u8]) {
         0 => String::new(),
         lost => format!("{lost} lines of the log were not read, and are left out\n"),
     };
-    for piece in [said.as_bytes(), line].iter().flat_map(|bytes| bytes.chunks(PIECE)) {
+    let pieces = [said.as_bytes(), line].into_iter().flat_map(|bytes| bytes.chunks(PIECE));
+    for (number, piece) in pieces.enumerate() {
         // There is nowhere left to say that this failed.
-        if !is_taken(&PATIENCE) || io::stderr().write_all(piece).is_err() {
+        if number > 0 && !is_taken(&PATIENCE) || io::stderr().write_all(piece).is_err() {
             return;
         }
     }
 }
 
 fn is_taken(patience: &Timespec) -> bool {
+    static NEVER_WAITS: LazyLock<bool> = LazyLock::new(|| {
+        rustix::fs::fstat(io::stderr()).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile
+        })
+    });
+    if *NEVER_WAITS {
+        return true;
+    }
     let stderr = io::stderr();
     let mut fds = [PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::OUT)];
     poll(&mut fds, Some(patience)).is_ok_and(|ready| ready > 0)

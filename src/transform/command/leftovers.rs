@@ -6,6 +6,7 @@
 //! group may serve other commands (an agent): it is ended when none runs any more.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Child;
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,21 +154,25 @@ pub fn reap() {
     }
 }
 
-/// The children of this process that nobody here has started.
+/// The children of this process that nobody here has started. The kernel gives them to its first thread
+/// (`find_new_reaper` in kernel/exit.c), which is there to its end.
 fn strays() -> Vec<Pid> {
     let running = running();
-    let own = children_of(rustix::process::getpid().as_raw_nonzero().get());
-    own.into_iter().filter(|pid| !running.contains(&pid.as_raw_nonzero().get())).collect()
+    let own = rustix::process::getpid().as_raw_nonzero();
+    children_in(Path::new(&format!("/proc/{own}/task/{own}")))
+        .into_iter()
+        .filter(|pid| !running.contains(&pid.as_raw_nonzero().get()))
+        .collect()
 }
 
 /// The children of a process; none where the kernel does not tell (`CONFIG_PROC_CHILDREN`).
 fn children_of(pid: i32) -> Vec<Pid> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let lists =
-        threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let numbers: Vec<i32> = lists
-        .flat_map(|list| list.split_whitespace().map(str::parse).collect::<Vec<_>>())
-        .flatten()
-        .collect();
-    numbers.into_iter().filter_map(Pid::from_raw).collect()
+    threads.flat_map(|thread| children_in(&thread.path())).collect()
+}
+
+fn children_in(thread: &Path) -> Vec<Pid> {
+    let list = std::fs::read_to_string(thread.join("children")).unwrap_or_default();
+    let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
 }

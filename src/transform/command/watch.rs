@@ -5,11 +5,13 @@
 //! exited and all that it has started has closed its pipes, or when a limit has ended it; then nothing of its
 //! group is left.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::leftovers::{self, Family};
 use super::pipes::Flow;
@@ -23,7 +25,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// How often a running command is looked at.
 const WATCH: Duration = Duration::from_millis(50);
 
-/// How often one is whose pipes are closed: it is about to exit.
+/// How often one is whose pipes are closed, where the kernel does not say that it has exited.
 const CLOSED: Duration = Duration::from_millis(1);
 
 /// Watches a running command, and ends its group when it must.
@@ -31,6 +33,8 @@ pub struct Watch<'a> {
     command: &'a Command,
     bounds: Bounds,
     family: Family,
+    /// Readable when the command has exited (`pidfd_open(2)`); none where the kernel has no such thing.
+    exit: Option<OwnedFd>,
     /// The inode of the pipe that it reads.
     input: u64,
     flow: &'a Flow,
@@ -83,8 +87,9 @@ impl<'a> Watch<'a> {
         input: u64,
         flow: &'a Flow,
     ) -> Self {
+        let exit = rustix::process::pidfd_open(family.group, PidfdFlags::empty()).ok();
         let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { command, bounds, family, input, flow, state, changed }
+        Self { command, bounds, family, exit, input, flow, state, changed }
     }
 
     /// The pipes are closed on this side.
@@ -106,10 +111,12 @@ impl<'a> Watch<'a> {
         let mut killing: Option<Instant> = None;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let pause = if state.done { CLOSED } else { WATCH };
-            if !(state.done && self.has_exited()) {
+            if state.done {
+                // Nobody else changes the state any more.
+                self.wait_for_exit();
+            } else {
                 (state, _) =
-                    self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
+                    self.changed.wait_timeout(state, WATCH).unwrap_or_else(PoisonError::into_inner);
             }
             // What it has started may still read what it was given.
             if state.done && self.has_exited() {
@@ -187,6 +194,22 @@ impl<'a> Watch<'a> {
     /// True when what is left only holds its standard error, and has said nothing for the time of the limit.
     fn only_complains(&self, spent: &Spent) -> bool {
         spent.idle > self.command.idle_timeout.0 && self.is_whole()
+    }
+
+    /// Waits until the command has exited, at most until it is to be looked at again.
+    fn wait_for_exit(&self) {
+        if self.has_exited() {
+            return;
+        }
+        match &self.exit {
+            Some(exit) => {
+                let mut fds = [PollFd::new(exit, PollFlags::IN)];
+                let pause = Timespec { tv_sec: 0, tv_nsec: WATCH.subsec_nanos().into() };
+                // An error is a look before the time.
+                let _ = poll(&mut fds, Some(&pause));
+            }
+            None => std::thread::sleep(CLOSED),
+        }
     }
 
     fn has_exited(&self) -> bool {
