@@ -228,19 +228,56 @@ fn an_abort_forgets_no_file() {
     }
 }
 
-/// A file that cannot be removed now is tried again, and holds up nothing.
+/// A file that cannot be removed is tried again, and holds up no other.
 #[test]
-fn what_cannot_be_removed_is_removed_later() {
-    let mut spool = job("size = \"1B\", keep = \"0B\"");
-    drop_one(&spool, 11);
-    spool.environment("SPOOLMILL_FAULT", "fail:unlink:13:1");
-    spool.run_once();
-    spool.no_environment();
-    drop_one(&spool, 12);
-    spool.run_once();
-    for folder in outputs() {
-        assert!(names(&spool, folder).is_empty(), "{:?}", names(&spool, folder));
+fn one_file_that_cannot_be_removed_keeps_no_others() {
+    let spool = job("size = \"1B\"");
+    for number in 11..=14 {
+        drop_one(&spool, number);
+        spool.run_once();
     }
-    assert_eq!(ledger_remembers(&spool), 0);
+    let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");
+    std::fs::write(spool.path("job.toml"), rule).unwrap();
+    let mut spool = spool;
+    spool.environment("SPOOLMILL_FAULT", "fail:remove:1:1");
+    let said = spool.run_once();
+    assert!(said.contains("closed files stay for now"), "{said}");
+    spool.no_environment();
+    let left = |spool: &Spool| -> usize {
+        outputs().iter().map(|folder| names(spool, folder).len()).sum()
+    };
+    assert_eq!((left(&spool), ledger_remembers(&spool)), (1, 1));
+    spool.run_once();
+    assert_eq!((left(&spool), ledger_remembers(&spool)), (0, 0));
+    verify(&spool);
+}
+
+/// A disk that is full of what was closed is made good by what `keep` lets go.
+#[test]
+fn a_full_disk_holds_up_everything_but_this() {
+    let mut spool = job("size = \"1B\"");
+    for number in 11..=14 {
+        drop_one(&spool, number);
+        spool.run_once();
+    }
+    drop_one(&spool, 15);
+    let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");
+    for rule in [None, Some(rule)] {
+        if let Some(rule) = rule {
+            std::fs::write(spool.path("job.toml"), rule).unwrap();
+        }
+        spool.environment("SPOOLMILL_FAULT", "fail:write:28:1+");
+        assert_eq!(spool.run("run", &["--once"]).status.code(), Some(1));
+    }
+    assert_eq!(spool.ledger("SELECT count(DISTINCT sequence) FROM owed"), 1);
+    let closed = |folder: &str| {
+        let names = names(&spool, folder).into_iter();
+        names.filter(|name| name.contains('-')).collect::<Vec<_>>()
+    };
+    for folder in outputs() {
+        assert!(closed(folder).is_empty(), "{:?}", closed(folder));
+    }
+    spool.no_environment();
+    spool.run_once();
     verify(&spool);
 }

@@ -45,7 +45,7 @@ impl Run {
         }
         let shown = Arc::new(Mutex::new(config.clone()));
         http::start(&shown, &pulse, started_ms)?;
-        let listens = config.listens();
+        let listens = Some(config.listens());
         let until = if self.once { Until::Drained } else { Until::Stopped };
         let setting = Setting { until, wakes, pulse, started_ms, listens, shown };
         let aside = daemon::run(config, &setting)?;

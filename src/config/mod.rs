@@ -290,13 +290,13 @@ impl Config {
         all
     }
 
-    /// Where the job serves HTTP, written in one way for each place.
-    pub fn listens(&self) -> Option<String> {
-        let listen = self.written.http.listen.as_ref()?;
-        Some(match listen {
-            file::Listen::Tcp(address) => address.to_string(),
-            file::Listen::Unix(path) => self.absolute(path).display().to_string(),
-        })
+    /// Where the job serves HTTP, written in one way for each place; empty for nowhere.
+    pub fn listens(&self) -> String {
+        match &self.written.http.listen {
+            None => String::new(),
+            Some(file::Listen::Tcp(address)) => address.to_string(),
+            Some(file::Listen::Unix(path)) => self.absolute(path).display().to_string(),
+        }
     }
 
     /// Where late records go; nowhere when the job has no event time.

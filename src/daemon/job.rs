@@ -114,7 +114,7 @@ impl Job {
         );
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
-        pipeline.recover(&mut source)?;
+        pipeline.recover(&mut source).inspect_err(|_| pipeline.make_room(&source))?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
@@ -140,6 +140,14 @@ impl Job {
 
     /// Takes what is complete, as far as one group goes, through to the archive.
     pub fn round(&mut self, pulse: &Pulse) -> Result<Round> {
+        let round = self.take_round(pulse);
+        if let Err(Failure::Transient(_)) = &round {
+            self.pipeline.make_room(&self.source);
+        }
+        round
+    }
+
+    fn take_round(&mut self, pulse: &Pulse) -> Result<Round> {
         self.pipeline.catch_up(&mut self.source)?;
         self.queries.refresh();
         let now = Instant::now();

@@ -72,7 +72,8 @@ fn wait(setting: &Setting, pause: Duration) -> Heard {
 
 /// Who asks how the job stands, and systemd, which need not wait for it.
 fn tell(config: &Config, setting: &Setting, error: &str) {
-    let mut live = Live { started_ms: setting.started_ms, ..Live::read(&config.state) };
+    let before = Live::read(&config.state);
+    let mut live = before.started(setting.started_ms, setting.listens.clone());
     live.pauses(Some(error));
     live.failed(error);
     Told::open(&config.state).tell_now(&live);

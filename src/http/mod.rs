@@ -101,8 +101,9 @@ pub fn start(shared: &Arc<Mutex<Config>>, pulse: &Pulse, started_ms: i64) -> any
 pub fn check(config: &Config) -> anyhow::Result<()> {
     let Some(listen) = &config.written.http.listen else { return Ok(()) };
     // The daemon of this job may hold that address: then it is right.
-    let is_running = live::runner(&config.state).is_some();
-    let is_ours = is_running && Live::read(&config.state).listens == config.listens();
+    let known = Live::read(&config.state).listens;
+    let is_it = known.is_none_or(|known| known == config.listens());
+    let is_ours = is_it && live::runner(&config.state).is_some();
     Listener::check(listen, config, is_ours).map_err(|error| {
         let message = format!("found \"{listen}\", where nobody can listen: {error:#}");
         config.problem(&Problem::new("http.listen", message)).into()

@@ -56,7 +56,7 @@ impl Look {
 
     /// The generations of a target that were closed.
     pub fn rotated(&self, target: Target) -> anyhow::Result<Vec<Rotated>> {
-        Ok(super::rotation::read(&self.connection, target, "")?)
+        Ok(super::rotation::read(&self.connection, target, ("", ""), -1)?)
     }
 
     /// The microbatches that somebody has asked to repeat, and that were repeated.

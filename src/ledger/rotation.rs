@@ -85,7 +85,8 @@ impl Ledger {
 
     /// The rotations of `target` that are not done, the oldest first.
     pub fn rotations(&self, target: Target) -> Result<Vec<Rotated>> {
-        read(&self.connection, target, "AND NOT done").map_err(failure)
+        read(&self.connection, target, ("INDEXED BY rotated_open", "AND NOT done"), -1)
+            .map_err(failure)
     }
 
     /// The targets with rotations that are not done, and their paths.
@@ -104,12 +105,20 @@ impl Ledger {
 
     /// The rotations of `target`, done or not, the oldest first.
     pub fn all_rotations(&self, target: Target) -> Result<Vec<Rotated>> {
-        read(&self.connection, target, "").map_err(failure)
+        read(&self.connection, target, ("", ""), -1).map_err(failure)
     }
 
-    /// The rotations of `target` that are done, the oldest first.
-    pub fn done_rotations(&self, target: Target) -> Result<Vec<Rotated>> {
-        read(&self.connection, target, "AND done").map_err(failure)
+    /// The rotations of `target` that are done: so many, the oldest first.
+    pub fn oldest_rotations(&self, target: Target, most: usize) -> Result<Vec<Rotated>> {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        read(&self.connection, target, ("", "AND done"), most).map_err(failure)
+    }
+
+    /// Bytes of the files that the closed generations of `target` are kept in.
+    pub fn kept_bytes(&self, target: Target) -> Result<u64> {
+        let select = "SELECT coalesce(sum(bytes), 0) FROM rotated WHERE target = ?";
+        let sum = || self.connection.query_row(select, [target.0], |row| row.get(0));
+        sum().map_err(failure)
     }
 
     /// A rotation is done, and this is the file that it is kept in.
@@ -152,14 +161,15 @@ impl Ledger {
 pub(super) fn read(
     connection: &Connection,
     target: Target,
-    which: &str,
+    (how, which): (&str, &str),
+    most: i64,
 ) -> rusqlite::Result<Vec<Rotated>> {
     let select = format!(
-        "SELECT generation, name, inode, closed_ms, kept, bytes FROM rotated
-            WHERE target = ? {which} ORDER BY generation"
+        "SELECT generation, name, inode, closed_ms, kept, bytes FROM rotated {how}
+            WHERE target = ? {which} ORDER BY generation LIMIT ?"
     );
     let mut statement = connection.prepare_cached(&select)?;
-    let rows = statement.query_map([target.0], |row| {
+    let rows = statement.query_map((target.0, most), |row| {
         Ok(Rotated {
             generation: row.get(0)?,
             name: OsString::from_vec(row.get(1)?),

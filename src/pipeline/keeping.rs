@@ -17,6 +17,7 @@ use crate::ledger::{Pruned, now_ms};
 use crate::publish::rotation::Rotation;
 use crate::source::Source;
 use crate::source::archive::{Debt, Fate};
+use crate::source::rules::PROCESSED;
 use crate::units::Keep;
 
 /// Longest time for pruning before files are looked for again.
@@ -102,6 +103,8 @@ impl Pipeline {
             Keep::Age(age) => Some(before(age)),
             Keep::Bytes(_) => None,
         };
+        // Of a file that cannot be removed, while none after it could be: whether it is the file or the archive.
+        let mut stays = None;
         for committed in self.ledger.settled_after(pruned.inputs, STEP)? {
             let goes = match (keep, oldest) {
                 (Keep::Bytes(most), _) => {
@@ -114,15 +117,29 @@ impl Pipeline {
             if !goes {
                 break;
             }
-            if committed.batch().is_processed() {
-                self.remove(&debt(&committed), source)?;
-            }
+            let before = *pruned;
             pruned.inputs = committed.sequence();
-            if committed.batch().is_processed() {
-                pruned.bytes += committed.batch().identity.size;
+            if !committed.batch().is_processed() {
+                continue;
+            }
+            pruned.bytes += committed.batch().identity.size;
+            match self.remove(&debt(&committed), source) {
+                Ok(()) => {
+                    if let Some((_, failure)) = stays.take() {
+                        tell_of_one_that_stays(failure);
+                    }
+                }
+                Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
+                Err(failure) => stays = stays.or(Some((before, failure))),
             }
         }
-        Ok(())
+        match stays {
+            None => Ok(()),
+            Some((before, failure)) => {
+                *pruned = before;
+                Err(failure)
+            }
+        }
     }
 
     /// An input was archived when those around it had been pruned: it is pruned as well. When that cannot be
@@ -151,6 +168,9 @@ impl Pipeline {
         let found = self.archiver.find_archived(source.folder(), debt, named.as_deref(), hash);
         let Some((dir, name)) = found else { return Ok(()) };
         // What an earlier configuration has left in the drop folder was not moved, and stays.
+        if name.as_bytes().starts_with(PROCESSED.as_bytes()) {
+            return Ok(());
+        }
         let mut archives = self.archiver.archives();
         let Some(archive) = archives.find(|archive| dir.path().starts_with(archive)) else {
             return Ok(());
@@ -163,7 +183,9 @@ impl Pipeline {
             marker.push(OsStr::from_bytes(number));
             dir.unlink(&marker)?;
         }
-        remove_empty(dir.path(), archive);
+        if dir.path() != source.folder().path() {
+            remove_empty(dir.path(), archive);
+        }
         Ok(())
     }
 
@@ -192,6 +214,12 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// An archived input cannot be removed, though others can: it is passed over.
+fn tell_of_one_that_stays(failure: Failure) {
+    let error = failure.into_error();
+    tracing::warn!(error = %format!("{error:#}"), "a file stays in the archive");
 }
 
 /// Removes the folders from this one up to the archive in which nothing is left. One that is used, or that may

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use super::compressing::{self, Compress, with};
+use super::compressing::{Compress, with};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
 use crate::ledger::{Kept, Ledger, Rotated, Target};
@@ -19,74 +19,72 @@ const STEP: usize = 64;
 /// Time between two turns while there is more to remove.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Removes the closed files of `target` that are not to be kept, as far as one turn goes.
+/// Removes the closed files of `target` that are not to be kept, as far as one turn goes; `kept` are the bytes
+/// of all that are there.
 ///
 /// Returns how long until there may be something to remove, if time alone decides it.
+///
+/// # Errors
+/// When one of them cannot be removed; then the others are.
 pub fn prune(
     ledger: &mut Ledger,
     target: Target,
     dir: &Dir,
-    keep: Keep,
+    (keep, kept): (Keep, &mut u64),
     now_ms: i64,
 ) -> Result<Option<Duration>> {
-    let mut closed = ledger.done_rotations(target)?;
-    for rotated in &mut closed {
-        if rotated.kept == Kept::Unknown {
-            rotated.kept = compressing::kept(dir, &rotated.name, rotated.inode)?;
-            ledger.settle_rotation(target, rotated.generation, rotated.kept)?;
+    let oldest = ledger.oldest_rotations(target, STEP)?;
+    let (mut gone, mut stays, mut next) = (Vec::new(), None, None);
+    for rotated in &oldest {
+        let age = since(rotated.closed_ms, now_ms);
+        let goes = match keep {
+            Keep::Age(most) => age >= most,
+            Keep::Bytes(most) => *kept > most,
+        };
+        if !goes {
+            next = Some(age);
+            break;
+        }
+        match remove(dir, rotated) {
+            Ok(()) => {
+                gone.push(rotated.generation);
+                *kept = kept.saturating_sub(rotated.kept.bytes());
+            }
+            // It is that file's own trouble, as a rule.
+            Err(error) => stays = Some(error),
         }
     }
-    let goes = surplus(&closed, keep, now_ms);
-    let (now, kept) = closed.split_at(goes.min(STEP));
-    for rotated in now {
-        remove(dir, rotated)?;
-    }
-    if !now.is_empty() {
+    if !gone.is_empty() {
         dir.sync("output directory")?;
-        let generations: Vec<u64> = now.iter().map(|rotated| rotated.generation).collect();
-        ledger.forget_rotations(target, &generations)?;
+        ledger.forget_rotations(target, &gone)?;
     }
-    if goes > STEP {
-        return Ok(Some(PAUSE));
+    if let Some(error) = stays {
+        return Err(error.into());
     }
-    let oldest = kept.first().map(|rotated| rotated.closed_ms);
-    Ok(match (keep, oldest) {
-        (Keep::Age(age), Some(closed_ms)) => Some(age.saturating_sub(since(closed_ms, now_ms))),
+    Ok(match (next, keep) {
+        (Some(age), Keep::Age(most)) => Some(most.saturating_sub(age)),
+        (None, _) if oldest.len() == STEP => Some(PAUSE),
         _ => None,
     })
-}
-
-/// How many of these, from the oldest on, are not to be kept.
-fn surplus(closed: &[Rotated], keep: Keep, now_ms: i64) -> usize {
-    match keep {
-        Keep::Age(age) => {
-            closed.iter().take_while(|rotated| since(rotated.closed_ms, now_ms) >= age).count()
-        }
-        Keep::Bytes(most) => {
-            let mut kept: u64 = closed.iter().map(|rotated| rotated.kept.bytes()).sum();
-            let goes = closed.iter().take_while(|rotated| {
-                let is_surplus = kept > most;
-                kept -= rotated.kept.bytes();
-                is_surplus
-            });
-            goes.count()
-        }
-    }
 }
 
 fn since(closed_ms: i64, now_ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(now_ms.saturating_sub(closed_ms)).unwrap_or(0))
 }
 
-/// Removes the file of a closed generation, if it is still there.
+/// Removes the file of a closed generation, if it is still there. One that was compressed by a version that did
+/// not write down what came of it is not known, and stays.
 fn remove(dir: &Dir, rotated: &Rotated) -> durable::Result<()> {
-    let Kept::In(inode, bytes) = rotated.kept else { return Ok(()) };
+    let (inode, bytes) = match rotated.kept {
+        Kept::In(inode, bytes) => (inode, Some(bytes)),
+        Kept::Unknown => (rotated.inode, None),
+        Kept::Nowhere => return Ok(()),
+    };
     let packed = [Compress::Gzip, Compress::Zstd].map(|how| with(&rotated.name, how.suffix()));
     for name in std::iter::once(OsString::from(&rotated.name)).chain(packed) {
-        let there = dir.stat(&name)?;
-        let is_it =
-            there.is_some_and(|stat| (stat.st_ino, stat.st_size.cast_unsigned()) == (inode, bytes));
-        if is_it {
+        let Some(there) = dir.stat(&name)? else { continue };
+        let same_size = bytes.is_none_or(|bytes| there.st_size.cast_unsigned() == bytes);
+        if there.st_ino == inode && same_size {
             dir.unlink(&name)?;
             tracing::info!(closed = %name.display(), "removed a closed file that is past `keep`");
             return Ok(());

@@ -62,6 +62,20 @@ pub struct Rotation {
     stop: Arc<AtomicBool>,
     /// What was closed is looked at then, whether it is still to be kept.
     prune_at: Option<Instant>,
+    /// Bytes of what is kept, once they are counted.
+    kept_bytes: Option<u64>,
+}
+
+/// No compression goes on when nobody waits for it any more: the next one of the same file would find what it
+/// does there.
+impl Drop for Rotation {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some((_, thread)) = self.compressing.take() {
+            // What came of it is seen at the next start.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Rotation {
@@ -77,6 +91,7 @@ impl Rotation {
             renamed: None,
             stop: Arc::default(),
             prune_at: rule.keep.map(|_| Instant::now()),
+            kept_bytes: None,
         }
     }
 
@@ -228,6 +243,7 @@ impl Rotation {
         let kept = compressing::kept(&self.open()?.0, &rotated.name, rotated.inode)?;
         ledger.settle_rotation(self.target, rotated.generation, kept)?;
         self.prune_at = self.rule.keep.map(|_| Instant::now());
+        self.kept_bytes = self.kept_bytes.map(|bytes| bytes.saturating_add(kept.bytes()));
         Ok(())
     }
 
@@ -238,10 +254,7 @@ impl Rotation {
         if self.prune_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        let pruned = self
-            .open()
-            .and_then(|(dir, _)| retention::prune(ledger, self.target, &dir, keep, now_ms));
-        let wait = match pruned {
+        let wait = match self.prune_some(ledger, keep, now_ms) {
             Ok(wait) => wait,
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => {
@@ -252,6 +265,22 @@ impl Rotation {
         };
         self.prune_at = wait.map(|wait| Instant::now() + wait);
         Ok(())
+    }
+
+    fn prune_some(
+        &mut self,
+        ledger: &mut Ledger,
+        keep: Keep,
+        now_ms: i64,
+    ) -> Result<Option<Duration>> {
+        let (dir, _) = self.open()?;
+        let mut kept = match self.kept_bytes.take() {
+            Some(bytes) => bytes,
+            None => ledger.kept_bytes(self.target)?,
+        };
+        let wait = retention::prune(ledger, self.target, &dir, (keep, &mut kept), now_ms)?;
+        self.kept_bytes = Some(kept);
+        Ok(wait)
     }
 
     fn open(&self) -> Result<(Dir, OsString)> {

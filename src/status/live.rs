@@ -30,7 +30,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Live {
     /// When it was started, in milliseconds since 1970.
     pub started_ms: i64,
-    /// Where it serves HTTP, as [`crate::config::Config::listens`] says it.
+    /// Where it serves HTTP, as [`crate::config::Config::listens`] says it; `None` where that is not known.
     pub listens: Option<String>,
     /// Files that are known and not done.
     pub pending: u64,
@@ -147,6 +147,11 @@ impl Told {
         (self.last, self.at) = (live.clone(), Some(Instant::now()));
         let Some(file) = &self.file else { return };
         let mut page = serde_json::to_vec(live).unwrap_or_default();
+        if page.len() > PAGE {
+            // Names of files are what may be long.
+            let short = Live { later: Vec::new(), no_room: None, next: None, ..live.clone() };
+            page = serde_json::to_vec(&short).unwrap_or_default();
+        }
         page.resize(PAGE.max(page.len()), b' ');
         // Who asks for the status sees an older one.
         let _ = file.write_all_at(&page, 0);

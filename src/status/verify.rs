@@ -19,6 +19,9 @@ use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
 use crate::source::input::Stamp;
 use crate::telemetry::escaped;
 
+/// Microbatches of one name that are looked at, the newest, for whose file stands under it.
+const NAMED: u64 = 16;
+
 /// What an audit has looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Looked {
@@ -332,7 +335,12 @@ impl Audit<'_> {
                 return Ok(());
             }
             let named = named.as_deref();
-            let Some((dir, name)) = archiver.find_changed(folder, &debt, named) else {
+            let changed = archiver.find_changed(folder, &debt, named);
+            // The number of an inode that is free is given to the next file, which may have the same name.
+            let mut later = look.named(&entry.name, NAMED)?.into_iter();
+            let is_later = later
+                .any(|later| later.sequence > *sequence && later.identity.inode == identity.inode);
+            let Some((dir, name)) = changed.filter(|_| !is_later) else {
                 self.looked.gone += 1;
                 return Ok(());
             };
