@@ -6,7 +6,7 @@
 //! ```text
 //! input/            staging/               state/ledger.db             output
 //! Input --decode--> records --transform--> records --encode/stage--> Microbatch --commit--> Committed --publish--> published
-//! source/   decode/           transform/             sink/               ledger/ (one          publish.rs
+//! source/   decode/           transform/   encode/, staging.rs           ledger/ (one          publish.rs
 //!                                                                        transaction)
 //!                                afterwards, as housekeeping: source/archive/ renames the input to processed-*
 //! ```
@@ -23,26 +23,28 @@
 //! | [`units`] | durations and sizes as they are written | nothing |
 //! | [`telemetry`] | logs, heartbeat, stop flag | nothing |
 //! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |
-//! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable` |
 //! | [`record`] | the nouns that travel | nothing |
+//! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
 //! | [`source`] | which files are complete, in which order; the archive | `durable`, `failure`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `record`, `telemetry`, `units` |
-//! | [`aggregate`] | event time: windows, the watermark, what is late | `units` |
-//! | [`sink`] | records to bytes, and where they wait | `durable`, `record` |
+//! | [`event_time`] | windows, the watermark, what is late | `units` |
+//! | [`encode`] | records to bytes: one file per format | `record` |
+//! | [`staging`] | where encoded bytes wait for their commit | `durable` |
+//! | [`sink`] | where records go | `durable` |
 //! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `units` |
-//! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `aggregate`, `record` |
-//! | [`pipeline`] | one group of microbatches, top to bottom | the stages, `engine`, `ledger`, `publish`, `units` |
-//! | [`config`] | the job file as written, and as used | `durable`, `publish`, `units`, the stages' own configuration types |
-//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `engine`, `pipeline`, `publish`, the stages |
+//! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `publish`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
+//! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `source`, `transform`, `units` |
+//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `pipeline`, `publish`, `record`, `sink`, `telemetry`, `transform` |
 //! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |
-//! | [`daemon`] | the loop: wake, pipeline, pause, reload | all of the above |
-//! | [`cli`] | one file per verb | all of the above |
+//! | [`daemon`] | the loop: wake, pipeline, pause, reload | any above |
+//! | [`cli`] | one file per verb | any above |
 //!
-//! Stages never import each other, the ledger or `config`; `tests/tidy.rs` holds this table against
-//! the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `datafusion` in [`engine`],
+//! A module imports only from rows above its own. Stages never import each other, the ledger or `config`.
+//! `tests/tidy.rs` holds this table against the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `datafusion` in [`engine`],
 //! `notify` in [`source::watch`], `toml` in [`config`], fsync and rename in [`durable`].
 //!
 //! # The promises
@@ -113,21 +115,22 @@
 //! come. *Hidden name*: what a file is called between its own name and the archive; *shelter*: the folder
 //! for hidden names while many files are archived.
 
-#[cfg(feature = "sql")]
-pub mod aggregate;
-#[cfg(not(feature = "sql"))]
-#[path = "aggregate/none.rs"]
-pub mod aggregate;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod decode;
 pub mod durable;
+pub mod encode;
 #[cfg(feature = "sql")]
 pub mod engine;
 #[cfg(not(feature = "sql"))]
 #[path = "engine/none.rs"]
 pub mod engine;
+#[cfg(feature = "sql")]
+pub mod event_time;
+#[cfg(not(feature = "sql"))]
+#[path = "event_time/none.rs"]
+pub mod event_time;
 pub mod failure;
 pub mod http;
 pub mod ledger;
@@ -141,6 +144,7 @@ pub mod queries;
 pub mod record;
 pub mod sink;
 pub mod source;
+pub mod staging;
 pub mod status;
 pub mod telemetry;
 pub mod transform;

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use arrow_schema::SchemaRef;
 
-use crate::aggregate::Judge;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
 pub use crate::engine::continues;
 use crate::engine::{self, Engine, Query};
+use crate::event_time::Judge;
 use crate::failure::Failure;
 use crate::ledger::{Ahead, Ledger, Rewritten, Target};
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};

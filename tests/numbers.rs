@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::support::Spool;
 use crate::support::spool::NUMBERS;
 use spoolmill::decode::numbers;
-use spoolmill::sink::Format;
+use spoolmill::encode::Format;
 
 fn printed(number: f64) -> String {
     let block = format!("{number:?}");

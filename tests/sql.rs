@@ -669,7 +669,7 @@ fn verdicts(
         }
         let decoded = decoder.decode(&block.bytes, 40);
         let mut text = Vec::new();
-        spoolmill::sink::Format::Json {}.encode(&decoded.records, &mut text).unwrap();
+        spoolmill::encode::Format::Json {}.encode(&decoded.records, &mut text).unwrap();
         let numbers = decoded.line_numbers();
         let text = String::from_utf8(text).unwrap();
         good.extend(

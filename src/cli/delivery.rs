@@ -8,13 +8,13 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::progress::Progress;
+use crate::encode::envelope::Envelope;
+use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
 use crate::pipeline::views::Tap;
 use crate::record::Reject;
-use crate::sink::envelope::Envelope;
-use crate::sink::rejects;
 
 /// Writes records to one writer, rejects to another.
 pub struct Plain<Output, Rejects> {

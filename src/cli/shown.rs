@@ -11,14 +11,14 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 
 use super::delivery::failed;
-use crate::aggregate::Judge;
+use crate::encode::{late, rejects};
 use crate::engine::{Asked, Memory};
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Counts, Delivery};
 use crate::pipeline::prepare::Tolerance;
 use crate::pipeline::views::{Clock, Definition, LeftOut, Tap};
 use crate::record::{Late, Reject};
-use crate::sink::{late, rejects};
 
 /// Bytes of records after which a microbatch ends though the input does not pause.
 const MICROBATCH_BYTES: usize = 4 << 20;

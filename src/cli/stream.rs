@@ -15,11 +15,11 @@ use super::{JobFile, signalled, signals};
 use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
+use crate::encode::envelope::Envelope;
 use crate::failure::Failure;
 use crate::ledger::now_ms;
 use crate::pipeline::flow::{Flow, Origin};
 use crate::queries::Queries;
-use crate::sink::envelope::Envelope;
 use crate::telemetry::Pulse;
 use crate::transform::command::{About, Bounds};
 

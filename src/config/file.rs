@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "sql")]
-use crate::aggregate;
+use crate::event_time;
 use crate::source::archive::Action;
 use crate::source::rules::{Duplicates, Empty, HardLinks, Order, Watch};
 use crate::units::{Keep, Size, Span};
-use crate::{decode, sink, transform};
+use crate::{decode, encode, transform};
 
 /// A whole job file.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -37,7 +37,7 @@ pub struct File {
     /// When records happened.
     #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub event_time: Option<aggregate::EventTime>,
+    pub event_time: Option<event_time::EventTime>,
     /// Tables that a query can join with.
     #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -81,7 +81,7 @@ pub struct View {
     pub path: PathBuf,
     /// How its records become bytes; the format of the output unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<sink::Format>,
+    pub format: Option<encode::Format>,
     /// A result that is replaced as a whole is replaced at most so often.
     #[serde(default = "every")]
     pub every: Span,
@@ -131,7 +131,7 @@ pub struct Final {
     pub path: PathBuf,
     /// How its records become bytes; the format of the output unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<sink::Format>,
+    pub format: Option<encode::Format>,
 }
 
 /// `[input]`.
@@ -225,7 +225,7 @@ pub struct Output {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
     /// How records become bytes.
-    pub format: sink::Format,
+    pub format: encode::Format,
 }
 
 /// `output.rotate` and `rejects.rotate`.

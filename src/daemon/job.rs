@@ -22,11 +22,11 @@ use crate::pipeline::prepare::Tolerance;
 use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
 use crate::queries::Queries;
-use crate::sink::stage::StagingArea;
 use crate::source::Source;
 use crate::source::claim::Claimant;
 use crate::source::input::Input;
 use crate::source::requeued::Requeued;
+use crate::staging::StagingArea;
 use crate::telemetry::Pulse;
 use crate::transform::command::Bounds;
 

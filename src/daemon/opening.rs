@@ -14,8 +14,8 @@ use crate::pipeline::views::Views;
 use crate::publish::parts;
 use crate::publish::rotation::Rotation;
 use crate::queries::Queries;
-use crate::sink::stage::StagingArea;
 use crate::source::archive::Archiver;
+use crate::staging::StagingArea;
 
 /// One lock in the state directory, one beside each output.
 pub fn locks(state: &Path, outputs: &[PathBuf]) -> Result<Vec<File>> {

@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 use super::Problem;
 use super::view::TABLE;
 use super::windows::{END, START};
-use crate::aggregate::Window;
+use crate::event_time::Window;
 use crate::record::columns::type_name;
 
 /// The windows of a query, and which columns of its groups say so.

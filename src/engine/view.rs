@@ -32,7 +32,7 @@ use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
 use super::{Engine, Problem, Run, types};
-use crate::aggregate::Window;
+use crate::event_time::Window;
 use crate::record::columns::type_name;
 pub use belongs::Doubts;
 use partial::Delta;

@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::Problem;
-use crate::aggregate::Window;
+use crate::event_time::Window;
 
 /// The function that gives the beginning of a window, and the column that it is in.
 pub const START: &str = "window_start";

@@ -13,17 +13,17 @@ use arrow_schema::SchemaRef;
 
 use super::formats::{is_alike, sink_of};
 use super::work::{self, Task, Work, Worked};
-use crate::aggregate::Judge;
 use crate::decode::Decoder;
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framing, Kind};
 use crate::engine::{Query, Ready};
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::record::{Late, Reject};
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::{About, Bounds};
-use crate::{decode, sink};
+use crate::{decode, encode};
 
 /// What a job does to records.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ pub struct Flow<'a> {
     /// The query, where the transform is one.
     pub query: Option<&'a Query>,
     /// Records to bytes.
-    pub encode: sink::Format,
+    pub encode: encode::Format,
     /// The delivery wants the records too, besides their bytes.
     pub taps: bool,
     /// What the records are judged by, where event time matters.

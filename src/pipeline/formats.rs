@@ -1,43 +1,43 @@
 //! In which formats records go to a command and come back.
 
-use crate::{decode, sink};
+use crate::{decode, encode};
 
 /// The format in which a command gets what was decoded.
-pub fn sink_of(format: &decode::Format) -> sink::Format {
+pub fn sink_of(format: &decode::Format) -> encode::Format {
     match format {
-        decode::Format::Numbers {} => sink::Format::Numbers {},
-        decode::Format::Lines {} => sink::Format::Lines {},
+        decode::Format::Numbers {} => encode::Format::Numbers {},
+        decode::Format::Lines {} => encode::Format::Lines {},
         #[cfg(feature = "sql")]
         decode::Format::Csv(csv) => {
             let delimiter = csv.delimiter;
-            sink::Format::Csv(sink::csv::Csv { header: false, delimiter })
+            encode::Format::Csv(encode::csv::Csv { header: false, delimiter })
         }
         #[cfg(feature = "sql")]
-        decode::Format::Json(_) => sink::Format::Json {},
+        decode::Format::Json(_) => encode::Format::Json {},
         #[cfg(feature = "sql")]
         decode::Format::Parquet(_) => {
-            sink::Format::Csv(sink::csv::Csv { header: false, ..Default::default() })
+            encode::Format::Csv(encode::csv::Csv { header: false, ..Default::default() })
         }
     }
 }
 
 /// True when records that pass as they are may be copied from an input of this format as they stand in
 /// it, where a decoder says that they are written so.
-pub fn is_alike(format: &decode::Format, encode: sink::Format) -> bool {
+pub fn is_alike(format: &decode::Format, encode: encode::Format) -> bool {
     match (format, encode) {
         #[cfg(feature = "sql")]
-        (decode::Format::Csv(from), sink::Format::Csv(to)) => from.delimiter == to.delimiter,
+        (decode::Format::Csv(from), encode::Format::Csv(to)) => from.delimiter == to.delimiter,
         _ => false,
     }
 }
 
 /// The format in which a command gives what is encoded: a line is passed on as it is.
-pub fn decode_of(format: sink::Format) -> decode::Format {
+pub fn decode_of(format: encode::Format) -> decode::Format {
     match format {
-        sink::Format::Numbers {} => decode::Format::Numbers {},
-        sink::Format::Lines {} => decode::Format::Lines {},
+        encode::Format::Numbers {} => decode::Format::Numbers {},
+        encode::Format::Lines {} => decode::Format::Lines {},
         #[cfg(feature = "sql")]
-        sink::Format::Csv(_) | sink::Format::Json {} | sink::Format::Parquet(_) => {
+        encode::Format::Csv(_) | encode::Format::Json {} | encode::Format::Parquet(_) => {
             decode::Format::Lines {}
         }
     }

@@ -17,13 +17,13 @@ use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use super::views::{Closed, Tap, Tapped, Views};
 use crate::decode::compression::{Compression, Kind};
 use crate::decode::frame::{Framer, Reader};
+use crate::encode::envelope::Envelope;
+use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Microbatch, Payload, Target};
 use crate::record::{self, Identity, Reject};
-use crate::sink::envelope::Envelope;
-use crate::sink::rejects;
-use crate::sink::stage::{self, Stage, StagingArea};
 use crate::source::input::Input;
+use crate::staging::{self, Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
 
@@ -252,11 +252,11 @@ impl Preparation<'_> {
 }
 
 /// What is staged, as an addition to a target.
-pub fn addition(target: Target, staged: stage::Staged) -> Addition {
-    let stage::Staged { payload, length, checksum, header, whole_checksum } = staged;
+pub fn addition(target: Target, staged: staging::Staged) -> Addition {
+    let staging::Staged { payload, length, checksum, header, whole_checksum } = staged;
     let payload = match payload {
-        stage::Payload::Memory(bytes) => Payload::Memory(bytes),
-        stage::Payload::File(name) => Payload::File(name),
+        staging::Payload::Memory(bytes) => Payload::Memory(bytes),
+        staging::Payload::File(name) => Payload::File(name),
     };
     Addition { target, payload, length, checksum, skip: header, whole_checksum }
 }
@@ -407,7 +407,7 @@ impl Delivery for Staged<'_> {
         self.missed += 1;
         self.tap.note_late(late.number);
         self.line.clear();
-        crate::sink::late::encode(self.name, late, &mut self.line);
+        crate::encode::late::encode(self.name, late, &mut self.line);
         staged(&mut self.late, &self.line)
     }
 }

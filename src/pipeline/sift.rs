@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 
-use crate::aggregate::{self, Judge, LateRow};
+use crate::encode;
+use crate::event_time::{self, Judge, LateRow};
 use crate::record::{Late, REJECT_RAW_BYTES, Reject};
-use crate::sink;
 
 /// Where records come from.
 pub struct Origins<'a> {
@@ -18,7 +18,7 @@ pub struct Origins<'a> {
     /// The text that they stand in, and the lines on which records begin in it.
     pub text: Option<Text<'a>>,
     /// How the output has them.
-    pub encode: sink::Format,
+    pub encode: encode::Format,
 }
 
 /// A block, from line 1.
@@ -50,7 +50,7 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
         Reject { line: source.line(row), reason: reason.into(), raw, truncated }
     };
     let told = judged.marks.rules.iter().map(|rule| -> (Arc<str>, Arc<str>) {
-        let mark = rule.mark.map(aggregate::text).unwrap_or_default();
+        let mark = rule.mark.map(event_time::text).unwrap_or_default();
         (rule.view.as_str().into(), mark.into())
     });
     let told: Vec<_> = told.collect();
@@ -106,7 +106,7 @@ impl<'a> Source<'a> {
     fn as_written(&self, row: usize) -> Vec<u8> {
         let (mut bytes, record) = (Vec::new(), self.records.slice(row, 1));
         let encode = if self.origins.encode.is_columnar() {
-            sink::Format::Json {}
+            encode::Format::Json {}
         } else {
             self.origins.encode
         };
@@ -135,7 +135,7 @@ mod tests {
         let records = RecordBatch::new_empty(numbers_schema());
         let bytes = b"a\n\"b\nb\"\r\n\nc";
         let text = Some(Text { bytes, begins: vec![1, 2, 5] });
-        let origins = Origins { lines: None, text, encode: sink::Format::Lines {} };
+        let origins = Origins { lines: None, text, encode: encode::Format::Lines {} };
         let source = Source::new(&records, &origins);
         assert_eq!(source.text(1), Some(&b"a"[..]));
         assert_eq!(source.text(2), Some(&b"\"b\nb\""[..]));

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::prepare::Prepared;
-use crate::aggregate::Judge;
 use crate::engine::{Asked, Doubts};
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::ledger::{self, Addition, Ledger, Microbatch, Rewritten, Target, Told, ViewId};
-use crate::sink::stage::StagingArea;
+use crate::staging::StagingArea;
 use changes::Changes;
 pub use changes::Puts;
 pub use clock::Clock;

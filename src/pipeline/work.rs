@@ -3,13 +3,13 @@
 use arrow_array::{Int64Array, RecordBatch};
 
 use super::sift::{self, Origins, Sifted, Text};
-use crate::aggregate::Judge;
 use crate::decode::frame::{self, Block, Kind};
 use crate::decode::{Decoder, lines};
+use crate::encode;
 use crate::engine::{self, Ready};
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::record::{Decoded, Late, Reject};
-use crate::sink;
 use crate::transform::Transform;
 
 /// The reason of a reject for what stands behind the end marker.
@@ -47,7 +47,7 @@ pub struct Work<'a> {
     pub transform: &'a Transform,
     /// The query, and the name of the file.
     pub query: Option<(&'a Ready<'a>, &'a str)>,
-    pub encode: sink::Format,
+    pub encode: encode::Format,
     pub max_record: usize,
     /// Records that pass as they are may be copied as they stand in the block.
     pub copies: bool,

@@ -15,12 +15,12 @@ use super::output;
 use crate::config::{Config, Problem, file};
 use crate::decode;
 use crate::durable;
+use crate::encode;
+use crate::encode::envelope::Envelope;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Delivery, Flow, Origin};
 use crate::record::{Reject, numbers_schema, text_schema};
-use crate::sink;
-use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 use crate::telemetry::Pulse;
 use crate::transform::command::About;
@@ -31,7 +31,7 @@ pub struct Final {
     pub query: Query,
     /// Where the result goes.
     pub path: PathBuf,
-    encode: sink::Format,
+    encode: encode::Format,
     /// How the output is read back.
     decode: decode::Format,
 }
@@ -46,8 +46,8 @@ impl Final {
     ) -> Result<Self, Problem> {
         let format = config.written.output.format;
         let schema = match (format, output) {
-            (sink::Format::Numbers {}, _) => numbers_schema(),
-            (sink::Format::Lines {}, _) => text_schema(),
+            (encode::Format::Numbers {}, _) => numbers_schema(),
+            (encode::Format::Lines {}, _) => text_schema(),
             (_, Some(output)) => output.clone(),
             (_, None) => {
                 let message = "needs the columns of the output, and they are not known: name those \

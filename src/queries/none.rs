@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 
-use crate::aggregate::Judge;
 use crate::config::{Config, Error};
 use crate::engine::Query;
 pub use crate::engine::continues;
+use crate::event_time::Judge;
 use crate::failure::Failure;
 use crate::ledger::{Ahead, Ledger, Target};
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};

@@ -14,10 +14,10 @@ use crate::decode::csv::Csv;
 use crate::decode::frame::{self, Framer, Framing};
 use crate::decode::json::Json;
 use crate::decode::parquet::Parquet;
+use crate::encode;
 use crate::pipeline::flow::Flow;
 use crate::publish::parts;
 use crate::record::columns::{Columns, Type};
-use crate::sink;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
@@ -79,23 +79,23 @@ pub fn flow<'a>(
 }
 
 /// The format in which what was written is read again.
-pub fn read_back(format: sink::Format, schema: &Schema) -> Option<decode::Format> {
+pub fn read_back(format: encode::Format, schema: &Schema) -> Option<decode::Format> {
     let column = |field: &Arc<arrow_schema::Field>| {
         Some((field.name().clone(), Type::of(field.data_type())?))
     };
     let columns = || schema.fields().iter().map(column).collect::<Option<Vec<_>>>().map(Columns);
     Some(match format {
-        sink::Format::Numbers {} => decode::Format::Numbers {},
-        sink::Format::Lines {} => decode::Format::Lines {},
-        sink::Format::Csv(sink::csv::Csv { header, delimiter }) => {
+        encode::Format::Numbers {} => decode::Format::Numbers {},
+        encode::Format::Lines {} => decode::Format::Lines {},
+        encode::Format::Csv(encode::csv::Csv { header, delimiter }) => {
             let columns = columns()?;
             let blank_is_null = true;
             decode::Format::Csv(Csv { header, delimiter, columns, blank_is_null, ..Csv::default() })
         }
-        sink::Format::Json {} => {
+        encode::Format::Json {} => {
             decode::Format::Json(Json { columns: columns()?, ..Json::default() })
         }
-        sink::Format::Parquet(_) => {
+        encode::Format::Parquet(_) => {
             decode::Format::Parquet(Parquet { columns: columns()?, ..Parquet::default() })
         }
     })

@@ -12,9 +12,9 @@ use arrow_cast::cast;
 use arrow_schema::SchemaRef;
 
 use super::output;
-use crate::aggregate::Judge;
 use crate::config::Config;
 use crate::decode::frame::Framer;
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::Delivery;
 use crate::pipeline::views::{Definition, Tap, Tapped};

@@ -16,11 +16,11 @@ use crate::config::{Config, Problem, file};
 use crate::decode::compression::Compression;
 use crate::decode::frame::{Framer, Framing};
 use crate::decode::infer;
+use crate::encode;
 use crate::engine::{self, Engine};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Delivery, Flow};
 use crate::record::Reject;
-use crate::sink;
 use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
@@ -240,7 +240,7 @@ fn read(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<Reco
         decode: &format,
         transform: &Transform::None {},
         query: None,
-        encode: sink::Format::default(),
+        encode: encode::Format::default(),
         taps: false,
         judge: None,
         framing: &framing,

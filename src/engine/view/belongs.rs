@@ -13,13 +13,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::merge::panes;
 use super::sessions::{group_columns, timed_key};
 use super::{Definition, Feed, States, Store, TABLE, View, sessions};
-use crate::aggregate::Window;
 use crate::engine::bounds::Windowed;
 use crate::engine::rows::Rows;
 use crate::engine::slot::{self, Slot};
 use crate::engine::split::{self, Split};
 use crate::engine::statement::{Statement, with_line};
 use crate::engine::{Engine, Problem, Run, carry, state, types};
+use crate::event_time::Window;
 
 /// Plans what gives the groups of each record, with its row behind them.
 pub(super) async fn plan(

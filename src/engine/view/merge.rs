@@ -12,10 +12,10 @@ use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::EmitTo;
 
 use super::{Asked, Entries, States, Store, View, closed, problem, sessions};
-use crate::aggregate::{Window, micros};
 use crate::engine::bounds::{self, Windowed};
 use crate::engine::rows::{self, Rows};
 use crate::engine::{Problem, state};
+use crate::event_time::{Window, micros};
 
 /// Under this key stands the end of the last window that was closed without the watermark. The keys of
 /// windows are not before the next one.

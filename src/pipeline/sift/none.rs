@@ -2,16 +2,16 @@
 
 use arrow_array::RecordBatch;
 
-use crate::aggregate::Judge;
+use crate::encode;
+use crate::event_time::Judge;
 use crate::record::{Late, Reject};
-use crate::sink;
 
 /// Where records come from.
 #[expect(dead_code, reason = "nobody judges")]
 pub struct Origins<'a> {
     pub lines: Option<Vec<u64>>,
     pub text: Option<Text<'a>>,
-    pub encode: sink::Format,
+    pub encode: encode::Format,
 }
 
 /// A block.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Definition;
-use crate::aggregate::{EventTime, Judge, Marks, Rule, span_micros};
+use crate::event_time::{EventTime, Judge, Marks, Rule, span_micros};
 
 /// The event time of a job, and where it is in the output.
 #[derive(Debug, Clone)]

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::durable;
+use crate::encode;
+use crate::encode::envelope::Envelope;
 use crate::engine::{self, Asked, Entries, States, View};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Continued, KnownView, Rewritten, Written};
 use crate::pipeline::work;
-use crate::sink;
-use crate::sink::envelope::Envelope;
 use crate::sink::replaced::Replaced;
 
 /// Groups that are left out of a result: with more of them it is the query that is wrong, and to find each
@@ -47,7 +47,7 @@ pub struct Definition {
     /// Where its result goes.
     pub path: PathBuf,
     /// How its records become bytes.
-    pub encode: sink::Format,
+    pub encode: encode::Format,
     /// A result that is replaced as a whole is replaced at most so often.
     pub every: Duration,
     /// When it is new in a job with history, it begins with the next file.

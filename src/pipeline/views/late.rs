@@ -12,7 +12,7 @@ use super::{Prepared, StagingArea};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Addition, Payload, Target};
 use crate::pipeline::prepare;
-use crate::sink::stage::Stage;
+use crate::staging::Stage;
 
 /// For each view what became of the records that were in doubt, in their order.
 pub type Verdicts = Vec<std::vec::IntoIter<bool>>;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 
 use super::prepare::Prepared;
-use crate::aggregate::Judge;
+use crate::event_time::Judge;
 use crate::failure::Result;
 use crate::ledger::{Ledger, Microbatch, StatePut, Target, Told, ViewId};
-use crate::sink::stage::StagingArea;
+use crate::staging::StagingArea;
 
 /// The views of one job.
 #[derive(Debug, Default)]

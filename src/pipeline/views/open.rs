@@ -11,7 +11,7 @@ use crate::engine::{Asked, Entries, States};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Addition, Ledger, Target, Told, ViewId, What};
 use crate::pipeline::prepare;
-use crate::sink::stage::{Stage, StagingArea};
+use crate::staging::{Stage, StagingArea};
 
 /// A view over the ledger.
 pub(super) struct Open {

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
-use crate::aggregate::Judge;
 use crate::engine::{Doubts, Fed, Feed, Problem, States, View};
+use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
 

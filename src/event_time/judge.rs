@@ -230,7 +230,7 @@ mod tests {
         let marks = Marks { rules };
         let event_time = EventTime {
             column: "t".to_owned(),
-            delay: crate::aggregate::Delay::default(),
+            delay: crate::event_time::Delay::default(),
             max_future: Span(std::time::Duration::from_micros(90)),
             late: None,
             idle_close: None,
