@@ -24,20 +24,21 @@
 //! | [`telemetry`] | logs, heartbeat, stop flag | nothing |
 //! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |
 //! | [`record`] | the nouns that travel | nothing |
+//! | [`microbatch`] | the nouns of a commit | `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
 //! | [`source`] | which files are complete, in which order; the archive | `durable`, `failure`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `record`, `telemetry`, `units` |
 //! | [`event_time`] | windows, the watermark, what is late | `units` |
 //! | [`encode`] | records to bytes: one file per format | `record` |
-//! | [`staging`] | where encoded bytes wait for their commit | `durable` |
+//! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
 //! | [`sink`] | where records go | `durable` |
-//! | [`ledger`] | the commit point | `durable`, `failure`, `record` |
-//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `units` |
+//! | [`ledger`] | the commit point | `durable`, `failure`, `microbatch`, `record` |
+//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `microbatch`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
-//! | [`pipeline`] | one group of microbatches, top to bottom | `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `publish`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
 //! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `source`, `transform`, `units` |
-//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `pipeline`, `publish`, `record`, `sink`, `telemetry`, `transform` |
+//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `record`, `sink`, `telemetry`, `transform` |
 //! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | any above |
@@ -134,6 +135,7 @@ pub mod event_time;
 pub mod failure;
 pub mod http;
 pub mod ledger;
+pub mod microbatch;
 pub mod pipeline;
 pub mod publish;
 #[cfg(feature = "sql")]

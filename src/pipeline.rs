@@ -36,7 +36,8 @@ use std::time::{Duration, Instant};
 
 use crate::durable::fault;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Microbatch, Payload, Settled, Told, ViewId};
+use crate::ledger::{Committed, Ledger, Settled, Told, ViewId};
+use crate::microbatch::{Microbatch, Payload};
 use crate::publish::{self, Publisher};
 use crate::record::Home;
 use crate::source::Source;
@@ -315,7 +316,7 @@ impl Pipeline {
 
     fn note_published(&mut self, committed: &Committed) {
         self.published = Some(committed.sequence());
-        let files = committed.spans().filter_map(|span| match &span.addition.payload {
+        let files = committed.owed().filter_map(|span| match &span.addition.payload {
             Payload::File(name) => Some(name.clone()),
             Payload::Memory(_) => None,
         });

@@ -19,7 +19,8 @@ use std::path::Path;
 
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, OutputFile, Span, Target};
+use crate::ledger::{Committed, Ledger, OutputFile};
+use crate::microbatch::{Owed, Target};
 use appended::Appended;
 pub use found::{begins_otherwise, checksum};
 use parts::Parts;
@@ -76,8 +77,8 @@ fn owed_elsewhere(
     is_known: &impl Fn(Target) -> bool,
     ledger: &Ledger,
 ) -> Result<Option<String>> {
-    let foreign = |span: &Span<'_>| !is_known(span.addition.target);
-    let mut spans = owed.iter().flat_map(Committed::spans).filter(foreign);
+    let foreign = |span: &Owed<'_>| !is_known(span.addition.target);
+    let mut spans = owed.iter().flat_map(Committed::owed).filter(foreign);
     let Some(first) = spans.next().map(|span| span.addition) else { return Ok(None) };
     let more = spans.filter(|span| span.addition.target == first.target);
     let bytes = first.length + more.map(|span| span.addition.length).sum::<u64>();
@@ -138,15 +139,15 @@ impl Publisher {
     ) -> Result<()> {
         for (target, output) in &mut self.outputs {
             let target = *target;
-            let mine = move |span: &Span<'_>| span.addition.target == target;
+            let mine = move |span: &Owed<'_>| span.addition.target == target;
             match output {
                 Output::Appended(output) => {
-                    let spans = group.clone().flat_map(Committed::spans).filter(mine);
+                    let spans = group.clone().flat_map(Committed::owed).filter(mine);
                     output.publish(spans, &self.staging)?;
                 }
                 Output::Parts(output) => {
                     for committed in group.clone() {
-                        for span in committed.spans().filter(mine) {
+                        for span in committed.owed().filter(mine) {
                             output.publish(committed.sequence(), span)?;
                         }
                     }
@@ -163,7 +164,7 @@ impl Publisher {
         let mut relocated = false;
         for (target, output) in &mut self.outputs {
             let Output::Appended(output) = output else { continue };
-            let spans = owed.iter().flat_map(Committed::spans);
+            let spans = owed.iter().flat_map(Committed::owed);
             let first =
                 spans.filter(|span| span.addition.target == *target).map(|span| span.at).next();
             relocated |= output.recover(*target, first, ledger)?;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crate::durable::{Dir, Error, Result, free_bytes, sync_data, write_at};
+use crate::microbatch::{Addition, Payload, Target};
 
 /// Bytes up to which staged output is kept in its ledger row. A row is written once to the log and
 /// once to the database, so larger ones would cost more than a file of their own.
@@ -30,30 +31,6 @@ pub struct StagingArea {
     next: AtomicU64,
     /// Bytes that stay free where the directory is.
     min_free: u64,
-}
-
-/// Staged bytes, complete and, as far as they are in a file, durable.
-#[derive(Debug)]
-pub struct Staged {
-    /// Where they are.
-    pub payload: Payload,
-    /// How many bytes, without the header.
-    pub length: u64,
-    /// CRC-32 (ISO-HDLC, as in gzip) over them, without the header.
-    pub checksum: u32,
-    /// Bytes of the header that the payload begins with.
-    pub header: u64,
-    /// CRC-32 over header and bytes.
-    pub whole_checksum: u32,
-}
-
-/// Where staged bytes are.
-#[derive(Debug)]
-pub enum Payload {
-    /// Here.
-    Memory(Vec<u8>),
-    /// In the file of this name in the staging area.
-    File(OsString),
 }
 
 impl StagingArea {
@@ -213,15 +190,16 @@ impl<'a> Stage<'a> {
         self.written
     }
 
-    /// Completes the staged bytes and makes them durable; `None` when there are none.
-    pub fn finish(mut self) -> Result<Option<Staged>> {
+    /// Completes the staged bytes and makes them durable, as what is added to `target`; `None` when there are
+    /// none.
+    pub fn finish(mut self, target: Target) -> Result<Option<Addition>> {
         let length = self.written + self.buffer.len() as u64 - self.header_bytes;
         if length == 0 {
             return Ok(None);
         }
         let checksum = self.checksum.clone().finalize();
         self.header.combine(&self.checksum);
-        let (header, whole_checksum) = (self.header_bytes, self.header.clone().finalize());
+        let whole_checksum = self.header.clone().finalize();
         if (self.file.is_some() || self.is_file) && !self.buffer.is_empty() {
             self.flush()?;
         }
@@ -234,7 +212,8 @@ impl<'a> Stage<'a> {
             Some((name, _)) => Payload::File(name),
             None => Payload::Memory(std::mem::take(&mut self.buffer)),
         };
-        Ok(Some(Staged { payload, length, checksum, header, whole_checksum }))
+        let skip = self.header_bytes;
+        Ok(Some(Addition { target, payload, length, checksum, skip, whole_checksum }))
     }
 }
 

@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use crate::config::Config;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Payload, Target};
+use crate::ledger::{Committed, Ledger};
+use crate::microbatch::{Payload, Target};
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
 use crate::publish::parts;
@@ -68,7 +69,7 @@ pub fn open_queries(config: &Config) -> anyhow::Result<Queries> {
 pub fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
     durable::create_dir_all(output)?;
     let owed = ledger.owed()?;
-    let owes = owed.iter().flat_map(Committed::spans).any(|span| span.addition.target == target);
+    let owes = owed.iter().flat_map(Committed::owed).any(|span| span.addition.target == target);
     parts::claim(output, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
 }
 
@@ -83,7 +84,7 @@ pub fn sweep(
     let owed = ledger.owed()?;
     let kept: Vec<_> = owed
         .iter()
-        .flat_map(Committed::spans)
+        .flat_map(Committed::owed)
         .filter_map(|span| match &span.addition.payload {
             Payload::File(name) => Some(name.clone()),
             Payload::Memory(_) => None,

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::look::{ENTRIES, Entry, Look, entry};
-use super::{Position, Pruned, Rotated, Target};
+use super::{Pruned, Rotated};
+use crate::microbatch::{Position, Target};
 
 /// A file or folder that the ledger writes to.
 #[derive(Debug, Clone, PartialEq, Eq)]

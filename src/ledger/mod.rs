@@ -22,11 +22,11 @@ mod altered;
 mod archived;
 mod audit;
 mod clock;
+mod committed;
 mod contents;
 mod job;
 mod known;
 mod look;
-mod microbatch;
 mod opening;
 mod outputs;
 mod prune;
@@ -48,14 +48,15 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
+use crate::microbatch::{Microbatch, Position, Target};
 use crate::record::Home;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use archived::{Named, Stands};
 pub use audit::{SpanRow, TargetRow};
+pub use committed::Committed;
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Cell, Entry, Look, Outcome};
-pub use microbatch::{Addition, Committed, Microbatch, Payload, Span};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
 pub use outputs::{FileId, OutputFile};
 pub use prune::Pruned;
@@ -80,19 +81,6 @@ const CHECKPOINT_PAGES: i64 = 4000;
 
 /// How long to wait for a reader such as `spoolmill status`, which is never long.
 const BUSY: Duration = Duration::from_secs(10);
-
-/// A file that is appended to, by its row in the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Target(i64);
-
-/// Where the next span of a target begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Counts up each time the file was taken away.
-    pub generation: u64,
-    /// Bytes committed to this generation.
-    pub end: u64,
-}
 
 /// What became durable outside the ledger, so that the ledger may forget it.
 #[derive(Debug, Clone, Default)]

@@ -5,9 +5,10 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Ledger, Target, failure};
+use super::{Ledger, failure};
 use crate::durable::Likeness;
 use crate::failure::Result;
+use crate::microbatch::Target;
 
 /// Which file it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

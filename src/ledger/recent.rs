@@ -199,7 +199,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::{Ledger, Microbatch, Settled};
+    use crate::ledger::{Ledger, Settled};
+    use crate::microbatch::Microbatch;
 
     /// What is kept of two views.
     type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Ledger, Position, Target, failure};
+use super::{Ledger, failure};
 use crate::failure::Result;
+use crate::microbatch::{Position, Target};
 
 /// A generation that was closed.
 #[derive(Debug, Clone, PartialEq, Eq)]

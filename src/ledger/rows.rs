@@ -6,10 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{
-    Addition, Committed, Microbatch, Payload, Position, Settled, Span, Target, archived, outputs,
-    prune, told, views,
-};
+use super::{Committed, Settled, archived, outputs, prune, told, views};
+use crate::microbatch::{Addition, Microbatch, Owed, Payload, Position, Target};
 use crate::record::Identity;
 
 pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
@@ -60,7 +58,7 @@ pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::
         if batch.ends {
             connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
         }
-        for Span { addition, at } in committed.spans() {
+        for Owed { addition, at, .. } in committed.owed() {
             let Addition { target, payload, length, checksum, skip, .. } = addition;
             span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
             let (bytes, file) = match payload {

@@ -7,7 +7,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
-use super::Microbatch;
+use crate::microbatch::Microbatch;
 
 /// Milliseconds in a minute.
 pub const MINUTE_MS: i64 = 60_000;

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::prepare::Prepared;
 use crate::failure::Result;
-use crate::ledger::{Committed, Ledger, Microbatch};
+use crate::ledger::{Committed, Ledger};
+use crate::microbatch::Microbatch;
 use crate::source::requeued::Requeued;
 use crate::source::rules::Duplicates;
 

@@ -20,10 +20,11 @@ use crate::decode::frame::{Framer, Reader};
 use crate::encode::envelope::Envelope;
 use crate::encode::rejects;
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Addition, Microbatch, Payload, Target};
+use crate::ledger::{self};
+use crate::microbatch::{Microbatch, Target};
 use crate::record::{self, Identity, Reject};
 use crate::source::input::Input;
-use crate::staging::{self, Stage, StagingArea};
+use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
 
@@ -224,7 +225,7 @@ impl Preparation<'_> {
         let stages = [(Some(self.output), staged.output), (Some(self.rejects), staged.rejects)];
         for (target, stage) in stages.into_iter().chain([(self.late, staged.late)]) {
             let Some(target) = target else { continue };
-            additions.extend(stage.finish()?.map(|staged| addition(target, staged)));
+            additions.extend(stage.finish(target)?);
         }
         let identity = identity(input, *hash.finalize().as_bytes());
         let batch = Microbatch {
@@ -249,16 +250,6 @@ impl Preparation<'_> {
         let reader = self.compression.read(input.name(), whole, self.flow.passes_bytes());
         Ok((reader.map_err(unreadable)?, u64::MAX))
     }
-}
-
-/// What is staged, as an addition to a target.
-pub fn addition(target: Target, staged: staging::Staged) -> Addition {
-    let staging::Staged { payload, length, checksum, header, whole_checksum } = staged;
-    let payload = match payload {
-        staging::Payload::Memory(bytes) => Payload::Memory(bytes),
-        staging::Payload::File(name) => Payload::File(name),
-    };
-    Addition { target, payload, length, checksum, skip: header, whole_checksum }
 }
 
 fn identity(input: &Input, hash: [u8; 32]) -> Identity {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::found::{Ending, Found, checksum, is_other};
 use crate::durable::{self, Dir, fault};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, OutputFile, Payload, Position, Span, Target};
+use crate::ledger::{Ledger, OutputFile};
+use crate::microbatch::{Owed, Payload, Position, Target};
 
 /// Bytes copied at once from a staging file.
 const COPY_BYTES: usize = 1024 * 1024;
@@ -167,7 +168,7 @@ impl Appended {
     /// Writes spans in their order. Those that follow each other are one write.
     pub fn publish<'a>(
         &mut self,
-        spans: impl Iterator<Item = Span<'a>>,
+        spans: impl Iterator<Item = Owed<'a>>,
         staging: &Dir,
     ) -> Result<()> {
         let (mut run, mut is_written) = (Run::default(), false);
@@ -380,7 +381,7 @@ impl Appended {
     /// copied.
     fn publish_file(
         &mut self,
-        span: Span<'_>,
+        span: Owed<'_>,
         staging: &Dir,
         name: &std::ffi::OsStr,
     ) -> Result<()> {
@@ -442,7 +443,7 @@ impl Appended {
     }
 
     /// The staging file is gone, so it became the output before a crash; or it is lost.
-    fn already_published(&mut self, span: Span<'_>) -> Result<()> {
+    fn already_published(&mut self, span: Owed<'_>) -> Result<()> {
         let found = if self.file.is_some() { self.found()? } else { self.look()? };
         let length = found.map_or(0, |found| found.length);
         if length < span.at.end + span.addition.length {

@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::durable::Likeness;
-use crate::ledger::{FileId, OutputFile, Position};
+use crate::ledger::{FileId, OutputFile};
+use crate::microbatch::Position;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Payload, Span};
+use crate::microbatch::{Owed, Payload};
 
 /// What the names begin with under which files wait. Readers of such folders leave out what begins
 /// with a dot.
@@ -62,7 +62,7 @@ impl Parts {
     }
 
     /// Makes the file of a microbatch visible, unless it has been before.
-    pub fn publish(&mut self, sequence: u64, span: Span<'_>) -> Result<()> {
+    pub fn publish(&mut self, sequence: u64, span: Owed<'_>) -> Result<()> {
         let Payload::File(waiting) = &span.addition.payload else {
             return Err(Failure::fatal("the ledger holds bytes for an output that is a folder"));
         };

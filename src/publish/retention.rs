@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::compressing::{Compress, with};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
-use crate::ledger::{Kept, Ledger, Rotated, Target};
+use crate::ledger::{Kept, Ledger, Rotated};
+use crate::microbatch::Target;
 use crate::units::Keep;
 
 /// Files that are removed in one turn.

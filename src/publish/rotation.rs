@@ -22,7 +22,8 @@ use super::compressing::{self, Closed, with};
 use super::retention;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, Rotated, Target};
+use crate::ledger::{Ledger, Rotated};
+use crate::microbatch::Target;
 use crate::units::Keep;
 
 /// How long a compression that failed is left alone; doubled each time.

@@ -10,7 +10,8 @@ use crate::engine::Query;
 pub use crate::engine::continues;
 use crate::event_time::Judge;
 use crate::failure::Failure;
-use crate::ledger::{Ahead, Ledger, Target};
+use crate::ledger::{Ahead, Ledger};
+use crate::microbatch::Target;
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
 use crate::telemetry::Pulse;
 

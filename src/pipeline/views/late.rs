@@ -10,8 +10,7 @@ use anyhow::Context as _;
 
 use super::{Prepared, StagingArea};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Addition, Payload, Target};
-use crate::pipeline::prepare;
+use crate::microbatch::{Addition, Payload, Target};
 use crate::staging::Stage;
 
 /// For each view what became of the records that were in doubt, in their order.
@@ -69,5 +68,5 @@ fn without(all: &Addition, stays: &[bool], staging: &StagingArea) -> Result<Opti
             stage.write(&line)?;
         }
     }
-    Ok(stage.finish()?.map(|staged| prepare::addition(all.target, staged)))
+    Ok(stage.finish(all.target)?)
 }

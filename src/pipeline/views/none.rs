@@ -10,7 +10,8 @@ use arrow_array::RecordBatch;
 use super::prepare::Prepared;
 use crate::event_time::Judge;
 use crate::failure::Result;
-use crate::ledger::{Ledger, Microbatch, StatePut, Target, Told, ViewId};
+use crate::ledger::{Ledger, StatePut, Told, ViewId};
+use crate::microbatch::{Microbatch, Target};
 use crate::staging::StagingArea;
 
 /// The views of one job.

@@ -9,8 +9,8 @@ use super::overlay::{Overlay, Stored};
 use super::{Definition, LeftOut, STOPPED, Step};
 use crate::engine::{Asked, Entries, States};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Addition, Ledger, Target, Told, ViewId, What};
-use crate::pipeline::prepare;
+use crate::ledger::{Ledger, Told, ViewId, What};
+use crate::microbatch::{Addition, Target};
 use crate::staging::{Stage, StagingArea};
 
 /// A view over the ledger.
@@ -233,7 +233,7 @@ impl Open {
         let mut stage = Stage::new(staging);
         stage.begin(&self.definition.header());
         encode(&mut |bytes| Ok(stage.write(bytes)?))?;
-        additions.extend(stage.finish()?.map(|staged| prepare::addition(target, staged)));
+        additions.extend(stage.finish(target)?);
         Ok(())
     }
 }

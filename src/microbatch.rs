@@ -1,11 +1,23 @@
-//! A microbatch before and after its commit.
+//! The nouns of a commit: a target, where it ends, what a microbatch adds to it.
 //!
-//! What holds here: only the ledger makes a [`Committed`].
+//! What does not belong here: the commit itself. Only the ledger makes a [`crate::ledger::Committed`].
 
 use std::ffi::OsString;
 
-use super::{Position, Target};
 use crate::record::{Home, Identity};
+
+/// A file that is appended to, by its row in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target(pub(crate) i64);
+
+/// Where the next span of a target begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Counts up each time the file was taken away.
+    pub generation: u64,
+    /// Bytes committed to this generation.
+    pub end: u64,
+}
 
 /// The bytes that a microbatch adds to a target.
 #[derive(Debug)]
@@ -27,7 +39,7 @@ pub struct Addition {
 
 impl Addition {
     /// Where the target begins with this addition, what its payload begins with is part of it.
-    pub(super) fn place(&mut self, start: u64) {
+    pub fn place(&mut self, start: u64) {
         let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
         if start == 0 {
             (self.length, self.checksum) = (self.length + self.skip, self.whole_checksum);
@@ -133,42 +145,13 @@ impl Microbatch {
     }
 }
 
-/// A microbatch that happened.
-#[derive(Debug)]
-pub struct Committed {
-    pub(super) sequence: u64,
-    pub(super) batch: Microbatch,
-    pub(super) starts: Vec<Position>,
-}
-
-/// One span of a committed microbatch.
+/// Bytes that a committed microbatch owes to a target.
 #[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    /// What is added, and to what.
-    pub addition: &'a Addition,
-    /// Where it begins.
+pub struct Owed<'a> {
+    /// The microbatch's number.
+    pub sequence: u64,
+    /// Where they begin.
     pub at: Position,
-}
-
-impl Committed {
-    /// Its number, from 1.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// When it was made, in milliseconds since 1970.
-    pub fn committed_ms(&self) -> i64 {
-        self.batch.at_ms
-    }
-
-    /// What was committed.
-    pub fn batch(&self) -> &Microbatch {
-        &self.batch
-    }
-
-    /// Its spans.
-    pub fn spans(&self) -> impl Iterator<Item = Span<'_>> {
-        let both = self.batch.additions.iter().zip(&self.starts);
-        both.map(|(addition, at)| Span { addition, at: *at })
-    }
+    /// The bytes, and their target.
+    pub addition: &'a Addition,
 }
