@@ -127,10 +127,6 @@ pub mod engine;
 #[cfg(not(feature = "sql"))]
 #[path = "engine/none.rs"]
 pub mod engine;
-#[cfg(feature = "sql")]
-pub mod event_time;
-#[cfg(not(feature = "sql"))]
-#[path = "event_time/none.rs"]
 pub mod event_time;
 pub mod failure;
 pub mod http;

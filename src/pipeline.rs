@@ -15,10 +15,6 @@ mod piped;
 pub mod prepare;
 mod report;
 mod rotating;
-#[cfg(feature = "sql")]
-mod sift;
-#[cfg(not(feature = "sql"))]
-#[path = "pipeline/sift/none.rs"]
 mod sift;
 mod vanished;
 #[cfg(feature = "sql")]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use arrow_schema::SchemaRef;
 
+use crate::config::kinds::NEEDS_COLUMNS;
 use crate::config::{Config, Error, Problem};
 use crate::decode;
 pub use crate::engine::continues;
@@ -85,16 +86,10 @@ impl Queries {
                 queries.transform = Some(query);
                 output
             }
-            (Transform::Command(_), ..) => None,
-            _ => written.input.format.schema(),
+            _ => config.output_columns(),
         };
-        if queries.output.is_none()
-            && written.output.format.has_columns()
-            && !matches!(written.transform, Transform::Command(_))
-        {
-            let message = "csv needs the columns of the input: name them \
-                           (`spoolmill check --infer SAMPLE` prints them)";
-            return Err(Problem::new("output.format", message));
+        if queries.output.is_none() && sql.is_some() && written.output.format.has_columns() {
+            return Err(Problem::new("output.format", NEEDS_COLUMNS));
         }
         if let Some(output) = &queries.output
             && let Some(reason) = written.output.format.refuses(output)

@@ -47,6 +47,9 @@ mod drivers;
 /// Standard descriptors and other pipes, by what happens at their other ends.
 mod pipes;
 
+/// Csv and json, without a query.
+mod formats;
+
 /// SQL, csv and json.
 #[cfg(feature = "sql")]
 mod sql;

@@ -31,15 +31,9 @@ impl Check {
     }
 }
 
-#[cfg(feature = "sql")]
 fn infer(sample: &Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
     let inferred = crate::decode::infer::infer(sample);
     let inferred = inferred.with_context(|| format!("look into {}", sample.display()))?;
     super::standard::print(inferred.stanza().as_bytes())
-}
-
-#[cfg(not(feature = "sql"))]
-fn infer(_sample: &Path) -> anyhow::Result<()> {
-    anyhow::bail!("--infer needs a build with `--features sql`")
 }

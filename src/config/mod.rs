@@ -7,6 +7,7 @@ mod cgroup;
 mod executable;
 pub mod file;
 mod input;
+pub mod kinds;
 mod locate;
 mod paths;
 mod rotation;
@@ -16,15 +17,11 @@ mod words;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use arrow_schema::Schema;
 
 use crate::decode::frame::Framing;
 use crate::decode::quotes::BLOCK_MAX;
 use crate::source::archive::Action;
 use crate::source::rules::Rules;
-use crate::transform::Transform;
 use input::{check_pattern, framing, rules};
 use paths::{check_paths, normal, resolved};
 
@@ -128,7 +125,7 @@ impl Config {
             let span = error.span();
             let offset = span.as_ref().map(|span| span.start);
             let key = offset.and_then(|offset| locate::key_at(text, offset));
-            let hint = if needs_sql(error.message()) { NEEDS_SQL } else { "" };
+            let hint = kinds::hint(error.message());
             let message = words::explain(text, key.as_deref(), span.as_ref(), error.message());
             let key = key.map(|key| format!("{key}: ")).unwrap_or_default();
             Error {
@@ -149,7 +146,7 @@ impl Config {
     ) -> Result<Self, Problem> {
         let half = cgroup::memory_limit().map_or(u64::MAX, |limit| (limit / 2).max(MEMORY_MIN));
         written.engine.memory.0 = written.engine.memory.0.min(half);
-        check_kinds(&written)?;
+        kinds::check(&written)?;
         check_pattern(&written.input)?;
         rotation::check(&written)?;
         check_limits(&written)?;
@@ -349,16 +346,6 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What a build without SQL says of what it does not know.
-const NEEDS_SQL: &str = "; this one needs a build with `--features sql`";
-
-/// True for a word that is unknown only because the feature is missing.
-fn needs_sql(message: &str) -> bool {
-    let words = ["sql", "csv", "json", "parquet", "table", "view", "final", "event_time"]
-        .map(|word| format!("`{word}`, expected"));
-    !cfg!(feature = "sql") && words.iter().any(|word| message.contains(word))
-}
-
 fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
     Error {
         file: path.to_owned(),
@@ -366,64 +353,6 @@ fn explain(problem: &Problem, text: &str, path: &Path) -> Error {
         message: format!("{}: {}", problem.key, problem.message),
         passes: problem.passes,
     }
-}
-
-/// What comes out of one stage must go into the next.
-fn check_kinds(written: &file::File) -> Result<(), Problem> {
-    if let Some((key, message)) = written.input.format.check() {
-        return Err(Problem::new(key, message));
-    }
-    let schema = written.input.format.schema();
-    if schema.is_none() && !written.input.format.needs_file() {
-        let message = "has no columns: `spoolmill check --infer SAMPLE` prints them";
-        return Err(Problem::new("input.format", message));
-    }
-    if let Transform::Scale(scale) = &written.transform
-        && !(scale.below.is_finite() && scale.by.is_finite())
-    {
-        return Err(Problem::new("transform.scale", "expected finite numbers"));
-    }
-    if written.input.format.needs_file()
-        && (written.input.end_marker.is_some()
-            || matches!(
-                written.input.complete,
-                Some(file::Complete::Lines(_) | file::Complete::Trailer(_))
-            ))
-    {
-        let message = "`end_marker`, `complete.lines` and `complete.trailer` are for lines, and parquet \
-                       has none";
-        return Err(Problem::new("input.format", message));
-    }
-    // Without columns, as before the first file of a format that brings them.
-    let or_none = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
-    if let Some(reason) = written.transform.refuses(&or_none) {
-        return Err(Problem::new("transform", reason));
-    }
-    if let Transform::Command(command) = &written.transform {
-        if command.argv.is_empty() {
-            let message = "found an empty list, expected a program and its arguments";
-            return Err(Problem::new("transform.command.argv", message));
-        }
-        if command.timeout.0.is_zero() || command.idle_timeout.0.is_zero() {
-            let message = "found a time of 0, expected a longer `timeout` and `idle_timeout`";
-            return Err(Problem::new("transform.command", message));
-        }
-        if command.attempts == 0 {
-            return Err(Problem::new("transform.command.attempts", "found 0, expected 1 or more"));
-        }
-        if written.output.format.is_columnar() {
-            let message = "found parquet, expected a format of text: a command writes lines";
-            return Err(Problem::new("output.format", message));
-        }
-        return Ok(());
-    }
-    // The engine knows what a query gives.
-    #[cfg(feature = "sql")]
-    if matches!(written.transform, Transform::Sql(_)) {
-        return Ok(());
-    }
-    let refused = written.output.format.refuses(&or_none).filter(|_| !or_none.fields().is_empty());
-    refused.map_or(Ok(()), |reason| Err(Problem::new("output.format", reason)))
 }
 
 fn check_limits(written: &file::File) -> Result<(), Problem> {

@@ -1,6 +1,7 @@
 //! What a job file may say, and how an error tells what it may not.
 
 use super::*;
+use crate::transform::Transform;
 
 fn parse(text: &str) -> Result<Config, Error> {
     Config::parse(text, Path::new("/etc/job.toml"), PathBuf::from("/etc"))

@@ -7,7 +7,7 @@ use arrow_schema::SchemaRef;
 
 use super::Format;
 use super::frame::{Block, Framer};
-#[cfg(feature = "sql")]
+#[cfg(feature = "parquet")]
 use super::parquet;
 
 /// The blocks of one input.
@@ -15,7 +15,7 @@ pub enum Blocks<'a> {
     /// Of bytes.
     Framed(Framer<'a>),
     /// Of records.
-    #[cfg(feature = "sql")]
+    #[cfg(feature = "parquet")]
     Decoded(parquet::Reader),
 }
 
@@ -30,7 +30,7 @@ impl Blocks<'_> {
     pub fn next_block(&mut self) -> io::Result<Option<Block>> {
         match self {
             Self::Framed(framer) => framer.next_block(),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.next_block(),
         }
     }
@@ -39,7 +39,7 @@ impl Blocks<'_> {
     pub fn next_bytes(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
         match self {
             Self::Framed(framer) => framer.next_bytes(),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(_) => Ok(None),
         }
     }
@@ -48,7 +48,7 @@ impl Blocks<'_> {
     pub fn schema(&self) -> Option<&SchemaRef> {
         match self {
             Self::Framed(_) => None,
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.schema(),
         }
     }
@@ -57,7 +57,7 @@ impl Blocks<'_> {
     pub fn count_lines(&mut self) {
         match self {
             Self::Framed(framer) => framer.count_lines(),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(_) => {}
         }
     }
@@ -66,7 +66,7 @@ impl Blocks<'_> {
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         match self {
             Self::Framed(framer) => framer.recycle(buffer),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(_) => {}
         }
     }
@@ -80,7 +80,7 @@ impl Blocks<'_> {
     pub fn is_at_end(&self) -> bool {
         match self {
             Self::Framed(framer) => framer.is_at_end(),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.is_at_end(),
         }
     }
@@ -90,7 +90,7 @@ impl Format {
     /// True when an input is read here and there, and not from its beginning to its end.
     pub fn needs_file(&self) -> bool {
         match self {
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(_) => true,
             _ => false,
         }
@@ -104,7 +104,7 @@ impl Format {
     pub fn open(&self, file: &File, size: u64) -> io::Result<Option<Blocks<'static>>> {
         let _ = (file, size);
         match self {
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(parquet) => parquet.open(file, size).map(Blocks::Decoded).map(Some),
             _ => Ok(None),
         }

@@ -3,17 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
-
-use anyhow::Error;
-use arrow_schema::{Field, Schema};
 
 use super::Format;
 use super::compression::{Compression, Kind};
 use super::csv::Csv;
 use super::json::Json;
+#[cfg(feature = "parquet")]
 use super::parquet::{self, Parquet};
-use crate::record::columns::{Columns, Type};
+use crate::record::columns::Columns;
+use anyhow::Error;
 
 mod sample;
 
@@ -63,6 +61,7 @@ impl Inferred {
         match self.format {
             "csv" => Format::Csv(Csv { delimiter, columns, ..Csv::default() }),
             // It says its columns by itself, each time that it is read.
+            #[cfg(feature = "parquet")]
             "parquet" => Format::Parquet(Parquet::default()),
             _ => Format::Json(Json { columns, ..Json::default() }),
         }
@@ -91,7 +90,8 @@ pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
             let (bytes, whole) = beginning(open()?)?;
             ("json", ',', sample::json(plain(&bytes), whole).map_err(Error::msg)?)
         }
-        "parquet" if !packed => ("parquet", ',', of_types(parquet::columns(path)?.as_ref())),
+        #[cfg(feature = "parquet")]
+        "parquet" if !packed => ("parquet", ',', parquet::columns(path)?),
         _ => anyhow::bail!(
             "found \"{}\", expected a name that ends in .csv, .tsv, .json, .jsonl, .ndjson or \
              .parquet",
@@ -117,11 +117,4 @@ fn beginning(reader: impl Read) -> io::Result<(Vec<u8>, bool)> {
 /// Without the byte order mark of UTF-8.
 fn plain(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
-}
-
-/// The columns of a Parquet file, which says what they are: those that no SQL type holds are left out.
-fn of_types(schema: &Schema) -> Columns {
-    let fields = schema.fields().iter();
-    let column = |field: &Arc<Field>| Some((field.name().clone(), Type::of(field.data_type())?));
-    Columns(fields.filter_map(column).collect())
 }

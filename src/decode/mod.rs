@@ -4,26 +4,20 @@
 //! on where the input was cut into blocks. No format reads a file by itself; it is given blocks.
 
 pub mod blocks;
-#[cfg(feature = "sql")]
 mod build;
 pub mod compression;
-#[cfg(feature = "sql")]
 pub mod csv;
 mod decimal;
 pub mod frame;
-#[cfg(feature = "sql")]
 pub mod infer;
-#[cfg(feature = "sql")]
 pub mod json;
 pub mod lines;
 pub mod numbers;
-#[cfg(feature = "sql")]
+#[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod quotes;
 pub mod recognition;
-#[cfg(feature = "sql")]
 mod separators;
-#[cfg(feature = "sql")]
 mod timestamp;
 
 use arrow_schema::SchemaRef;
@@ -41,13 +35,11 @@ pub enum Format {
     /// One record per line, of any bytes.
     Lines {},
     /// Records of fields.
-    #[cfg(feature = "sql")]
     Csv(csv::Csv),
     /// One object per line.
-    #[cfg(feature = "sql")]
     Json(json::Json),
     /// A file that brings its columns.
-    #[cfg(feature = "sql")]
+    #[cfg(feature = "parquet")]
     Parquet(parquet::Parquet),
 }
 
@@ -87,10 +79,8 @@ pub enum Decoder {
     /// Of lines.
     Lines,
     /// Of fields.
-    #[cfg(feature = "sql")]
     Csv(csv::Decoder),
     /// Of objects.
-    #[cfg(feature = "sql")]
     Json(json::Decoder),
 }
 
@@ -101,10 +91,11 @@ impl Format {
         Some(match self {
             Self::Numbers {} => record::numbers_schema(),
             Self::Lines {} => record::lines_schema(),
-            #[cfg(feature = "sql")]
-            Self::Csv(csv::Csv { columns, .. })
-            | Self::Json(json::Json { columns, .. })
-            | Self::Parquet(parquet::Parquet { columns, .. }) => {
+            Self::Csv(csv::Csv { columns, .. }) | Self::Json(json::Json { columns, .. }) => {
+                return (!columns.is_empty()).then(|| columns.schema());
+            }
+            #[cfg(feature = "parquet")]
+            Self::Parquet(parquet::Parquet { columns, .. }) => {
                 return (!columns.is_empty()).then(|| columns.schema());
             }
         })
@@ -113,7 +104,6 @@ impl Format {
     /// What is wrong with its options, and under which key.
     pub fn check(&self) -> Option<(&'static str, String)> {
         match self {
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.check(),
             _ => None,
         }
@@ -122,7 +112,6 @@ impl Format {
     /// How quoted fields are told, where line ends in them end no record.
     pub fn dialect(&self) -> Option<Dialect> {
         match self {
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => Some(csv.dialect()),
             _ => None,
         }
@@ -136,18 +125,15 @@ impl Format {
         let decoder = match self {
             Self::Numbers {} => Decoder::Numbers,
             Self::Lines {} => Decoder::Lines,
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => {
                 let (decoder, header) = csv.decoder(block, max_record)?;
                 return Ok((Decoder::Csv(decoder), header));
             }
-            #[cfg(feature = "sql")]
             Self::Json(json) => Decoder::Json(json.decoder()),
             // Its records come decoded.
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(_) => Decoder::Lines,
         };
-        let _ = (block, max_record);
         Ok((decoder, Header::default()))
     }
 }
@@ -158,9 +144,7 @@ impl Decoder {
         match self {
             Self::Numbers => numbers::decode(block, max_record),
             Self::Lines => lines::decode(block, max_record),
-            #[cfg(feature = "sql")]
             Self::Csv(decoder) => decoder.decode(block, max_record),
-            #[cfg(feature = "sql")]
             Self::Json(decoder) => decoder.decode(block, max_record),
         }
     }

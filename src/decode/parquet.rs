@@ -370,12 +370,14 @@ fn damaged(reason: impl Into<String>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, reason.into())
 }
 
-/// The columns of the file at `path`.
-pub fn columns(path: &Path) -> io::Result<SchemaRef> {
+/// The columns of the file at `path`, which says what they are; those that no SQL type holds are left out.
+pub fn columns(path: &Path) -> io::Result<Columns> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let reader = Parquet::default().open(&file, size)?;
-    reader.schema.ok_or_else(|| damaged("is empty"))
+    let schema = reader.schema.ok_or_else(|| damaged("is empty"))?;
+    let column = |field: &Arc<Field>| Some((field.name().clone(), Type::of(field.data_type())?));
+    Ok(Columns(schema.fields().iter().filter_map(column).collect()))
 }
 
 /// The bytes of a file up to where it ended when it was found complete.

@@ -6,14 +6,14 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::Format;
-#[cfg(feature = "sql")]
+#[cfg(feature = "parquet")]
 use super::parquet::Encoder;
 
 /// The beginning and the end of one output.
 pub struct Envelope {
     format: Format,
     schema: Option<SchemaRef>,
-    #[cfg(feature = "sql")]
+    #[cfg(feature = "parquet")]
     encoder: Option<Encoder>,
 }
 
@@ -23,7 +23,7 @@ impl Envelope {
         Self {
             format,
             schema: None,
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             encoder: None,
         }
     }
@@ -49,7 +49,7 @@ impl Envelope {
             return Err("its columns are not those of the inputs before it".to_owned());
         }
         self.schema = Some(schema.clone());
-        #[cfg(feature = "sql")]
+        #[cfg(feature = "parquet")]
         if let Format::Parquet(parquet) = self.format {
             self.encoder = Some(parquet.encoder(schema)?);
         }
@@ -59,7 +59,7 @@ impl Envelope {
     /// Takes records; returns the bytes that are finished by now. There are none where the workers
     /// encode.
     pub fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
-        #[cfg(feature = "sql")]
+        #[cfg(feature = "parquet")]
         if let Some(encoder) = &mut self.encoder {
             return encoder.encode(records);
         }
@@ -69,7 +69,7 @@ impl Envelope {
 
     /// What stands behind the last record.
     pub fn end(&mut self) -> Result<Vec<u8>, String> {
-        #[cfg(feature = "sql")]
+        #[cfg(feature = "parquet")]
         if let Some(encoder) = self.encoder.take() {
             return encoder.finish();
         }

@@ -2,17 +2,13 @@
 //!
 //! What does not belong here: where the bytes wait ([`crate::staging`]) and where they go ([`crate::sink`]).
 
-#[cfg(feature = "sql")]
 mod cells;
-#[cfg(feature = "sql")]
 pub mod csv;
 pub mod envelope;
-#[cfg(feature = "sql")]
 mod json;
-#[cfg(feature = "sql")]
 pub mod late;
 mod numbers;
-#[cfg(feature = "sql")]
+#[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod rejects;
 
@@ -31,13 +27,11 @@ pub enum Format {
     /// One record per line: the bytes of its one column.
     Lines {},
     /// Records of fields.
-    #[cfg(feature = "sql")]
     Csv(csv::Csv),
     /// One object per line.
-    #[cfg(feature = "sql")]
     Json {},
     /// A file for each microbatch, by columns.
-    #[cfg(feature = "sql")]
+    #[cfg(feature = "parquet")]
     Parquet(parquet::Parquet),
 }
 
@@ -63,9 +57,8 @@ impl Format {
             ) => None,
             (Self::Numbers {}, _) => Some("`numbers` writes one column of type double".to_owned()),
             (Self::Lines {}, _) => Some("`lines` writes one column of text".to_owned()),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             (Self::Parquet(parquet), _) => parquet.refuses(schema),
-            #[cfg(feature = "sql")]
             (Self::Csv(_) | Self::Json {}, _) => {
                 let odd = |field: &&std::sync::Arc<arrow_schema::Field>| {
                     !cells::has_text(field.data_type())
@@ -81,9 +74,7 @@ impl Format {
 
     /// What stands before the records in a file of this format.
     pub fn header(self, schema: &Schema) -> Option<Vec<u8>> {
-        let _ = schema;
         match self {
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.header(schema),
             _ => None,
         }
@@ -94,29 +85,23 @@ impl Format {
         match self {
             // Numbers are lines.
             Self::Numbers {} | Self::Lines {} => "lines".to_owned(),
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.signature(),
-            #[cfg(feature = "sql")]
             Self::Json {} => "json".to_owned(),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(_) => "parquet".to_owned(),
         }
     }
 
     /// True when all records must have the same columns, known before the first of them.
     pub fn has_columns(self) -> bool {
-        match self {
-            #[cfg(feature = "sql")]
-            Self::Csv(_) => true,
-            _ => false,
-        }
+        matches!(self, Self::Csv(_))
     }
 
     /// True when a file of this format is written as a whole: the output of a daemon is a folder
     /// then, and records go through an [`envelope::Envelope`] in their order.
     pub fn is_columnar(self) -> bool {
         match self {
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(_) => true,
             _ => false,
         }
@@ -128,11 +113,9 @@ impl Format {
     /// When a value cannot be written so that it reads back as the same.
     pub fn encode(self, records: &RecordBatch, out: &mut Vec<u8>) -> Result<(), String> {
         match self {
-            #[cfg(feature = "sql")]
             Self::Csv(csv) => csv.encode(records, out),
-            #[cfg(feature = "sql")]
             Self::Json {} => json::encode(records, out),
-            #[cfg(feature = "sql")]
+            #[cfg(feature = "parquet")]
             Self::Parquet(_) => Ok(()),
             Self::Numbers {} | Self::Lines {} => encode_column(records.column(0), out),
         }

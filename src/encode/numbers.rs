@@ -47,7 +47,6 @@ pub fn write(number: f64, out: &mut Vec<u8>) {
 }
 
 /// Appends a number of single precision: fewer digits tell it from its neighbours.
-#[cfg(feature = "sql")]
 pub fn write_single(number: f32, out: &mut Vec<u8>) {
     if (1e-4..1e16).contains(&number.abs()) {
         out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());

@@ -7,14 +7,12 @@ pub fn sink_of(format: &decode::Format) -> encode::Format {
     match format {
         decode::Format::Numbers {} => encode::Format::Numbers {},
         decode::Format::Lines {} => encode::Format::Lines {},
-        #[cfg(feature = "sql")]
         decode::Format::Csv(csv) => {
             let delimiter = csv.delimiter;
             encode::Format::Csv(encode::csv::Csv { header: false, delimiter })
         }
-        #[cfg(feature = "sql")]
         decode::Format::Json(_) => encode::Format::Json {},
-        #[cfg(feature = "sql")]
+        #[cfg(feature = "parquet")]
         decode::Format::Parquet(_) => {
             encode::Format::Csv(encode::csv::Csv { header: false, ..Default::default() })
         }
@@ -25,7 +23,6 @@ pub fn sink_of(format: &decode::Format) -> encode::Format {
 /// it, where a decoder says that they are written so.
 pub fn is_alike(format: &decode::Format, encode: encode::Format) -> bool {
     match (format, encode) {
-        #[cfg(feature = "sql")]
         (decode::Format::Csv(from), encode::Format::Csv(to)) => from.delimiter == to.delimiter,
         _ => false,
     }
@@ -36,15 +33,13 @@ pub fn decode_of(format: encode::Format) -> decode::Format {
     match format {
         encode::Format::Numbers {} => decode::Format::Numbers {},
         encode::Format::Lines {} => decode::Format::Lines {},
-        #[cfg(feature = "sql")]
-        encode::Format::Csv(_) | encode::Format::Json {} | encode::Format::Parquet(_) => {
-            decode::Format::Lines {}
-        }
+        encode::Format::Csv(_) | encode::Format::Json {} => decode::Format::Lines {},
+        #[cfg(feature = "parquet")]
+        encode::Format::Parquet(_) => decode::Format::Lines {},
     }
 }
 
 #[cfg(test)]
-#[cfg(feature = "sql")]
 mod tests {
     use proptest::prelude::*;
 

@@ -393,7 +393,6 @@ impl Delivery for Staged<'_> {
         staged(&mut self.rejects, &self.line)
     }
 
-    #[cfg(feature = "sql")]
     fn late(&mut self, late: &crate::record::Late) -> Result<()> {
         self.missed += 1;
         self.tap.note_late(late.number);

@@ -15,14 +15,16 @@ use crate::microbatch::Target;
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
 use crate::telemetry::Pulse;
 
-/// The queries of one job.
+/// The queries of one job: none, so that the columns of the output are those of the input.
 #[derive(Debug)]
-pub struct Queries {}
+pub struct Queries {
+    output: Option<SchemaRef>,
+}
 
 impl Queries {
     /// Nothing to plan.
-    pub fn open(_config: &Config, _spill: &Path) -> Result<Self, Error> {
-        Ok(Self {})
+    pub fn open(config: &Config, _spill: &Path) -> Result<Self, Error> {
+        Ok(Self { output: config.output_columns() })
     }
 
     /// No query is the transform.
@@ -35,9 +37,9 @@ impl Queries {
         false
     }
 
-    /// No format of this build begins with its columns.
+    /// The columns of the output, where they are known before the first input.
     pub fn output(&self) -> Option<SchemaRef> {
-        None
+        self.output.clone()
     }
 
     /// True when there are continuous views.

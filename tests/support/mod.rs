@@ -20,6 +20,18 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The program keeps signals ignored that were ignored when it was started, and a shell starts a job in the
+/// background so. The tests send them.
+#[expect(unsafe_code, reason = "no safe crate of ours sets the action of a signal")]
+pub fn hear_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: this sets the default action, and runs no code of ours.
+    ONCE.call_once(|| unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+        libc::signal(libc::SIGQUIT, libc::SIG_DFL);
+    });
+}
+
 /// A small generator of numbers that look random, the same for the same seed (`SplitMix64`).
 pub struct Random(pub u64);
 

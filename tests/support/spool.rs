@@ -28,6 +28,7 @@ impl Spool {
 
     /// A job with these keys in `[input]`, and more configuration.
     pub fn with_input(input: &str, configuration: &str) -> Self {
+        super::hear_interrupts();
         let spool = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             environment: Vec::new(),
