@@ -5,8 +5,7 @@ use crate::support::Spool;
 const CSV: &str = "[input.format.csv]\n[input.format.csv.columns]\nid = \"bigint\"\nname = \"varchar\"\n\
     price = \"decimal(10,2)\"\nat = \"timestamp\"\n";
 
-const CSV_TEXT: &str =
-    "id,name,price,at\n1,\"a, b\",1.50,2026-01-02 03:04:05\n2,,,\nx,bad,1,\n3,\"two\nlines\",2,2026-01-02\n";
+const CSV_TEXT: &str = "id,name,price,at\n1,\"a, b\",1.50,2026-01-02 03:04:05\n2,,,\nx,bad,1,\n3,\"two\nlines\",2,2026-01-02\n";
 
 const CSV_OUT: &str = "id,name,price,at\n1,\"a, b\",1.50,2026-01-02 03:04:05\n2,,,\n\
     3,\"two\nlines\",2.00,2026-01-02 00:00:00\n";
@@ -102,5 +101,8 @@ fn the_columns_of_a_sample_are_printed() {
     let sample = spool.path("sample.csv");
     let printed = program.args(["check", "--infer"]).arg(sample).output().unwrap();
     let said = String::from_utf8(printed.stdout).unwrap();
-    assert!(said.contains("id    = \"bigint\"") && said.contains("at    = \"timestamp\""), "{said}");
+    assert!(
+        said.contains("id    = \"bigint\"") && said.contains("at    = \"timestamp\""),
+        "{said}"
+    );
 }

@@ -9,13 +9,10 @@ use arrow_array::builder::{
     BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int16Builder,
     Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_array::types::Date32Type;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow_cast::parse::{Parser as _, string_to_datetime};
 use arrow_schema::SchemaRef;
-use chrono::Utc;
 
-use super::timestamp;
+use super::{times, timestamp};
 use crate::record::columns::Type;
 
 /// A column being filled.
@@ -90,7 +87,9 @@ impl Builder {
                     builder.append_value(value);
                     Taken::Otherwise.as_written_if(timestamp::is_as_written(text.as_bytes()))
                 }
-                None => put(any_timestamp(text.trim_ascii()), |value| builder.append_option(value)),
+                None => {
+                    put(times::timestamp(text.trim_ascii()), |value| builder.append_option(value))
+                }
             },
             rarer => rarer.rarer_text(text),
         }
@@ -225,19 +224,12 @@ fn boolean(text: &str) -> Option<bool> {
 
 /// Days since 1970.
 pub fn date(text: &str) -> Option<i32> {
-    // A time of day would be lost.
-    Date32Type::parse(text).filter(|_| !text.contains([' ', 'T', 't', ':']))
+    times::date(text)
 }
 
 /// Microseconds since 1970 in UTC. Without an offset it is UTC already.
 pub fn timestamp(text: &str) -> Option<i64> {
-    timestamp::parse(text.as_bytes()).or_else(|| any_timestamp(text))
-}
-
-fn any_timestamp(text: &str) -> Option<i64> {
-    let time = string_to_datetime(&Utc, text).ok()?;
-    // There is no 61st second in the result, and the next minute is not what was written.
-    (time.timestamp_subsec_nanos() < 1_000_000_000).then(|| time.timestamp_micros())
+    timestamp::parse(text.as_bytes()).or_else(|| times::timestamp(text))
 }
 
 /// So many decimal digits, of which `scale` behind the point; what is finer is rounded, half away

@@ -18,6 +18,7 @@ pub mod parquet;
 pub mod quotes;
 pub mod recognition;
 mod separators;
+mod times;
 mod timestamp;
 
 use arrow_schema::SchemaRef;

@@ -3,14 +3,15 @@
 //! What holds here: what is written reads back as the same value.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{
     Array as _, ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
     Int8Array, Int16Array, Int32Array, Int64Array, RecordBatch, StringArray, StringViewArray,
     TimestampMicrosecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
-use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 
 use super::numbers;
@@ -107,6 +108,19 @@ fn written_as(data_type: &DataType) -> Option<DataType> {
     })
 }
 
+/// Values of a type that only an engine or a Parquet file brings.
+#[cfg(feature = "parquet")]
+fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    // An unsafe cast would make NULL of what is out of range.
+    let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
+    arrow_cast::cast_with_options(array, to, &options)
+}
+
+#[cfg(not(feature = "parquet"))]
+fn cast(array: &ArrayRef, _to: &DataType) -> Result<ArrayRef, ArrowError> {
+    Err(ArrowError::CastError(format!("this build has no {}", array.data_type())))
+}
+
 /// True when values of this type can be written as text.
 pub fn has_text(data_type: &DataType) -> bool {
     written_as(data_type).is_some()
@@ -128,12 +142,14 @@ impl Cells {
 
     fn of(array: &ArrayRef) -> Result<Self, ArrowError> {
         let to = written_as(array.data_type()).unwrap_or(DataType::Utf8);
-        // An unsafe cast would make NULL of what is out of range.
-        let options = CastOptions { safe: false, ..CastOptions::default() };
-        let array = if *array.data_type() == to {
-            array.clone()
-        } else {
-            cast_with_options(array, &to, &options)?
+        let array = match array.data_type() {
+            same if *same == to => array.clone(),
+            // Its zone is UTC.
+            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+                let times = array.as_primitive::<TimestampMicrosecondType>();
+                Arc::new(times.clone().with_timezone_opt(None::<&str>))
+            }
+            _ => cast(array, &to)?,
         };
         let values = Values::of(&array)
             .ok_or_else(|| ArrowError::CastError(format!("a {to} has no text")))?;
