@@ -24,11 +24,12 @@ use sd_notify::NotifyState;
 use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::ledger::Ledger;
+use crate::pulse::{self, Pulse};
 use crate::queries::Queries;
 use crate::source::queue::Why;
 use crate::source::watch::{Hint, Watch};
 use crate::status::live::{Live, Told};
-use crate::telemetry::{self, Pulse};
+use crate::telemetry;
 pub use aside::Aside;
 use job::{Job, Round};
 use watching::{open_watch, start_watch, watch_archive};
@@ -93,7 +94,7 @@ pub struct Setting {
 pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
     let Some(mut daemon) = starting::open(config, setting)? else { return Ok(Aside::default()) };
     loop {
-        telemetry::notify(&[NotifyState::Ready]);
+        pulse::notify(&[NotifyState::Ready]);
         if daemon.job.has_ended() {
             if setting.until == Until::Stopped {
                 return daemon.finish(ENDED);
@@ -349,7 +350,7 @@ impl<'a> Daemon<'a> {
     /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop
     /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<Aside> {
-        telemetry::notify(&[NotifyState::Stopping]);
+        pulse::notify(&[NotifyState::Stopping]);
         let (mut pause, mut failures) = (PAUSE_MIN, 0);
         loop {
             match self.job.finish(self.setting.until == Until::Drained) {
@@ -424,7 +425,7 @@ impl<'a> Daemon<'a> {
         self.live.pauses(Some(&format!("{error:#}")));
         self.note_failure(&error);
         let status = format!("paused: {error:#}");
-        telemetry::notify(&[NotifyState::Status(&status)]);
+        pulse::notify(&[NotifyState::Status(&status)]);
         let due = Instant::now() + pause;
         while Instant::now() < due && !self.setting.pulse.must_stop() {
             self.setting.pulse.beat();
@@ -437,7 +438,7 @@ impl<'a> Daemon<'a> {
     /// take the place of the old one.
     fn read_again(&self) -> Option<Config> {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
-            telemetry::notify(&[NotifyState::Reloading, now]);
+            pulse::notify(&[NotifyState::Reloading, now]);
         }
         let old = self.job.config();
         let read = || -> anyhow::Result<Config> {
@@ -458,7 +459,7 @@ impl<'a> Daemon<'a> {
             Ok(new) => Some(new),
             Err(error) => {
                 tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
-                telemetry::notify(&[NotifyState::Ready]);
+                pulse::notify(&[NotifyState::Ready]);
                 None
             }
         }
@@ -494,6 +495,6 @@ impl<'a> Daemon<'a> {
         });
         let committed = self.job.pipeline.ledger.last_sequence() - self.committed_at_start;
         let status = format!("{committed} committed, {pending} pending{oldest}");
-        telemetry::notify(&[NotifyState::Status(&status)]);
+        pulse::notify(&[NotifyState::Status(&status)]);
     }
 }

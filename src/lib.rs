@@ -21,26 +21,28 @@
 //! | module | what it is for | imports, of ours |
 //! | --- | --- | --- |
 //! | [`units`] | durations and sizes as they are written | nothing |
-//! | [`telemetry`] | logs, heartbeat, stop flag | nothing |
+//! | [`clock`] | the wall clock | nothing |
+//! | [`pulse`] | heartbeat and stop flag | nothing |
+//! | [`telemetry`] | logs | nothing |
 //! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |
 //! | [`record`] | the nouns that travel | nothing |
 //! | [`microbatch`] | the nouns of a commit | `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
-//! | [`source`] | which files are complete, in which order; the archive | `durable`, `failure`, `record`, `telemetry` |
+//! | [`source`] | which files are complete, in which order; the archive | `clock`, `durable`, `failure`, `pulse`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
-//! | [`transform`] | records to records: one file per kind | `failure`, `record`, `telemetry`, `units` |
-//! | [`event_time`] | windows, the watermark, what is late | `units` |
+//! | [`transform`] | records to records: one file per kind | `failure`, `pulse`, `record`, `units` |
+//! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |
 //! | [`encode`] | records to bytes: one file per format | `record` |
 //! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
 //! | [`sink`] | where records go | `durable` |
-//! | [`ledger`] | the commit point | `durable`, `failure`, `microbatch`, `record` |
+//! | [`ledger`] | the commit point | `clock`, `durable`, `failure`, `microbatch`, `record` |
 //! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `microbatch`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
-//! | [`pipeline`] | one group of microbatches, top to bottom | `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
+//! | [`pipeline`] | one group of microbatches, top to bottom | `clock`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `pulse`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
 //! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `source`, `transform`, `units` |
-//! | [`queries`] | the queries of one job: transform, tables, views, finals | `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `record`, `sink`, `telemetry`, `transform` |
-//! | [`status`] | how a job stands, seen from outside | `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
-//! | [`http`] | metrics, health and a page, over HTTP | `config`, `durable`, `ledger`, `status`, `telemetry` |
+//! | [`queries`] | the queries of one job: transform, tables, views, finals | `clock`, `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `pulse`, `record`, `sink`, `transform` |
+//! | [`status`] | how a job stands, seen from outside | `clock`, `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
+//! | [`http`] | metrics, health and a page, over HTTP | `clock`, `config`, `durable`, `ledger`, `pulse`, `status` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | any above |
 //! | [`cli`] | one file per verb | any above |
 //!
@@ -117,6 +119,7 @@
 //! for hidden names while many files are archived.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod decode;
@@ -134,6 +137,7 @@ pub mod ledger;
 pub mod microbatch;
 pub mod pipeline;
 pub mod publish;
+pub mod pulse;
 #[cfg(feature = "sql")]
 pub mod queries;
 #[cfg(not(feature = "sql"))]

@@ -130,7 +130,7 @@ fn each_dependency_has_one_door() {
                 .filter(|line| !line.trim_start().starts_with("//"))
                 .collect::<Vec<_>>()
                 .join("\n");
-            let code = code.replace("sd_notify::", "").replace("telemetry::notify", "");
+            let code = code.replace("sd_notify::", "").replace("pulse::notify", "");
             for word in &words {
                 assert!(
                     !code.contains(word) || name.starts_with(door) || name.ends_with("tests.rs"),

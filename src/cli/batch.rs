@@ -19,6 +19,7 @@ use super::progress::Progress;
 use super::standard::{self, Input, Output, quiet_if_reader_left};
 use super::targets::Targets;
 use super::{JobFile, Strict, signalled, signals};
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::daemon::Aside;
 use crate::daemon::job::{flow, tolerance};
@@ -27,13 +28,13 @@ use crate::decode::frame::Framer;
 use crate::durable;
 use crate::encode::envelope::Envelope;
 use crate::failure::Failure;
-use crate::ledger::now_ms;
 use crate::pipeline::flow::{Delivery as _, Flow, Origin};
+use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::replaced::Replaced;
 use crate::source::Source;
-use crate::source::input::Stamp;
-use crate::telemetry::{Pulse, escaped};
+use crate::source::stamp::Stamp;
+use crate::telemetry::escaped;
 use crate::transform::command::{About, Bounds};
 
 #[derive(Debug, Args)]

@@ -86,7 +86,7 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
 
 /// A writer that fails ends the work.
 pub fn failed(error: std::io::Error, doing: &'static str) -> Failure {
-    if crate::telemetry::is_stopped(&error) {
+    if crate::pulse::is_stopped(&error) {
         return Failure::Stopped;
     }
     Failure::Fatal(Err::<(), _>(error).context(doing).expect_err("it is an error"))

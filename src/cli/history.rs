@@ -7,10 +7,11 @@ use globset::Glob;
 
 use super::standard::{Output, quiet_if_reader_left};
 use super::{JobFile, Misuse};
-use crate::ledger::{Cell, Entry, Look, Outcome, now_ms};
+use crate::clock::now_ms;
+use crate::ledger::{Cell, Entry, Look, Outcome};
+use crate::pulse::Pulse;
 use crate::record::put_text;
 use crate::status::shape::{json, line};
-use crate::telemetry::Pulse;
 use crate::telemetry::escaped;
 use crate::units::Span;
 

@@ -134,7 +134,7 @@ struct Signalled(i32);
 struct Strict(String);
 
 /// What a verb that a signal has stopped says of it.
-fn signalled(pulse: &telemetry::Pulse, result: anyhow::Result<()>) -> anyhow::Result<()> {
+fn signalled(pulse: &crate::pulse::Pulse, result: anyhow::Result<()>) -> anyhow::Result<()> {
     match pulse.signal() {
         Some(signal) => Err(Signalled(signal).into()),
         None => result,

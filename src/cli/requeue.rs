@@ -19,9 +19,10 @@ use crate::config::Config;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Stands};
 use crate::source::archive::REPORT_SUFFIX;
-use crate::source::input::{self, Found, Stamp, is_regular};
+use crate::source::input::{self, Found, is_regular};
 use crate::source::requeued::Requeued;
 use crate::source::rules::FAILED;
+use crate::source::stamp::Stamp;
 use crate::status::explain::{archived_as, is_input};
 use crate::telemetry::escaped;
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 
 use super::{JobFile, Strict, signals};
+use crate::clock::now_ms;
 use crate::daemon::{self, Setting, Until, WAKES_MAX};
 use crate::http;
-use crate::ledger::now_ms;
-use crate::telemetry::Pulse;
+use crate::pulse::Pulse;
 
 #[derive(Debug, Args)]
 pub struct Run {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::daemon::Wake;
-use crate::telemetry::Pulse;
+use crate::pulse::Pulse;
 use crate::transform::command;
 
 /// Signals that do nothing: SIGIO, which the kernel sends when a writer meets our lease; SIGXFSZ, so

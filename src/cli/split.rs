@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -17,9 +17,10 @@ use rustix::event::{PollFlags, Timespec};
 
 use super::standard::is_ready;
 use super::{Misuse, signalled, signals};
+use crate::clock::since_1970;
 use crate::durable::{self, Dir};
+use crate::pulse::Pulse;
 use crate::source::rules::{FAILED, PROCESSED};
-use crate::telemetry::Pulse;
 use crate::units::{Size, Span};
 
 /// Bytes read at once.
@@ -234,7 +235,7 @@ impl Splitter<'_> {
 
     /// The prefix and the time: names sort as the files came.
     fn next_name(&mut self) -> OsString {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let now = since_1970().as_nanos();
         self.last = now.max(self.last + 1);
         let time = UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.last).unwrap_or(u64::MAX));
         let time = humantime::format_rfc3339_nanos(time).to_string().replace([':', '-'], "");

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use crate::telemetry::{Pulse, stopped};
+use crate::pulse::{Pulse, stopped};
 
 /// How long one wait is; then the stop flag is looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };

@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::JobFile;
 use super::standard;
+use crate::clock::now_ms;
+use crate::ledger::Tally;
 use crate::ledger::ViewTrouble;
-use crate::ledger::{Tally, now_ms};
 use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, RemovedView, Status};
 use crate::telemetry::escaped;

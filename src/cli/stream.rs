@@ -11,16 +11,16 @@ use super::delivery::Plain;
 use super::shown::Shown;
 use super::standard::{self, Input, Output, quiet_if_reader_left};
 use super::{JobFile, signalled, signals};
+use crate::clock::now_ms;
 #[cfg(feature = "sql")]
 use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::encode::envelope::Envelope;
 use crate::failure::Failure;
-use crate::ledger::now_ms;
 use crate::pipeline::flow::{Flow, Origin};
+use crate::pulse::Pulse;
 use crate::queries::Queries;
-use crate::telemetry::Pulse;
 use crate::transform::command::{About, Bounds};
 
 /// No waiting.

@@ -12,9 +12,9 @@ use crate::decode::compression::Kind;
 use crate::failure::{Failure, Result};
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared};
 use crate::pipeline::views::Closed;
+use crate::pulse::Pulse;
 use crate::source::input::Input;
 use crate::source::queue::{Key, Why};
-use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 

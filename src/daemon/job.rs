@@ -22,13 +22,13 @@ use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::Tolerance;
 use crate::publish::parts::WAITING;
 use crate::publish::{self, Place, Publisher};
+use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::source::Source;
 use crate::source::claim::Claimant;
 use crate::source::input::Input;
 use crate::source::requeued::Requeued;
 use crate::staging::StagingArea;
-use crate::telemetry::Pulse;
 use crate::transform::command::Bounds;
 
 /// What a round came to.

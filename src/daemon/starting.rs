@@ -10,8 +10,8 @@ use sd_notify::NotifyState;
 use super::{Daemon, PAUSE_MAX, PAUSE_MIN, Setting, Until, Wake, not_reloaded};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::pulse;
 use crate::status::live::{Live, Told};
-use crate::telemetry;
 
 /// Opens the job, as soon as that can be. `None` when the daemon was stopped before.
 pub fn open(mut config: Config, setting: &Setting) -> anyhow::Result<Option<Daemon<'_>>> {
@@ -78,7 +78,7 @@ fn tell(config: &Config, setting: &Setting, error: &str) {
     live.failed(error);
     Told::open(&config.state).tell_now(&live);
     let status = format!("paused: {error}");
-    telemetry::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    pulse::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 fn read_again(old: &Config) -> anyhow::Result<Config> {

@@ -1,7 +1,6 @@
 //! What becomes of a record by its event time: taken, late for a view, or rejected.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
@@ -13,6 +12,7 @@ use arrow_schema::{DataType, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 
 use super::{EventTime, span_micros, text};
+use crate::clock::since_1970;
 use crate::units::Span;
 
 /// Microseconds in a day.
@@ -91,7 +91,6 @@ impl Judge {
 
     /// Records behind this time are rejected.
     fn latest(&self) -> i64 {
-        let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = self.now.unwrap_or_else(|| span_micros(Span(since_1970())));
         now.saturating_add(span_micros(self.max_future))
     }

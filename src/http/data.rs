@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::clock::now_ms;
 use crate::config::Config;
-use crate::ledger::{Look, MINUTE_MS, Tally, now_ms};
+use crate::ledger::{Look, MINUTE_MS, Tally};
 use crate::status::{Status, shape};
 
 /// Microbatches on the page.

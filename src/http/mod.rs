@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Problem};
+use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::status::live::{self, Live};
-use crate::telemetry::Pulse;
 use listen::Listener;
 
 /// Connections at once; more wait.

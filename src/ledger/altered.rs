@@ -6,7 +6,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::archived::{self, Named};
-use super::{Ledger, Look, failure, now_ms};
+use super::{Ledger, Look, failure};
+use crate::clock::now_ms;
 use crate::failure::Result;
 use crate::record::Identity;
 

@@ -21,7 +21,6 @@ mod ahead;
 mod altered;
 mod archived;
 mod audit;
-mod clock;
 mod committed;
 mod contents;
 mod job;
@@ -37,6 +36,7 @@ mod schema;
 mod tally;
 mod told;
 mod views;
+mod watermark;
 
 use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -46,6 +46,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
+use crate::clock::now_ms;
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Position, Target};
@@ -477,10 +478,4 @@ fn failure(error: rusqlite::Error) -> Failure {
         }
         _ => Failure::Fatal(error),
     }
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(since_1970.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 
-use super::{Ledger, Look, ViewId, failure, now_ms};
+use super::{Ledger, Look, ViewId, failure};
+use crate::clock::now_ms;
 use crate::failure::Result;
 
 /// Groups that are remembered for a view; of more, the latest.

@@ -19,9 +19,10 @@ use crate::failure::{Failure, Result};
 use crate::ledger::{Named, Stands};
 use crate::source::Source;
 use crate::source::archive::{Archived, Debt, Fate, Reported, Touched};
-use crate::source::input::{Input, Stamp};
+use crate::source::input::Input;
 use crate::source::queue::Key;
 use crate::source::rules::{FAILED, PROCESSED};
+use crate::source::stamp::Stamp;
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);

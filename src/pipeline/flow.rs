@@ -19,8 +19,8 @@ use crate::decode::frame::{Block, Framing, Kind};
 use crate::engine::{Query, Ready};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
+use crate::pulse::Pulse;
 use crate::record::{Late, Reject};
-use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::{About, Bounds};
 use crate::{decode, encode};
@@ -389,7 +389,7 @@ fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {
 
 /// What an error of the input means: the system's own errors pass, the decoder's do not.
 pub fn unreadable(error: io::Error) -> Failure {
-    if crate::telemetry::is_stopped(&error) {
+    if crate::pulse::is_stopped(&error) {
         Failure::Stopped
     } else if decode::compression::is_truncation(&error) {
         Failure::Incomplete(format!("ends in the middle: {error}"))

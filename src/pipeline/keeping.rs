@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::Pipeline;
 use super::report::debt;
+use crate::clock::now_ms;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Pruned, now_ms};
+use crate::ledger::Pruned;
 use crate::publish::rotation::Rotation;
 use crate::source::Source;
 use crate::source::archive::{Debt, Fate};

@@ -16,7 +16,8 @@ use crate::failure::{Failure, Result};
 use crate::ledger::{Archive, Named, Stands};
 use crate::source::Source;
 use crate::source::archive::{Debt, begins_with, set_aside_rest, shown_stem};
-use crate::source::input::{self, Found, Stamp, Writers};
+use crate::source::input::{self, Found, Writers};
+use crate::source::stamp::Stamp;
 
 /// Bytes that are copied to a file of their own: more stays in the archived file, since its owner could fill
 /// the disk with it.

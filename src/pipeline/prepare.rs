@@ -15,12 +15,12 @@ use bytesize::ByteSize;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use super::views::{Closed, Tap, Tapped, Views};
+use crate::clock::now_ms;
 use crate::decode::compression::{Compression, Kind};
 use crate::decode::frame::{Framer, Reader};
 use crate::encode::envelope::Envelope;
 use crate::encode::rejects;
 use crate::failure::{Failure, Result};
-use crate::ledger::{self};
 use crate::microbatch::{Microbatch, Target};
 use crate::record::{self, Identity, Reject};
 use crate::source::input::Input;
@@ -180,9 +180,9 @@ impl Preparation<'_> {
             return Err(Failure::Bad("the file is empty".to_owned()));
         }
         let name = input.name().as_encoded_bytes();
-        let now_ms = ledger::now_ms();
+        let at_ms = now_ms();
         let mut hash = blake3::Hasher::new();
-        let judge = self.views.judge(now_ms, watermark, self.closed);
+        let judge = self.views.judge(at_ms, watermark, self.closed);
         let flow = Flow { judge: judge.as_deref(), ..self.flow };
         let mut staged = Staged {
             name,
@@ -200,7 +200,7 @@ impl Preparation<'_> {
         let path = self.folder.join(input.name());
         let microbatch = Some(input.expected);
         let about = About { file: input.name(), path: &path, microbatch };
-        let origin = Origin { file: &file, now_ms, about };
+        let origin = Origin { file: &file, now_ms: at_ms, about };
         let counts = if self.flow.decode.needs_file() {
             let mut whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
             io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
@@ -236,7 +236,7 @@ impl Preparation<'_> {
             rejected: counts.rejected,
             late: staged.missed,
             waited_ms: u64::try_from(input.stamp.age().as_millis()).unwrap_or(u64::MAX),
-            ..Microbatch::empty(input.name().to_owned(), identity, now_ms)
+            ..Microbatch::empty(input.name().to_owned(), identity, at_ms)
         };
         Ok((batch, counts.ended, tapped))
     }
@@ -264,7 +264,7 @@ fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
         return Err(Failure::Changed);
     }
     let identity = identity(input, hash);
-    let batch = Microbatch::empty(input.name().to_owned(), identity, ledger::now_ms());
+    let batch = Microbatch::empty(input.name().to_owned(), identity, now_ms());
     Ok(Microbatch { quarantined: Some(reason), ..batch })
 }
 
@@ -323,7 +323,7 @@ impl Read for Whole<'_> {
             return Ok(0);
         };
         // A file may take very long, in one record or only to be hashed.
-        crate::telemetry::alive()?;
+        crate::pulse::alive()?;
         let got = self.file.read_at(space, self.at)?;
         self.hash.update(space.get(..got).unwrap_or_default());
         (self.left, self.at) = (self.left - got as u64, self.at + got as u64);

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::Pipeline;
+use crate::clock::now_ms;
 use crate::failure::{Failure, Result};
-use crate::ledger::now_ms;
 use crate::publish::rotation::{Rotation, Rule};
 use crate::source::Source;
 

@@ -22,7 +22,7 @@ use super::prepare::Prepared;
 use crate::engine::{Asked, Doubts};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
-use crate::ledger::{self, Ledger, Rewritten, Told, ViewId};
+use crate::ledger::{Ledger, Rewritten, Told, ViewId};
 use crate::microbatch::{Addition, Microbatch, Target};
 use crate::staging::StagingArea;
 use changes::Changes;
@@ -379,7 +379,7 @@ impl Views {
             self.rest();
             return Ok(None);
         }
-        let mut batch = Microbatch::without_input(ledger::now_ms());
+        let mut batch = Microbatch::without_input(crate::clock::now_ms());
         (batch.additions, batch.watermark) = (additions, watermark);
         Ok(Some((batch, self.puts(changed), told)))
     }
@@ -413,7 +413,7 @@ impl Views {
         let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
-        let mut batch = Microbatch::without_input(ledger::now_ms());
+        let mut batch = Microbatch::without_input(crate::clock::now_ms());
         batch.watermark = after;
         let additions = &mut batch.additions;
         let merged = open.merge(&step, delta, &mut overlay, additions);

@@ -20,9 +20,9 @@ use crate::encode::envelope::Envelope;
 use crate::engine::{Engine, Query};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Delivery, Flow, Origin};
+use crate::pulse::Pulse;
 use crate::record::{Reject, numbers_schema, text_schema};
 use crate::sink::replaced::Replaced;
-use crate::telemetry::Pulse;
 use crate::transform::command::About;
 
 /// A query over the whole output.
@@ -81,7 +81,7 @@ impl Final {
             Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };
         let name = output.to_string_lossy();
         let origin =
-            Origin { file: &name, now_ms: crate::ledger::now_ms(), about: About::nothing() };
+            Origin { file: &name, now_ms: crate::clock::now_ms(), about: About::nothing() };
         let output = output::written(&self.decode, output, &framing)?;
         let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(

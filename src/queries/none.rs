@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::ledger::{Ahead, Ledger};
 use crate::microbatch::Target;
 use crate::pipeline::views::{Deltas, Tap, Tapped, Views};
-use crate::telemetry::Pulse;
+use crate::pulse::Pulse;
 
 /// The queries of one job: none, so that the columns of the output are those of the input.
 #[derive(Debug)]

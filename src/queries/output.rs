@@ -17,8 +17,8 @@ use crate::decode::parquet::Parquet;
 use crate::encode;
 use crate::pipeline::flow::Flow;
 use crate::publish::parts;
+use crate::pulse::Pulse;
 use crate::record::columns::{Columns, Type};
-use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 

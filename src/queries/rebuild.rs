@@ -19,8 +19,8 @@ use crate::failure::{Failure, Result};
 use crate::pipeline::flow::Delivery;
 use crate::pipeline::views::{Definition, Tap, Tapped};
 use crate::publish::rotation;
+use crate::pulse::Pulse;
 use crate::record::Reject;
-use crate::telemetry::Pulse;
 
 /// What the whole output is to a view.
 pub fn read(

@@ -6,12 +6,13 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
+use crate::clock::since_1970;
 use crate::config::{Config, Problem, file};
 use crate::decode::compression::Compression;
 use crate::decode::frame::{Framer, Framing};
@@ -20,8 +21,8 @@ use crate::encode;
 use crate::engine::{self, Engine};
 use crate::failure::Failure;
 use crate::pipeline::flow::{Delivery, Flow};
+use crate::pulse::Pulse;
 use crate::record::Reject;
-use crate::telemetry::Pulse;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 
@@ -208,9 +209,8 @@ impl Reference {
 impl Stamp {
     /// How long ago the file was changed, by its own word.
     fn age(self) -> Duration {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let modified = Duration::from_secs(u64::try_from(self.modified.0).unwrap_or(0) + 1);
-        since_1970.saturating_sub(modified)
+        since_1970().saturating_sub(modified)
     }
 
     fn of(path: &Path) -> Option<Self> {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::complete::{self, Plain};
-use super::input::Stamp;
 use super::rules::Rules;
+use super::stamp::Stamp;
 use super::{LOOK_AGAIN, Source};
 use crate::failure::Failure;
 

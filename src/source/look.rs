@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Stat;
 
-use super::input::{self, Found, Input, Stamp, Writers};
+use super::input::{self, Found, Input, Writers};
 use super::queue::{Key, Waiting, Why};
 use super::rules::{Complete, HardLinks};
+use super::stamp::Stamp;
 use super::{Closing, LOOK_AGAIN, POLL, Source, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};

@@ -9,8 +9,8 @@ use std::ffi::OsStr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use super::input::Stamp;
 use super::rules::{Order, natural_key};
+use super::stamp::Stamp;
 use crate::durable::Dir;
 
 /// A name with its place in the order.

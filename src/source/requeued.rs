@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::{Input, Stamp};
+use super::input::Input;
+use super::stamp::Stamp;
 use crate::durable::{self, Dir};
 
 /// The folder in the state directory.

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use super::Source;
-use super::input::{self, Found, Stamp};
+use super::input::{self, Found};
 use super::queue::Why;
+use super::stamp::Stamp;
 
 /// How a name in the drop folder stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use walkdir::WalkDir;
 
-use super::input::{self, Stamp};
+use super::input;
 use super::rules::FAILED;
+use super::stamp::Stamp;
 use super::{Source, archive};
 
 /// Names between two looks at the clock.

@@ -15,9 +15,9 @@ use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Stands};
 use crate::source::Standing;
 use crate::source::archive::{Action, Archiver, Debt, Fate};
-use crate::source::input::Stamp;
 use crate::source::queue::Why;
 use crate::source::rules::{Complete, FAILED, PROCESSED};
+use crate::source::stamp::Stamp;
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are told, the newest.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::now_ms;
+use crate::clock::now_ms;
 
 /// The file in the state directory.
 const FILE: &str = "live.json";

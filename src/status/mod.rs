@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::decode::compression;
-use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble, now_ms};
+use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble};
 use crate::source::{Source, Survey};
 use live::{Live, Trouble};
 

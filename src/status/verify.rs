@@ -16,7 +16,7 @@ use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
 use crate::publish::{checksum, parts, rotation};
 use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
-use crate::source::input::Stamp;
+use crate::source::stamp::Stamp;
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are looked at, the newest, for whose file stands under it.

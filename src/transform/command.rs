@@ -27,7 +27,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
-use crate::telemetry::Pulse;
+use crate::pulse::Pulse;
 use crate::units::Span;
 use leftovers::{Family, Running};
 use pipes::{Flow, Moving};

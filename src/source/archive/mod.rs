@@ -22,8 +22,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::input::{self, Stamp, Writers};
+use super::input::{self, Writers};
 use super::rules::{FAILED, PROCESSED, Rules};
+use super::stamp::Stamp;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::record::{Home, Identity};

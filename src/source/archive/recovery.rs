@@ -17,8 +17,9 @@ use super::{
 };
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::input::{self, Stamp, Writers};
+use crate::source::input::{self, Writers};
 use crate::source::rules::{FAILED, PROCESSED, Rules};
+use crate::source::stamp::Stamp;
 
 impl Archiver {
     /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the
@@ -258,7 +259,7 @@ fn find_in(
 }
 
 fn unread(error: std::io::Error) -> Failure {
-    if crate::telemetry::is_stopped(&error) {
+    if crate::pulse::is_stopped(&error) {
         Failure::Stopped
     } else {
         Failure::Transient(error.into())

@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt as _;
 use super::names::{archived_name, first_free};
 use crate::durable::{self, Dir, Likeness};
 use crate::failure::{Failure, Result};
-use crate::source::input::{self, Found, Stamp};
+use crate::source::input::{self, Found};
 use crate::source::rules::{FAILED, shortened};
+use crate::source::stamp::Stamp;
 
 /// What the report of a file that was set aside ends in.
 pub const REPORT_SUFFIX: &str = ".error.json";

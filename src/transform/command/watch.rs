@@ -17,7 +17,7 @@ use super::leftovers::{self, Family};
 use super::pipes::Flow;
 use super::{Bounds, Command};
 use crate::failure::{Failure, Result};
-use crate::telemetry::Pulse;
+use crate::pulse::Pulse;
 
 /// How long a group has between TERM and KILL.
 pub const GRACE: Duration = Duration::from_secs(5);
