@@ -1,6 +1,6 @@
 //! The daemon: one loop that wakes, does what is due, and sleeps.
 //!
-//! What holds here: everything that can wake it is in [`Wake`]; a stop or a reload is looked at
+//! Invariants: everything that can wake it is in [`Wake`]; a stop or a reload is looked at
 //! between groups, and a stop also inside a long one, which is then abandoned; a failure that may
 //! pass pauses the loop and quarantines nothing.
 

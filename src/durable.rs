@@ -1,13 +1,13 @@
 //! The only door to fsync, rename, link and unlink, and to every write that must survive.
 //!
-//! What holds here:
+//! Invariants:
 //! - A failed fsync is reported as [`Error::is_sync`] and never tried again on the same
 //!   descriptor: the kernel may have dropped the pages (Rebello et al., ATC 2020). Callers stop.
 //! - No rename in here replaces a file, but [`Dir::replace`], which is for whole outputs only.
 //! - Every operation passes [`fault::before`], so that a test build can count them all and fail,
 //!   skip or abort at each of them. A release build has no such switch.
 //!
-//! What does not belong here: any idea of what the files are for.
+//! Out of scope: any idea of what the files are for.
 
 pub mod fault;
 

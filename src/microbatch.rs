@@ -1,6 +1,6 @@
 //! The nouns of a commit: a target, where it ends, what a microbatch adds to it.
 //!
-//! What does not belong here: the commit itself. Only the ledger makes a [`crate::ledger::Committed`].
+//! Out of scope: the commit itself. Only the ledger makes a [`crate::ledger::Committed`].
 
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
 //! One group of microbatches, top to bottom: prepare, commit, publish, archive.
 //!
-//! What holds here: the steps come in this order and no other. What is committed and not yet
+//! Invariants: the steps come in this order and no other. What is committed and not yet
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 

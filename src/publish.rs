@@ -1,6 +1,6 @@
 //! Committed to published: the bytes that the ledger owes, written where the ledger says.
 //!
-//! What holds here:
+//! Invariants:
 //! - Only a [`Committed`] is published, at the offset in its row; doing it again changes nothing.
 //! - Nothing is ever truncated. An output that is missing was taken away, and a new generation
 //!   begins; one that is shorter than the ledger says is damage, and stops the daemon.

@@ -1,7 +1,7 @@
 //! The queries of a job: its transform, the tables that it joins with, and what it makes of the
 //! whole output when it ends.
 //!
-//! What holds here: every query is planned before the first file is taken, so that one that cannot
+//! Invariants: every query is planned before the first file is taken, so that one that cannot
 //! be planned is a configuration error; only a format that brings its own columns has to wait for
 //! the first file.
 

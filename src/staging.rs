@@ -1,6 +1,6 @@
 //! Where the encoded bytes of a microbatch wait for their commit.
 //!
-//! What holds here: up to [`IN_LEDGER_BYTES`] they stay in memory and go into the ledger's own row;
+//! Invariants: up to [`IN_LEDGER_BYTES`] they stay in memory and go into the ledger's own row;
 //! beyond that they go to a file of their own, which is durable, name and content, before
 //! [`Stage::finish`] returns. A file that no ledger row names is swept at the next start.
 

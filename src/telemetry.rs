@@ -1,6 +1,6 @@
 //! Logs, the heartbeat and the stop flag.
 //!
-//! What holds here: everything goes to standard error, one line for each event; under the journal
+//! Invariants: everything goes to standard error, one line for each event; under the journal
 //! each line carries its level. Nothing from the drop folder can forge a line.
 
 mod limit;

@@ -1,6 +1,6 @@
 //! `spoolmill batch`: the job over bounded inputs, without a ledger.
 //!
-//! What holds here: an output file is replaced as a whole when everything has been read, or not at
+//! Invariants: an output file is replaced as a whole when everything has been read, or not at
 //! all. Inputs stay as they are.
 
 use std::ffi::OsStr;

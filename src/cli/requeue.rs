@@ -1,7 +1,7 @@
 //! `spoolmill requeue`: a file that was set aside goes back into the drop folder, or one that was
 //! processed is taken again.
 //!
-//! What holds here: the note that says which microbatch is repeated is durable before the file moves,
+//! Invariants: the note that says which microbatch is repeated is durable before the file moves,
 //! and no file is replaced. It may be repeated after a crash.
 
 use std::collections::HashSet;

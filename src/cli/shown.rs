@@ -1,6 +1,6 @@
 //! A view of a stream, shown as it changes in place of the records.
 //!
-//! What holds here: what comes between two pauses of the input, or a few megabytes of it, is a
+//! Invariants: what comes between two pauses of the input, or a few megabytes of it, is a
 //! microbatch: it is judged by the watermark that the ones before it left. State is in memory.
 
 use std::collections::BTreeSet;

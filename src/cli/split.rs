@@ -1,6 +1,6 @@
 //! `spoolmill split`: a pipe made durable, as drop files that are complete when they appear.
 //!
-//! What holds here: a record is never cut; each file is on disk, content and name, before the next
+//! Invariants: a record is never cut; each file is on disk, content and name, before the next
 //! one is begun. What was read and is in no file yet is lost in a crash, as in any pipe.
 
 use std::ffi::OsString;

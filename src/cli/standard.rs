@@ -1,6 +1,6 @@
 //! Standard input, output and error, and whatever else a verb reads or writes that may be a pipe.
 //!
-//! What holds here: no call waits for ever, so that a signal is heard; a descriptor that does not block is
+//! Invariants: no call waits for ever, so that a signal is heard; a descriptor that does not block is
 //! waited for; who leaves is told apart by the descriptor. Only the reader of the output may end a verb
 //! quietly.
 

@@ -1,6 +1,6 @@
 //! Where a batch writes what a job makes beside its output.
 //!
-//! What holds here: no file that the job's ledger counts on, or that a running job holds, is replaced; who
+//! Invariants: no file that the job's ledger counts on, or that a running job holds, is replaced; who
 //! wants a result names another file for it.
 
 use std::fs::File;

@@ -1,6 +1,6 @@
 //! The configuration as it is written: one TOML file, every key, its default.
 //!
-//! What holds here: unknown keys are refused in every table; every default stands in this file and
+//! Invariants: unknown keys are refused in every table; every default stands in this file and
 //! nowhere else. Whether the values make sense together is decided in [`super`].
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The configuration as it is used: read, checked, every path absolute, every value possible.
 //!
-//! What holds here: an error names the file, the line, the key, what was found and what is allowed.
+//! Invariants: an error names the file, the line, the key, what was found and what is allowed.
 //! [`Config::read`] looks at the text alone; [`Config::check_surroundings`] looks at the machine.
 
 mod cgroup;

@@ -1,6 +1,6 @@
 //! What is wrong with a job file, in our words: what was found, what is allowed, and what was meant.
 //!
-//! What holds here: the words of the parser never come through; they are only told apart.
+//! Invariants: the words of the parser never come through; they are only told apart.
 
 use std::ops::Range;
 

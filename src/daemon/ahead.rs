@@ -1,6 +1,6 @@
 //! Would a start succeed? What only the ledger and the outputs can say, without a change to either.
 //!
-//! What holds here: each question is the one that a start asks, with its words.
+//! Invariants: each question is the one that a start asks, with its words.
 
 use std::path::Path;
 

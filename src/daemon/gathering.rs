@@ -1,6 +1,6 @@
 //! How the complete files of a job are taken in groups, and made into microbatches.
 //!
-//! What holds here: what is taken from the source is committed in the order in which it was taken; what
+//! Invariants: what is taken from the source is committed in the order in which it was taken; what
 //! failed is dealt with here, unless it concerns more than its file.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! One job, open: its locks, its ledger, its drop folder, and how its files are taken in groups.
 //!
-//! What holds here: the locks are held as long as the job is open; what is taken from the source is
+//! Invariants: the locks are held as long as the job is open; what is taken from the source is
 //! committed in the order in which it was taken.
 
 use std::fs::File;

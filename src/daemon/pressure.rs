@@ -1,6 +1,6 @@
 //! The disk before it is full.
 //!
-//! What holds here: a full disk does no harm, but it harms others on it; so the daemon pauses before,
+//! Invariants: a full disk does no harm, but it harms others on it; so the daemon pauses before,
 //! and goes on by itself when there is room again.
 
 use std::path::Path;

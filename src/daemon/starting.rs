@@ -1,6 +1,6 @@
 //! A start that has to wait: for a disk that is full, or a ledger that is read.
 //!
-//! What holds here: what time cures is waited for, as it is once the job runs; `--once` alone gives up.
+//! Invariants: what time cures is waited for, as it is once the job runs; `--once` alone gives up.
 
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Text to typed columns: the parsers of the SQL types, and the arrays that they fill.
 //!
-//! What holds here: a text has one meaning, whatever stands beside it, and no value is changed
+//! Invariants: a text has one meaning, whatever stands beside it, and no value is changed
 //! silently: what does not fit its type is refused.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Decompression, with a limit on how far an input may expand.
 //!
-//! What holds here: what a file is, its first bytes say. All members of a gzip or zstd file are read,
+//! Invariants: what a file is, its first bytes say. All members of a gzip or zstd file are read,
 //! and zeros that pad it are no data; one that ends in the middle is told from one that is broken, since
 //! the first may still be arriving.
 

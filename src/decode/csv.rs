@@ -1,6 +1,6 @@
 //! The format `csv`: records of fields, as RFC 4180 has them and as people write them.
 //!
-//! What holds here: every record ends in the output or in the rejects, and which of them depends on
+//! Invariants: every record ends in the output or in the rejects, and which of them depends on
 //! its own bytes. A block is decoded column by column; a field that is not of its column's type
 //! marks its record, and marked records are taken out at the end.
 //!

@@ -1,6 +1,6 @@
 //! The shape that nearly all decimal numbers in data have, `123.456`, read without branches.
 //!
-//! What holds here: a number that is given is the nearest double, bit for bit what the library gives;
+//! Invariants: a number that is given is the nearest double, bit for bit what the library gives;
 //! whatever is not of this shape, or lies too near the middle between two doubles to be told by 64 bits of
 //! the power of ten, is refused, and the library decides. The digits come eight at a time (D. Lemire, "Number
 //! parsing at a gigabyte per second", Software: Practice and Experience 51, 2021, sections 3 and 5). As

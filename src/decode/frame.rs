@@ -1,6 +1,6 @@
 //! Cuts a byte stream into blocks that end where a record ends.
 //!
-//! What holds here: every byte of the input is in exactly one block, in order; a block of records
+//! Invariants: every byte of the input is in exactly one block, in order; a block of records
 //! ends with a line feed or at the end of the input; memory is bounded by the block size and
 //! `max_record`, whatever the input holds. What is in a record is the format's business.
 

@@ -1,6 +1,6 @@
 //! The format `json`: one object on each line.
 //!
-//! What holds here: every line that is not blank ends in the output or in the rejects, by its own
+//! Invariants: every line that is not blank ends in the output or in the rejects, by its own
 //! bytes alone. A key that is missing is NULL. No value is changed to fit: a bigint takes `12` and
 //! `1.0`, not `"12"` and not `1.7`.
 

@@ -1,6 +1,6 @@
 //! Parquet to records: a file that brings its own columns, and has its index at its end.
 //!
-//! What holds here: a file is read page by page, never as a whole; one that ends in the middle is
+//! Invariants: a file is read page by page, never as a whole; one that ends in the middle is
 //! told from one that is damaged; a value that its column cannot hold fails the file.
 
 use std::collections::VecDeque;

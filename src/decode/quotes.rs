@@ -1,6 +1,6 @@
 //! Where a CSV record ends when its fields may be quoted, and where its fields are.
 //!
-//! What holds here: the same bytes give the same records, from wherever in the file the walk begins a
+//! Invariants: the same bytes give the same records, from wherever in the file the walk begins a
 //! record. A quoted field that is not closed as it should be spoils its record up to the end of that
 //! physical line, and no further: the walk goes on at the next line.
 

@@ -1,6 +1,6 @@
 //! What a file is by its first bytes, whatever its name says.
 //!
-//! What holds here: the signatures are those of file(1) and of the formats' own specifications. What is
+//! Invariants: the signatures are those of file(1) and of the formats' own specifications. What is
 //! not recognised is plain.
 
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! Dates and times in all the shapes that are taken.
 //!
-//! What holds here: the shapes are those of the engine's own parser (arrow-cast, `parse.rs`), which the tests
+//! Invariants: the shapes are those of the engine's own parser (arrow-cast, `parse.rs`), which the tests
 //! hold this against, so that a text means the same in a file and in a query, and in every build. What is
 //! behind a date or a zone is no part of either, and is refused.
 

@@ -1,6 +1,6 @@
 //! The shape that nearly all timestamps in data have, `2024-02-28 22:35:00`, read without a search.
 //!
-//! What holds here: a time that is given is the one that the library gives; whatever is not of this
+//! Invariants: a time that is given is the one that the library gives; whatever is not of this
 //! shape is refused, and the library decides.
 
 /// Bytes of a date and a time of day to the second.

@@ -1,6 +1,6 @@
 //! The values of a column as text, for the formats that are text.
 //!
-//! What holds here: what is written reads back as the same value.
+//! Invariants: what is written reads back as the same value.
 
 use std::io::Write as _;
 use std::sync::Arc;

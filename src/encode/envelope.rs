@@ -1,6 +1,6 @@
 //! What is around the records of one output: what it begins with, and what it ends with.
 //!
-//! What holds here: a columnar output has one set of columns from its beginning to its end.
+//! Invariants: a columnar output has one set of columns from its beginning to its end.
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;

@@ -1,6 +1,6 @@
 //! Records to bytes: one file for each format.
 //!
-//! What does not belong here: where the bytes wait ([`crate::staging`]) and where they go ([`crate::sink`]).
+//! Out of scope: where the bytes wait ([`crate::staging`]) and where they go ([`crate::sink`]).
 
 mod cells;
 pub mod csv;

@@ -1,7 +1,7 @@
 //! Aggregates that are right at the ends of their types, where the engine's own give a number that no
 //! record and no sum has: `sum`, `avg`, `min`, `max`, `median` and `corr`.
 //!
-//! What holds here:
+//! Invariants:
 //! - A sum that its type cannot hold is an error. The engine's wraps.
 //! - Sums and averages of doubles are the same in any order, but for rare digits ([`doubles`]); averages of
 //!   decimals are rounded ([`averages`]); the median of whole numbers may lie between them; `corr` is right

@@ -1,6 +1,6 @@
 //! The functions that say in which window a time is, and where a query groups by them.
 //!
-//! What holds here: below the aggregate, a window is its pane; which windows a pane is in is decided
+//! Invariants: below the aggregate, a window is its pane; which windows a pane is in is decided
 //! on partial states, so that the work for each record does not grow with the windows that it is in.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The line of each record, carried through a query beside what it selects.
 //!
-//! What holds here: a query whose result has records of their own lines gives them in one more column,
+//! Invariants: a query whose result has records of their own lines gives them in one more column,
 //! the last; one that makes a record of several has none to give.
 
 use datafusion::common::Column;

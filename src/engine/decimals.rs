@@ -1,6 +1,6 @@
 //! The quotient of decimals, which is a decimal.
 //!
-//! What holds here: a quotient has at least six digits behind the point, and four more than its dividend;
+//! Invariants: a quotient has at least six digits behind the point, and four more than its dividend;
 //! what 38 digits do not hold is an error.
 
 use std::sync::Arc;

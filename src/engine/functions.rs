@@ -1,7 +1,7 @@
 //! Functions that give what users of `PostgreSQL` expect, where the engine's own give something else:
 //! `to_timestamp` here, `date_trunc` and `at time zone` in `zones`.
 //!
-//! What holds here: each is a pure function of its row.
+//! Invariants: each is a pure function of its row.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Which group each record is of.
 //!
-//! What holds here: groups are numbered as they come, from 0; two records are of one group when the bytes
+//! Invariants: groups are numbered as they come, from 0; two records are of one group when the bytes
 //! are the same that it is kept under, however their values compare. Where the table looks depends on
 //! numbers that this process has drawn: keys that all fall on one place cannot be chosen beforehand.
 

@@ -1,6 +1,6 @@
 //! The SQL engine: the only door to DataFusion.
 //!
-//! What holds here:
+//! Invariants:
 //! - A query is planned once and executed once per input; the input is bound to each execution, not
 //!   to the plan. Only one that asks for the time is planned each time, since the planner turns
 //!   `now()` into a constant.
@@ -8,7 +8,7 @@
 //! - One partition: the order of the records is the order of the input until the query says
 //!   otherwise, and the same input gives the same output.
 //!
-//! What does not belong here: files, formats, and what becomes of a failure.
+//! Out of scope: files, formats, and what becomes of a failure.
 
 mod aggregates;
 mod bounds;

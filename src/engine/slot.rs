@@ -1,6 +1,6 @@
 //! The table whose records come with each execution of a plan.
 //!
-//! What holds here: the plan holds no data. Each execution finds its [`Feed`] in its own context,
+//! Invariants: the plan holds no data. Each execution finds its [`Feed`] in its own context,
 //! so that one plan can run over several inputs at once.
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Where a continuous query is cut in two, and which queries can be.
 //!
-//! What holds here: what stands below the aggregate works record by record, so that it gives the
+//! Invariants: what stands below the aggregate works record by record, so that it gives the
 //! same over one file after another as over all of them at once; what stands above it has all that
 //! it needs in the groups that it is given. A query of another kind is refused, with the part that
 //! is at fault.

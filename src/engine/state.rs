@@ -1,6 +1,6 @@
 //! Groups and their states as bytes, and back.
 //!
-//! What holds here: the same values give the same bytes, in every version of this program; the bytes
+//! Invariants: the same values give the same bytes, in every version of this program; the bytes
 //! of whole numbers and times sort as they do. The types are known beforehand and not written.
 
 use std::sync::Arc;

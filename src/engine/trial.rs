@@ -1,6 +1,6 @@
 //! A plan is tried before it is trusted: what can be planned may have no implementation.
 //!
-//! What holds here: what the data is to blame for is no reason to refuse a query. A text that is no number is
+//! Invariants: what the data is to blame for is no reason to refuse a query. A text that is no number is
 //! one; a function that has not been written is none.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The types that a query works with, where the engine would take others: times of microseconds, and in
 //! the result those that every format writes and reads back as the same.
 //!
-//! What holds here: no value is changed, but times beyond microseconds, which are cut.
+//! Invariants: no value is changed, but times beyond microseconds, which are cut.
 
 use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};

@@ -1,6 +1,6 @@
 //! A continuous query: its state, and what one microbatch changes in it.
 //!
-//! What holds here:
+//! Invariants:
 //! - The query is split at its one aggregate. What is below runs over the records of a microbatch
 //!   and gives partial states; these are merged into the states that the ledger holds, group by
 //!   group; what is above runs over the groups that are asked for. (The split of Spark's Structured
@@ -9,7 +9,7 @@
 //!   ours.
 //! - The split comes after analysis and before optimization, which would rewrite the aggregate.
 //!
-//! What does not belong here: where states are kept, and when a result is asked for.
+//! Out of scope: where states are kept, and when a result is asked for.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -1,7 +1,7 @@
 //! Windows as they are written in SQL: `tumble(...)`, `hop(...)` and `session(...)` in `from`, Spark's
 //! `window(...)` and `session_window(...)` in `group by`.
 //!
-//! What holds here: each becomes two columns made by functions of our own, [`START`] and [`END`], whose
+//! Invariants: each becomes two columns made by functions of our own, [`START`] and [`END`], whose
 //! arguments say which windows they are; the planner sees nothing else.
 
 use std::ops::ControlFlow;

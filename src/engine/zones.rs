@@ -1,6 +1,6 @@
 //! Local times and instants: `at time zone` and `date_trunc`.
 //!
-//! What holds here: times are microseconds, from year 1 to 9999 and beyond; a zone is a name of the IANA
+//! Invariants: times are microseconds, from year 1 to 9999 and beyond; a zone is a name of the IANA
 //! database, or an offset.
 
 use std::str::FromStr as _;

@@ -1,6 +1,6 @@
 //! Event time: windows, the watermark, and what is judged by it.
 //!
-//! What holds here:
+//! Invariants:
 //! - Times are microseconds since 1970, in UTC; windows are aligned to 1970, moved by their offset,
 //!   and hold their beginning, not their end.
 //! - The watermark of a microbatch is what the ones before it left; before the first there is none.
@@ -8,7 +8,7 @@
 //!   late when its last window is closed. (The rules of Spark's Structured Streaming, but that late
 //!   records are kept, and judged before the view's own conditions.)
 //!
-//! What does not belong here: queries, states, and where the watermark is kept.
+//! Out of scope: queries, states, and where the watermark is kept.
 
 mod judge;
 mod window;

@@ -1,6 +1,6 @@
 //! The figures of a job for a monitoring system, as OpenMetrics text (the specification 1.0).
 //!
-//! What holds here: names and units follow the Prometheus conventions: base units, `_total` for what
+//! Invariants: names and units follow the Prometheus conventions: base units, `_total` for what
 //! only grows, one family for each thing; no label comes from a file name or a record.
 
 use std::fmt::{Display, Write as _};

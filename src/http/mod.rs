@@ -1,6 +1,6 @@
 //! The job over HTTP: metrics, health, and one page to look at.
 //!
-//! What holds here: nothing can be changed by it, and nothing is asked of the daemon: it reads what
+//! Invariants: nothing can be changed by it, and nothing is asked of the daemon: it reads what
 //! `status` reads, and gives out what it read for a second, or longer where that was much work. What comes
 //! from outside, names and records, leaves as JSON or as escaped text, never as markup; the page has no
 //! resources but its own, and says so to the browser. On a loopback address only a loopback name is

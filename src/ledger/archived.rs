@@ -1,6 +1,6 @@
 //! Under which names inputs and their reports were put.
 //!
-//! What holds here: a name that is made of the input's own, `processed-<name>` or `failed-<name>`, is not
+//! Invariants: a name that is made of the input's own, `processed-<name>` or `failed-<name>`, is not
 //! written down, since nearly all are. Every other name is, and so is each file that was written besides.
 //! So a name is looked up, and never read backwards: the name `a.7` may be a file's own.
 

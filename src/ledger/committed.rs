@@ -1,6 +1,6 @@
 //! A microbatch after its commit.
 //!
-//! What holds here: only the ledger makes a [`Committed`].
+//! Invariants: only the ledger makes a [`Committed`].
 
 use crate::microbatch::{Microbatch, Owed, Position};
 

@@ -1,6 +1,6 @@
 //! The contents of files that were processed.
 //!
-//! What holds here: a content is known by its microbatch as long as that is in the history, and by a row of
+//! Invariants: a content is known by its microbatch as long as that is in the history, and by a row of
 //! its own afterwards, as long as it is among those that the job compares with.
 
 use rusqlite::{Connection, params};

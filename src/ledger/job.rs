@@ -1,6 +1,6 @@
 //! Whose ledger it is: the job file and the drop folder that it was made for.
 //!
-//! What holds here: a ledger takes the first job that commits to it. Of a job that is known by its file or by
+//! Invariants: a ledger takes the first job that commits to it. Of a job that is known by its file or by
 //! its folder, the other one may change; a job of which both are others is refused. The folders that inputs
 //! were moved to are written down, too: a later configuration may name another one.
 

@@ -1,6 +1,6 @@
 //! Whether a view can go on from what the ledger knows of it, and what it means when its file is another.
 //!
-//! What holds here: nothing is changed. A start asks before it enters anything, and `check` asks the same.
+//! Invariants: nothing is changed. A start asks before it enters anything, and `check` asks the same.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};

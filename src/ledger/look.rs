@@ -1,6 +1,6 @@
 //! A look into a ledger, whether or not the daemon runs.
 //!
-//! What holds here: nothing is written, and no lock is held longer than one question takes.
+//! Invariants: nothing is written, and no lock is held longer than one question takes.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};

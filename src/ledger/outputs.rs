@@ -1,6 +1,6 @@
 //! Which file an output is.
 //!
-//! What holds here: a file is known by its inode and the time it was made, since an inode that is free is used
+//! Invariants: a file is known by its inode and the time it was made, since an inode that is free is used
 //! again at once. What is known is of one generation; mode and owner outlive it.
 
 use rusqlite::{Connection, OptionalExtension as _, params};

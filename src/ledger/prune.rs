@@ -1,6 +1,6 @@
 //! What the ledger forgets of the past.
 //!
-//! What holds here: the last microbatch stays, and so does the last span of each target, by which the
+//! Invariants: the last microbatch stays, and so does the last span of each target, by which the
 //! next start knows how it should end; totals stay as they are. A microbatch whose input is not archived
 //! stays as well, and holds up none behind it: it goes when its input is.
 

@@ -1,6 +1,6 @@
 //! Changes of states that are not in their table yet.
 //!
-//! What holds here: a commit that changes a few of many states would write a page for each, all over the
+//! Invariants: a commit that changes a few of many states would write a page for each, all over the
 //! table. It writes its changes as one row instead; they are held here as well, where whoever reads finds
 //! them first. When they have become many, a commit puts all of them in their places, in their order, and
 //! begins anew: each page is then written once for all changes in it. (What a log-structured merge tree

@@ -1,6 +1,6 @@
 //! The tables of the ledger, as numbered migrations.
 //!
-//! What holds here: an entry of [`MIGRATIONS`] is never changed or removed once released; a new
+//! Invariants: an entry of [`MIGRATIONS`] is never changed or removed once released; a new
 //! schema is a new entry. `PRAGMA user_version` says how many have been applied.
 
 use rusqlite::{Connection, TransactionBehavior};

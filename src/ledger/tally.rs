@@ -1,6 +1,6 @@
 //! Running totals: what has been committed up to the end of each minute.
 //!
-//! What holds here: a row holds the totals since the beginning of the ledger, so that the totals, and
+//! Invariants: a row holds the totals since the beginning of the ledger, so that the totals, and
 //! what came in the last hour or day, are two look-ups whatever the history holds; pruning the history
 //! changes none of them. Minutes never go back, although the clock may.
 

@@ -1,6 +1,6 @@
 //! The states of continuous views.
 //!
-//! What holds here: a state is written by [`super::Ledger::commit`] alone, in the transaction of the
+//! Invariants: a state is written by [`super::Ledger::commit`] alone, in the transaction of the
 //! microbatches that changed it. What a state means is the engine's business.
 
 use std::os::unix::ffi::OsStrExt as _;

@@ -1,6 +1,6 @@
 //! The watermark, and of which event time it is.
 //!
-//! What holds here: a watermark is written by [`super::Ledger::commit`] alone, with the microbatch that
+//! Invariants: a watermark is written by [`super::Ledger::commit`] alone, with the microbatch that
 //! left it.
 
 use rusqlite::{OptionalExtension as _, params};

@@ -1,6 +1,6 @@
 //! Committed inputs on their way out of the drop folder.
 //!
-//! What holds here: an input that cannot be archived now waits in a list of its own, and is tried again
+//! Invariants: an input that cannot be archived now waits in a list of its own, and is tried again
 //! ever more rarely: it is no reason to take nothing. What is archived is compared with what was
 //! committed once more when the rename becomes durable.
 

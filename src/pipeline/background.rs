@@ -1,6 +1,6 @@
 //! Many committed inputs are archived while the next group is gathered.
 //!
-//! What holds here: one batch of files is under way at a time, and what became of it is collected before
+//! Invariants: one batch of files is under way at a time, and what became of it is collected before
 //! anything else is archived or made durable. Nothing is decided here: see [`super::archiving`].
 
 use std::sync::Arc;

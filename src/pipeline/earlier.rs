@@ -1,6 +1,6 @@
 //! What is known of earlier files: which had the same content, and which somebody asked to repeat.
 //!
-//! What holds here: of the contents that were processed, the 65,536 that were seen last are known, also
+//! Invariants: of the contents that were processed, the 65,536 that were seen last are known, also
 //! after a restart, and when the history is pruned. A duplicate may be one of a file of its own group, which
 //! is committed up to some file and no further; but where a view may yet refuse the file that is repeated, the
 //! duplicate waits for the next group.

@@ -1,6 +1,6 @@
 //! Decode, transform, encode: what the three drivers share, in data order.
 //!
-//! What holds here: the same records give the same bytes whichever driver runs them, however the
+//! Invariants: the same records give the same bytes whichever driver runs them, however the
 //! input is cut into blocks and however many threads work on them; blocks leave in the order in
 //! which they came. Memory is bounded by the blocks in flight.
 

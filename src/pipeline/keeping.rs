@@ -1,6 +1,6 @@
 //! What is kept of the past: archived inputs and rows of the ledger, pruned from the oldest on.
 //!
-//! What holds here: what goes is found by the ledger, one microbatch after the other, so that pruning
+//! Invariants: what goes is found by the ledger, one microbatch after the other, so that pruning
 //! costs what it prunes; an input goes only when its archive is durable, only if it is the file that was
 //! archived, and a row only after its input. It may be interrupted anywhere and done again.
 

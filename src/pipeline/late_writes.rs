@@ -1,6 +1,6 @@
 //! What is written to an input after its archive.
 //!
-//! What holds here: an archived file that is no longer what was committed is looked at once its writer is
+//! Invariants: an archived file that is no longer what was committed is looked at once its writer is
 //! done; what came later is set aside as `failed-*`, told, and counted in the ledger, so that the next
 //! start does not do it again. Files are found by the events that a write makes, and by their size and
 //! time when the archive becomes durable: what nobody tells is found by `verify`.

@@ -1,6 +1,6 @@
 //! An input that goes through a command.
 //!
-//! What holds here: both ends of the command are worked at once; what it writes are the records, and what
+//! Invariants: both ends of the command are worked at once; what it writes are the records, and what
 //! it says on its standard error are rejects.
 
 use std::io::{self, Read, Write};

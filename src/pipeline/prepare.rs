@@ -1,6 +1,6 @@
 //! One input to one microbatch: everything before the commit.
 //!
-//! What holds here: nothing of it can be seen from outside; dropped at any moment, it leaves no
+//! Invariants: nothing of it can be seen from outside; dropped at any moment, it leaves no
 //! trace but a staging file that the next start sweeps.
 
 use std::ffi::OsString;

@@ -1,6 +1,6 @@
 //! Records judged by their event time: which are rejected, and which are late for a view.
 //!
-//! What holds here: `raw` is the record as it stood in the file, where its line is known and at hand;
+//! Invariants: `raw` is the record as it stood in the file, where its line is known and at hand;
 //! else, as for a query that makes one record of several, as the output has it.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Committed inputs whose name was gone before they could be archived.
 //!
-//! What holds here: such a file, when it comes back under another name in the drop folder, is known
+//! Invariants: such a file, when it comes back under another name in the drop folder, is known
 //! by its inode, size, time and content, and is archived instead of being read again. It is known
 //! for [`KNOWN_FOR`], so that a file which somebody drops once more on purpose is a new one. A file whose
 //! folder is away, as when a file system is not mounted, is known until it comes back.

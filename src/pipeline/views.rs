@@ -1,6 +1,6 @@
 //! The continuous views of a job: what each microbatch changes in them, and their results.
 //!
-//! What holds here: a view's state changes in the transaction that commits the microbatch, and what
+//! Invariants: a view's state changes in the transaction that commits the microbatch, and what
 //! is added to its output is owed by the same transaction; so is the watermark that the microbatch
 //! leaves. A result that is replaced as a whole shows committed state, and is made again at every
 //! start: it may be late, never wrong.

@@ -1,6 +1,6 @@
 //! A query that must see the whole input: a sort, an aggregate, a window function.
 //!
-//! What holds here: memory is bounded by the engine's budget and the blocks in flight; what the
+//! Invariants: memory is bounded by the engine's budget and the blocks in flight; what the
 //! query does not read (a `limit`) is decoded all the same, so that its bad records are rejected.
 
 use std::sync::mpsc::{SyncSender, sync_channel};

@@ -1,6 +1,6 @@
 //! A closed output is compressed: the compressed file takes the place of the plain one.
 //!
-//! What holds here: who looks finds the plain file or the compressed one, never both. The plain file gets a
+//! Invariants: who looks finds the plain file or the compressed one, never both. The plain file gets a
 //! hidden name before the compressed one gets its own, and goes when that is durable. Between the two there
 //! are a hidden and a temporary file; the temporary one says that the compressed file was not to be seen yet.
 //! Whatever ends it, [`clear`] undoes what was not done, and leaves no name behind.

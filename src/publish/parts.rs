@@ -1,6 +1,6 @@
 //! An output that is a folder, with one file for each microbatch.
 //!
-//! What holds here: a file waits in the folder under a hidden name, and one rename makes it visible,
+//! Invariants: a file waits in the folder under a hidden name, and one rename makes it visible,
 //! so that a reader of the folder sees whole microbatches only. A file that waits no more has been
 //! published: what has become of it since is its reader's affair. Within one folder a rename is done
 //! or not done, even where a power cut may lose one half of a rename between two.

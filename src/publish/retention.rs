@@ -1,6 +1,6 @@
 //! Which closed outputs are still kept, and how the others go.
 //!
-//! What holds here: a file goes only if it is the one that was closed, or what that was compressed to; the
+//! Invariants: a file goes only if it is the one that was closed, or what that was compressed to; the
 //! oldest goes first. The ledger forgets it after it is gone for good: what a crash leaves undone is done
 //! again.
 

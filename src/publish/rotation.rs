@@ -1,6 +1,6 @@
 //! An output that is closed from time to time, and goes on in a new file.
 //!
-//! What holds here: the ledger decides, in one transaction, that a generation is over and under which
+//! Invariants: the ledger decides, in one transaction, that a generation is over and under which
 //! name its file is kept; then one rename does it, before anything is written to the next generation.
 //! What a crash leaves undone is done at the next start: the file is told by its inode. So a closed
 //! file holds whole microbatches, and each record is in one file. It is compressed afterwards, by the

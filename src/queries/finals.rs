@@ -1,6 +1,6 @@
 //! What a job makes of its whole output when it ends.
 //!
-//! What holds here: the output is read back as it was written, and the result takes the place of the
+//! Invariants: the output is read back as it was written, and the result takes the place of the
 //! one before as a whole, or not at all.
 
 use std::io::Write as _;

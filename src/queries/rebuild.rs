@@ -1,6 +1,6 @@
 //! A view made anew from the whole output.
 //!
-//! What holds here: the output is read back as it was written; each of its records counts, whenever it
+//! Invariants: the output is read back as it was written; each of its records counts, whenever it
 //! came.
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The reference tables of a job.
 //!
-//! What holds here: a table changes between two groups of microbatches, as a whole or not at all. A
+//! Invariants: a table changes between two groups of microbatches, as a whole or not at all. A
 //! file that is written to in place counts when it has been left alone for [`SETTLE`]; one that was
 //! renamed into place counts at once.
 

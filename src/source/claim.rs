@@ -1,6 +1,6 @@
 //! Which jobs take files from a drop folder: two that could take the same one are refused.
 //!
-//! What holds here: each job holds a shared lock on a hidden file in the folder for as long as it is open,
+//! Invariants: each job holds a shared lock on a hidden file in the folder for as long as it is open,
 //! and is listed in it. Who gets the lock alone begins the list anew; who does not is held against those
 //! that are listed and alive. Of two that come at once, the one that is listed first may stay. The last
 //! one to leave removes the file. On a full disk nobody can be listed: who is alone then stays alone, since

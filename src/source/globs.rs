@@ -1,6 +1,6 @@
 //! What patterns of names have in common: two jobs on one folder must not take the same file.
 //!
-//! What holds here: the patterns are those of `input.pattern`, held against file names, which have no
+//! Invariants: the patterns are those of `input.pattern`, held against file names, which have no
 //! slash. The answer is exact, by the subset construction over all patterns at once (Rabin and Scott,
 //! 1959), unless it would take more than `STEPS_MAX` steps: then there is something in common.
 

@@ -1,6 +1,6 @@
 //! The files that are taken and not archived yet, by name and by inode.
 //!
-//! What holds here: a file that is renamed while it is taken is not taken once more under its new name.
+//! Invariants: a file that is renamed while it is taken is not taken once more under its new name.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;

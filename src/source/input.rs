@@ -1,6 +1,6 @@
 //! An input file: opened without being led astray, identified, and probed for writers.
 //!
-//! What holds here: a name is looked up below the folder's own descriptor and through no symbolic
+//! Invariants: a name is looked up below the folder's own descriptor and through no symbolic
 //! link; what is no regular file is never opened for reading; a file is checked and read on one
 //! descriptor.
 

@@ -1,6 +1,6 @@
 //! The look at one file: is it complete, and if not, what does it wait for?
 //!
-//! What holds here: the daemon, `status` and `explain` look in the same way.
+//! Invariants: the daemon, `status` and `explain` look in the same way.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,12 +1,12 @@
 //! The drop folder: which files are complete, and in which order they are taken.
 //!
-//! What holds here:
+//! Invariants:
 //! - The scan is the truth, a hint only shortens the wait; both end in the same look at the file.
 //! - The folder is not listed while hints come in, but at the start, when hints were lost, and now
 //!   and then; the more a scan costs, the rarer it gets.
 //! - A file is offered once until it is released.
 //!
-//! What does not belong here: what is in a file, but for the rules of completeness.
+//! Out of scope: what is in a file, but for the rules of completeness.
 
 pub mod archive;
 mod bounded;

@@ -1,6 +1,6 @@
 //! The names that are known: which are due to be looked at, which wait and why, which are taken.
 //!
-//! What holds here: a name is in exactly one of the three; the due ones come out in order; what a
+//! Invariants: a name is in exactly one of the three; the due ones come out in order; what a
 //! name costs is its bytes and a few words, whatever the folder holds.
 
 use std::collections::btree_map::{BTreeMap, Entry};

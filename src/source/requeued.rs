@@ -1,7 +1,7 @@
 //! Requests to take a file again: notes in the state directory, which `spoolmill requeue` leaves
 //! before it puts the file back, and the daemon removes when the file is committed.
 //!
-//! What holds here: a note is about one file, told by inode, size and time, so that one that was left
+//! Invariants: a note is about one file, told by inode, size and time, so that one that was left
 //! behind says nothing about a file that came later.
 
 use std::ffi::{OsStr, OsString};

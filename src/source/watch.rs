@@ -1,6 +1,6 @@
 //! Hints that something came: the only door to `notify`.
 //!
-//! What holds here: a hint only shortens the wait. Whatever is lost, overflows or never comes (a
+//! Invariants: a hint only shortens the wait. Whatever is lost, overflows or never comes (a
 //! network file system has no events) is found by the next scan.
 
 use std::ffi::OsString;

@@ -1,6 +1,6 @@
 //! What only the running daemon knows, left where others can read it.
 //!
-//! What holds here: it is written in place, as one page, without an fsync: it is worth nothing after a
+//! Invariants: it is written in place, as one page, without an fsync: it is worth nothing after a
 //! crash but for the last error. Whoever reads it asks the kernel whether the daemon runs.
 
 use std::fs::File;

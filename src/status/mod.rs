@@ -1,6 +1,6 @@
 //! How a job stands, seen from outside: the ledger, the drop folder, and what the daemon tells.
 //!
-//! What holds here: nothing is written, nothing is locked, and what an answer costs does not depend on
+//! Invariants: nothing is written, nothing is locked, and what an answer costs does not depend on
 //! how much waits or how much was done; it is the same for the command line and for HTTP.
 
 pub mod explain;

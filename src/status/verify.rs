@@ -1,6 +1,6 @@
 //! The output, the rejects and the folder, held against the ledger.
 //!
-//! What holds here: nothing is written; what is found is told with what to do, and looking goes on.
+//! Invariants: nothing is written; what is found is told with what to do, and looking goes on.
 //! What the ledger still owes may not be in its place yet, and is no damage.
 
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,6 @@
 //! A limit on what is told of one cause, with a count of what was left out.
 //!
-//! What holds here: only warnings and errors are limited, each place in the code by itself; the lines of
+//! Invariants: only warnings and errors are limited, each place in the code by itself; the lines of
 //! committed microbatches are not. What was left out is told when its time is over, or at the end.
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! How lines get to standard error.
 //!
-//! What holds here: a log that nobody reads holds up nothing. A line that its reader does not take within a
+//! Invariants: a log that nobody reads holds up nothing. A line that its reader does not take within a
 //! second is left out, and so are the next ones until it takes some; how many is said then.
 
 use std::io::{self, Write as _};

@@ -1,6 +1,6 @@
 //! The transform `command`: any program that filters its standard input to its standard output.
 //!
-//! What holds here:
+//! Invariants:
 //! - No shell: the program gets its arguments as they were written.
 //! - Both pipes and its standard error are pumped at once, so that no buffer size can hang it.
 //! - It runs in a process group of its own. When a time limit passes, or the daemon stops, the whole
@@ -9,7 +9,7 @@
 //!   whole, whoever exits first. Time counts while the command could work, not while this side does.
 //! - Exit code 0 is success, [`TRY_LATER`] puts the file off, anything else is a failure.
 //!
-//! What does not belong here: what the bytes in its pipes mean.
+//! Out of scope: what the bytes in its pipes mean.
 
 mod leftovers;
 mod pipes;

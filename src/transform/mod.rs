@@ -1,6 +1,6 @@
 //! Records to records: one file per kind.
 //!
-//! What holds here: a transform sees the same records in the same order whichever driver runs it.
+//! Invariants: a transform sees the same records in the same order whichever driver runs it.
 
 pub mod command;
 mod scale;

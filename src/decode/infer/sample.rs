@@ -1,6 +1,6 @@
 //! What the records of a sample seem to be of.
 //!
-//! What holds here: a type is guessed only when the input's own decoder takes every value that was seen
+//! Invariants: a type is guessed only when the input's own decoder takes every value that was seen
 //! as it, and no value loses anything: `01234` is a text. Records that the job would reject tell nothing.
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Averages of decimals.
 //!
-//! What holds here: they are rounded half away from zero, as `PostgreSQL` rounds and as `round` does. The
+//! Invariants: they are rounded half away from zero, as `PostgreSQL` rounds and as `round` does. The
 //! engine's are cut off.
 
 use std::mem::size_of;

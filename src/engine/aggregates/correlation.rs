@@ -1,6 +1,6 @@
 //! Pearson's correlation coefficient.
 //!
-//! What holds here: it is made of the sums of the squares and products of differences from the mean, updated
+//! Invariants: it is made of the sums of the squares and products of differences from the mean, updated
 //! record by record (B. P. Welford, Technometrics 4, 1962) and merged (T. F. Chan, G. H. Golub, R. J. `LeVeque`,
 //! Updating formulae and a pairwise algorithm for computing sample variances, 1979). The engine's own states
 //! for many groups are sums of squares, which for large numbers close to each other leave nothing that is

@@ -1,6 +1,6 @@
 //! Sums and averages of doubles that do not forget what rounding took away.
 //!
-//! What holds here: beside each sum stands the sum of the errors of its additions (A. Neumaier,
+//! Invariants: beside each sum stands the sum of the errors of its additions (A. Neumaier,
 //! Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen, ZAMM 54, 1974; each error by
 //! Knuth's `TwoSum`, The Art of Computer Programming 4.2.2). So the same numbers give the same digits in any
 //! order, but where the errors themselves are rounded: where numbers cancel out that are some 2^50 times as

@@ -1,6 +1,6 @@
 //! Sums and averages over a frame that moves: `over (... rows between ...)`.
 //!
-//! What holds here: what leaves the frame is taken away again, and leaves nothing of itself, also where it
+//! Invariants: what leaves the frame is taken away again, and leaves nothing of itself, also where it
 //! was an infinity or NaN.
 
 use std::mem::size_of_val;

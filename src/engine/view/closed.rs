@@ -1,6 +1,6 @@
 //! What a view of sessions remembers of those that it has closed.
 //!
-//! What holds here: for each group the end of its last closed session is known as long as a record could
+//! Invariants: for each group the end of its last closed session is known as long as a record could
 //! reach back to it. That is while the group has an open session, which late records may join from behind;
 //! and else until the watermark has left the end ten gaps behind. Then the end is forgotten, and of a
 //! session that begins later only that much is known: what was forgotten ended no later than this.

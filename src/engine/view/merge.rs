@@ -1,6 +1,6 @@
 //! Partial states of a microbatch into the states that are kept, window by window.
 //!
-//! What holds here: a key begins with the end of its window, in an order that bytes keep, so that the
+//! Invariants: a key begins with the end of its window, in an order that bytes keep, so that the
 //! windows that a watermark closes stand together. A window that was closed is not opened again.
 
 use std::borrow::Cow;

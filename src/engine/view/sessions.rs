@@ -1,6 +1,6 @@
 //! Windows that grow: the records of a group that are no further apart than a gap.
 //!
-//! What holds here:
+//! Invariants:
 //! - A session is kept under its group and its beginning; its state begins with its end. Beside it
 //!   stands a row under its end, by which the watermark finds it.
 //! - A record that touches two sessions makes one of them. Two that are exactly the gap apart touch,

@@ -1,6 +1,6 @@
 //! What the state of a view belongs to.
 //!
-//! What holds here: a state goes on under every text that says the same to SQL, whatever its comments, line
+//! Invariants: a state goes on under every text that says the same to SQL, whatever its comments, line
 //! ends and capitals.
 
 use arrow_schema::Schema;

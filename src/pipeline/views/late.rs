@@ -1,6 +1,6 @@
 //! Late records that are none after all.
 //!
-//! What holds here: whether a record is late for a view of sessions is known only when those that are open
+//! Invariants: whether a record is late for a view of sessions is known only when those that are open
 //! are. Until then it stands with the late ones; here those are left out that count.
 
 use std::fs::File;

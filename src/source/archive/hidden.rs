@@ -1,6 +1,6 @@
 //! An input under its hidden name: how it comes there, and how what does not belong there goes away.
 //!
-//! What holds here: nothing is overwritten, and what was not committed keeps a name under which it is taken,
+//! Invariants: nothing is overwritten, and what was not committed keeps a name under which it is taken,
 //! or is set aside with a report.
 
 use std::ffi::{OsStr, OsString};

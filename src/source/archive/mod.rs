@@ -1,6 +1,6 @@
 //! What becomes of an input after its commit: renamed, moved, deleted or set aside.
 //!
-//! What holds here:
+//! Invariants:
 //! - No step overwrites a file, and every step may be repeated, after a crash too.
 //! - A file is first renamed to a hidden name that only its microbatch uses, then compared once more,
 //!   and only then given the name that says what became of it. So nothing is named `processed-*` but

@@ -1,6 +1,6 @@
 //! Inputs that an earlier process has committed and left, and where archived ones are.
 //!
-//! What holds here: a file is the committed one only if size, time and content agree, or if it is the same
+//! Invariants: a file is the committed one only if size, time and content agree, or if it is the same
 //! inode where that says anything; what could not be read is not therefore another file.
 
 use std::cell::Cell;

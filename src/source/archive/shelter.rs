@@ -1,6 +1,6 @@
 //! The folder for hidden names in the drop folder, while many files are archived at once.
 //!
-//! What holds here: in a large folder each change of a name costs a search, and so a second rename as much as
+//! Invariants: in a large folder each change of a name costs a search, and so a second rename as much as
 //! the first; in a small one it is cheap. A job can do without: then files are hidden beside their own name.
 
 use std::ffi::OsStr;

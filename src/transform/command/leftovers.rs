@@ -1,6 +1,6 @@
 //! What a command has started and left running.
 //!
-//! What holds here: whatever a command starts becomes a child of this process when its own parent ends, also
+//! Invariants: whatever a command starts becomes a child of this process when its own parent ends, also
 //! where it has left the group (prctl(2), `PR_SET_CHILD_SUBREAPER`). So it can be found, ended and reaped, as
 //! process 1 of a container too; and what is not of a command is reaped, but never ended. What has left its
 //! group may serve other commands (an agent): it is ended when none runs any more.

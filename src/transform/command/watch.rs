@@ -1,6 +1,6 @@
 //! The time limits of a running command, and its end.
 //!
-//! What holds here: time counts while the command could work. It does not while this side is busy with what
+//! Invariants: time counts while the command could work. It does not while this side is busy with what
 //! goes through the pipes, nor while the machine or this process was halted. A command is done when it has
 //! exited and all that it has started has closed its pipes, or when a limit has ended it; then nothing of its
 //! group is left.
