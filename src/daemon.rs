@@ -47,7 +47,7 @@ const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// started it will start it again.
 const ONCE_TRIES: u32 = 4;
 
-/// What `--once` says then.
+/// The message of `--once` in that case.
 const GAVE_UP: &str = "gave up after several tries; nothing is lost, run it again";
 
 /// Why the daemon ends when a record says so.
@@ -56,7 +56,7 @@ const ENDED: &str = "ended by its end marker";
 /// How often systemd is told what goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
-/// What wakes the daemon.
+/// An event that wakes the daemon.
 #[derive(Debug)]
 pub enum Wake {
     /// Something may have come.
@@ -74,11 +74,11 @@ pub enum Until {
     Drained,
 }
 
-/// What a daemon is run with besides its job.
+/// Everything a daemon needs besides its job.
 pub struct Setting {
     /// When it ends by itself.
     pub until: Until,
-    /// What wakes it, and how to send that.
+    /// The events that wake it, and the sender for them.
     pub wakes: (SyncSender<Wake>, Receiver<Wake>),
     /// Heartbeat and stop flag.
     pub pulse: Pulse,

@@ -281,7 +281,7 @@ impl Dir {
         &self.path
     }
 
-    /// What `name` is now, not following a symbolic link; `None` when there is no such name.
+    /// The status of `name`, not following a symbolic link; `None` when there is no such name.
     pub fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -290,7 +290,7 @@ impl Dir {
         }
     }
 
-    /// What the directory itself is now.
+    /// The status of the directory itself.
     pub fn stat_self(&self) -> Result<Stat> {
         rustix::fs::fstat(&self.fd).map_err(|errno| Error::new(Operation::Open, &self.path, errno))
     }

@@ -1,4 +1,4 @@
-//! What an error means for the file at hand and for the daemon: decided here and nowhere else.
+//! The meaning of an error for the current file and for the daemon, decided here and nowhere else.
 //!
 //! A bad *record* is no failure at all: it leaves as a [`crate::record::Reject`].
 
@@ -15,9 +15,9 @@ pub enum Failure {
     Incomplete(String),
     /// This one file cannot be read just now (permission, a bad sector); the others can.
     Unreadable(io::Error),
-    /// What this one file makes does not fit on the disk; others may.
+    /// The output of this one file does not fit on the disk; that of others may.
     NoRoom(String),
-    /// What works on this one file asks to be tried later; the others go on.
+    /// The command asks to try this one file later; the others go on.
     Later(String),
     /// The file as a whole is bad and says why: it goes to quarantine.
     Bad(String),

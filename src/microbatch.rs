@@ -71,7 +71,7 @@ pub struct Microbatch {
     pub home: Option<Home>,
     /// Why the input goes to quarantine, if it does; then nothing is added.
     pub quarantined: Option<String>,
-    /// What it adds.
+    /// Its additions.
     pub additions: Vec<Addition>,
     /// When it was made, in milliseconds since 1970: what `now()` was for its records.
     pub at_ms: i64,

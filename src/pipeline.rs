@@ -52,7 +52,7 @@ use views::{Advanced, Puts, Results, Tapped, Views};
 /// Published bytes become durable at the latest so long after they were written.
 pub const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// What a job does with what is prepared.
+/// Commits, publishes and archives prepared microbatches.
 pub struct Pipeline {
     /// The commit point.
     pub ledger: Ledger,
@@ -63,7 +63,7 @@ pub struct Pipeline {
     /// The continuous queries.
     pub views: Views,
     earlier: Earlier,
-    /// What is kept of the past.
+    /// Retention.
     pub keeping: Keeping,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
@@ -392,7 +392,7 @@ impl Pipeline {
     }
 }
 
-/// What is committed says where the input was.
+/// Notes where the input was, for the commit.
 fn at_home(Prepared { batch, input, .. }: Prepared, source: &Source) -> (Microbatch, Input) {
     let (_, folder) = source.folder_identity();
     (Microbatch { home: Some(Home { device: input.stamp.device, folder }), ..batch }, input)

@@ -40,7 +40,7 @@ enum Output {
     Parts(Parts),
 }
 
-/// What an output is, where it is, and what it begins with.
+/// The kind of an output, its path, and its header.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
     /// One file, which begins with these bytes.
@@ -71,7 +71,7 @@ pub fn set_aside(path: &Path, sequence: u64) -> Result<()> {
     Ok(dir.sync("output directory")?)
 }
 
-/// What is still owed to a file that is not among those that the job writes, if anything is.
+/// The message about bytes that are still owed to a file which the job no longer writes, if there are any.
 fn owed_elsewhere(
     owed: &[Committed],
     is_known: &impl Fn(Target) -> bool,
@@ -85,7 +85,7 @@ fn owed_elsewhere(
     Ok(Some(owed_message(&ledger.path_of(first.target)?, bytes)))
 }
 
-/// What is said of bytes that are owed to a file which the job no longer writes.
+/// The message about bytes that are owed to a file which the job no longer writes.
 pub fn owed_message(path: &Path, bytes: u64) -> String {
     format!(
         "{bytes} bytes are still owed to {}, which is not in the job any more: set it back, start once, \

@@ -196,13 +196,13 @@ impl Queries {
         self.clock.as_ref()
     }
 
-    /// What records are judged by outside a ledger: no window is closed.
+    /// The judge of records outside a ledger: no window is closed.
     pub fn judge(&self) -> Option<Arc<Judge>> {
         let all = || self.views.iter().map(|definition| (definition, None));
         self.clock.as_ref().map(|clock| clock.judge(None, Clock::marks(all(), None)))
     }
 
-    /// What makes partial states of the records of a batch.
+    /// Makes partial states of the records of a batch.
     pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
         Tap::new(self.views.iter().map(|definition| Some(definition.view.clone())), judge)
     }
@@ -248,7 +248,7 @@ impl Queries {
         Ok(())
     }
 
-    /// What the whole output is to the view at this place: these closed files, and the one that is open.
+    /// Reads the whole output for the view at this index: these closed files, and the open one.
     pub fn read_for_view(
         &self,
         number: usize,

@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
         stage
     }
 
-    /// What stands before the first record counts only where the output begins.
+    /// Stages the header, which counts only where the output begins.
     pub fn begin(&mut self, header: &[u8]) {
         self.header.update(header);
         self.header_bytes += header.len() as u64;

@@ -17,7 +17,7 @@ pub struct Size(pub u64);
 /// How much of what comes one after the other is kept: an age or a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// What is at most this old.
+    /// Everything up to this age.
     Age(Duration),
     /// The newest files of this many bytes together.
     Bytes(u64),

@@ -238,3 +238,20 @@ fn no_dependency_comes_unseen() {
         assert!(used, "{name} is not used");
     }
 }
+
+/// A doc comment says what an item is or does, in a sentence or a noun phrase; one that opens with "What" makes
+/// the reader wait for it.
+#[test]
+fn no_doc_comment_opens_with_what() {
+    for (name, text) in sources() {
+        let mut before = "";
+        for (number, line) in text.lines().map(str::trim_start).enumerate() {
+            for (mark, opening) in [("///", "/// What "), ("//!", "//! What ")] {
+                let goes_on = before.starts_with(mark) && before != mark;
+                let opens = line.starts_with(opening) && !goes_on;
+                assert!(!opens, "{name}:{}: {line}", number + 1);
+            }
+            before = line;
+        }
+    }
+}

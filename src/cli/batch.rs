@@ -140,7 +140,7 @@ struct Given {
     path: PathBuf,
     /// Its name; relative to its folder, where one was given.
     name: Box<OsStr>,
-    /// What it was when it was complete.
+    /// Its stamp when it was found complete.
     stamp: Option<Stamp>,
 }
 
@@ -170,7 +170,7 @@ impl Given {
 }
 
 impl Given {
-    /// What was complete must still be what it was.
+    /// Checks that the file has not changed since it was found complete.
     fn check(&self, file: &File) -> anyhow::Result<()> {
         let is_same =
             self.stamp.is_none_or(|stamp| Stamp::of_file(file).is_ok_and(|now| now == stamp));

@@ -18,9 +18,9 @@ use crate::record::Reject;
 
 /// Writes records to one writer, rejects to another.
 pub struct Plain<Output, Rejects> {
-    /// What makes partial states for the views.
+    /// Makes partial states for the views.
     pub tap: Tap,
-    /// What is around the records.
+    /// Header and footer around the records.
     pub envelope: Envelope,
     /// Where records go.
     pub output: Output,
@@ -32,7 +32,7 @@ pub struct Plain<Output, Rejects> {
     pub name: Vec<u8>,
     /// Bad records of this input so far.
     pub rejected: u64,
-    /// What shows how far the input is, if anything does.
+    /// The progress bar, if there is one.
     pub progress: Option<Arc<Progress>>,
 }
 

@@ -133,7 +133,7 @@ struct Signalled(i32);
 #[error("{0}")]
 struct Strict(String);
 
-/// What a verb that a signal has stopped says of it.
+/// Turns the result of a verb that a signal has stopped into the error that names the signal.
 fn signalled(pulse: &crate::pulse::Pulse, result: anyhow::Result<()>) -> anyhow::Result<()> {
     match pulse.signal() {
         Some(signal) => Err(Signalled(signal).into()),

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often the bar is drawn anew, so that rate and time left stay true while nothing moves.
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// What a batch shows while it runs: bytes, records, rejects, rate and time left.
+/// The progress bar of a batch: bytes, records, rejects, rate and time left.
 pub struct Progress {
     bar: ProgressBar,
     records: AtomicU64,

@@ -79,7 +79,7 @@ impl<Output: Write + Send> Shown<Output> {
         }
     }
 
-    /// What the records are judged by.
+    /// The judge of the records.
     pub fn judge(&self) -> Option<Arc<Judge>> {
         self.judge.clone()
     }

@@ -45,7 +45,7 @@ pub struct Split {
     /// Longest time from a file's first record to its end, such as 5s
     #[arg(short, long = "time", value_name = "DURATION", group = "limit")]
     time: Option<Span>,
-    /// What file names begin with; a time in UTC follows
+    /// Prefix of the file names; a time in UTC follows
     #[arg(long, default_value = "input_", value_name = "TEXT")]
     prefix: String,
     /// The drop folder
@@ -97,7 +97,7 @@ struct Splitter<'a> {
 struct Current {
     file: File,
     temporary: OsString,
-    /// What is not written yet; the file ends where it begins.
+    /// Bytes that are not written yet; they follow the end of the file.
     buffer: Vec<u8>,
     lines: u64,
     bytes: u64,

@@ -215,7 +215,7 @@ fn is_fifo(path: &Path) -> bool {
     path.metadata().is_ok_and(|there| there.file_type().is_fifo())
 }
 
-/// What a verb prints, to which nothing is added when its reader has left.
+/// Prints the output of a verb, quietly if its reader has left.
 pub fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut output = Output::stdout(&Pulse::default())?;
     quiet_if_reader_left(output.write_all(text).map_err(anyhow::Error::from))

@@ -95,7 +95,7 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// What is wrong with a view.
+/// The lines that tell the trouble of a view.
 fn told(trouble: &ViewTrouble) -> Vec<(&'static str, String)> {
     let ViewTrouble { view, stopped, left_out, group, reason } = trouble;
     let mut told = Vec::new();

@@ -99,7 +99,7 @@ impl Targets {
     }
 }
 
-/// What a batch holds while it runs, and what it may not do.
+/// The locks that a batch holds while it runs, and the outputs that it leaves alone.
 pub struct Held {
     /// No job starts that writes there.
     locks: Vec<File>,

@@ -20,17 +20,17 @@ use crate::{decode, encode, transform};
 pub struct File {
     /// Where files come from, and when one is complete.
     pub input: Input,
-    /// What happens to the records.
+    /// The transform.
     pub transform: transform::Transform,
     /// Where the records go.
     pub output: Output,
     /// Where bad records go.
     pub rejects: Rejects,
-    /// What becomes of a file that is done.
+    /// The archive of inputs.
     pub done: Done,
     /// Where the ledger is.
     pub state: State,
-    /// What the job may use of the machine.
+    /// Limits on memory, threads and disk.
     pub engine: Engine,
     /// Where it can be looked at.
     pub http: Http,
@@ -57,7 +57,7 @@ pub struct File {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// What the query calls it.
+    /// Its name in the query.
     pub name: String,
     /// The file; it is read again when it changes.
     pub path: PathBuf,
@@ -71,11 +71,11 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
-    /// What its state is kept under.
+    /// The name under which its state is kept.
     pub name: String,
     /// The query; the table is `output`.
     pub query: String,
-    /// What is written when something has changed.
+    /// Which rows are written after a change.
     pub mode: Mode,
     /// The file of its result.
     pub path: PathBuf,
@@ -160,11 +160,11 @@ pub struct Input {
     pub incomplete_grace: Span,
     /// Whether compressed files are recognised.
     pub compression: decode::compression::Compression,
-    /// What an empty file is.
+    /// How an empty file is treated.
     pub empty: Empty,
-    /// What a file with more than one name is.
+    /// How a file with several hard links is treated.
     pub hard_links: HardLinks,
-    /// What a file with the content of an earlier one is.
+    /// How a file with the content of an earlier one is treated.
     pub duplicates: Duplicates,
     /// Longest record in bytes.
     pub max_record: Size,
@@ -267,7 +267,7 @@ pub struct Rejects {
     /// When the file is closed and a new one begins, and that of late records; never unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
-    /// What a bad record does.
+    /// How a bad record is treated.
     pub on_bad_record: OnBadRecord,
     /// More bad records than this in a file send the whole file to quarantine.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -292,7 +292,7 @@ pub enum OnBadRecord {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Done {
-    /// What becomes of an input after its commit.
+    /// The archive step after a commit.
     pub action: Action,
     /// How much of what was moved is kept; all of it unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -374,7 +374,7 @@ pub struct Engine {
     /// Threads that decode, transform and encode; the cores unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// What may be in flight.
+    /// Memory for records in flight.
     pub memory: Size,
     /// Most files in one commit.
     pub files_per_commit: usize,

@@ -11,7 +11,7 @@ use crate::transform::Transform;
 pub const NEEDS_COLUMNS: &str = "csv needs the columns of the input: name them (`spoolmill check --infer \
                                  SAMPLE` prints them)";
 
-/// What is said of a word that is unknown only because this build lacks a feature.
+/// The hint for a word that is unknown only because this build lacks a feature.
 pub fn hint(message: &str) -> &'static str {
     let is_about =
         |words: &[&str]| words.iter().any(|word| message.contains(&format!("`{word}`, expected")));
@@ -38,7 +38,7 @@ impl Config {
     }
 }
 
-/// What comes out of one stage must go into the next.
+/// Checks that the output of each stage fits the next.
 pub fn check(written: &file::File) -> Result<(), Problem> {
     if let Some((key, message)) = written.input.format.check() {
         return Err(Problem::new(key, message));

@@ -28,7 +28,7 @@ use paths::{check_paths, normal, resolved};
 /// Least value of `engine.memory`, in bytes: room for the longest record and a few blocks.
 const MEMORY_MIN: u64 = 32 << 20;
 
-/// What is wrong with a configuration.
+/// An error in a configuration file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}: {message}", file.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct Error {
@@ -212,7 +212,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is written must not be what the job is made of.
+    /// Checks that no output is a file that the job itself is made of.
     fn check_own_files(&self) -> Result<(), Problem> {
         let mut own = vec![std::path::absolute(&self.file).unwrap_or_default()];
         let state = ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "staging", "spill"];
@@ -273,7 +273,7 @@ impl Config {
         all
     }
 
-    /// What is made beside the output, each with its key: late records, views, finals.
+    /// Everything written besides the output, each with its key: late records, views, finals.
     fn results(&self) -> Vec<(&'static str, PathBuf)> {
         let late = self.late().map(|late| ("event_time.late", late));
         #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]

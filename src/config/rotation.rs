@@ -32,7 +32,7 @@ impl Config {
     }
 }
 
-/// What is closed must be one file, and nobody may want it whole.
+/// Checks that an output that is rotated is one file, and that nothing needs it whole.
 pub fn check(written: &File) -> Result<(), Problem> {
     if let Some(rotate) = &written.rejects.rotate {
         check_limits("rejects.rotate", rotate)?;

@@ -1,4 +1,4 @@
-//! What a start needs of the machine: folders, rights, file systems, programs.
+//! Requirements of a start on the machine: folders, rights, file systems, programs.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a job file may say, and how an error tells what it may not.
+//! Valid and invalid job files, and the errors for the latter.
 
 use super::*;
 use crate::transform::Transform;

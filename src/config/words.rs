@@ -1,4 +1,4 @@
-//! What is wrong with a job file, in our words: what was found, what is allowed, and what was meant.
+//! Errors of a job file in our words: found, allowed, and probably meant.
 //!
 //! Invariants: the words of the parser never come through; they are only told apart.
 
@@ -12,7 +12,7 @@ const NUMBER: &str = "a whole number";
 const AGE_OR_SIZE: &str = "a duration such as \"7d\" or a size such as \"10GiB\", in quotes";
 const FORMAT: &str = "a table: write [input.format.csv], [output.format.json] or the like";
 
-/// What is allowed for the keys of which the type alone does not say it.
+/// The allowed values of keys whose type alone does not say it.
 const ALLOWED: [(&str, &str); 35] = [
     ("input.settle", DURATION),
     ("input.rescan", DURATION),
@@ -57,8 +57,8 @@ const ALLOWED: [(&str, &str); 35] = [
 /// Longest value that a message repeats, in bytes.
 const SHOWN: usize = 60;
 
-/// What the parser says of `text`, in our words. `key` is the key that it is about, where that is known,
-/// and `span` where it stands.
+/// Rewords an error of the parser about `text`. `key` is the key that it concerns, if known, and `span` its
+/// place.
 pub fn explain(text: &str, key: Option<&str>, span: Option<&Range<usize>>, said: &str) -> String {
     let said = said.replace('\n', ", ");
     if said.starts_with("duplicate key") {

@@ -1,4 +1,4 @@
-//! What a run has not done of what it was to do, although it has not failed: for `--strict`.
+//! Work that a successful run has left undone, for `--strict`.
 
 use std::fmt;
 

@@ -196,8 +196,7 @@ impl Job {
         }
     }
 
-    /// What to do with a file that did not become a microbatch; a failure that concerns more than
-    /// the file is returned.
+    /// Handles a file that did not become a microbatch; returns a failure that concerns more than this file.
     fn not_prepared(&mut self, input: Input, failure: Failure) -> Option<Failure> {
         let file = crate::telemetry::text(input.name());
         match failure {
@@ -267,7 +266,7 @@ impl Job {
         }
     }
 
-    /// What was prepared is prepared again when its turn comes.
+    /// Returns a prepared input to the queue; it is prepared again when its turn comes.
     fn give_back(&mut self, prepared: Prepared) {
         self.pipeline.give_back(prepared, &mut self.source);
     }

@@ -31,7 +31,7 @@ use crate::source::requeued::Requeued;
 use crate::staging::StagingArea;
 use crate::transform::command::Bounds;
 
-/// What a round came to.
+/// The outcome of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
     /// Files were taken; there may be more.
@@ -296,7 +296,7 @@ fn continues(config: &Config, ledger: &mut Ledger, target: Target, header: &[u8]
     }
 }
 
-/// What the job is to others that take files from the same folder.
+/// The job's entry in the list of jobs on its drop folder.
 pub(super) fn claimant(config: &Config) -> Claimant {
     let input = &config.written.input;
     Claimant {

@@ -1,4 +1,4 @@
-//! What a job must have before it can run: locks, planned queries, its own places, swept.
+//! Opens the parts of a job before it runs: locks, queries, its own folders.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

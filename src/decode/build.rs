@@ -143,7 +143,7 @@ impl Builder {
     }
 }
 
-/// What has become of a text.
+/// The outcome of parsing a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// It means nothing of the type.

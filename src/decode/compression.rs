@@ -27,7 +27,7 @@ const BOMB_RATIO: u64 = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// What is compressed is recognised and decompressed; what cannot be read is a bad file.
+    /// Compressed files are recognised and decompressed; an unreadable one is a bad file.
     #[default]
     Auto,
     /// Bytes are taken as they are.
@@ -119,7 +119,7 @@ struct Members<M: Member> {
 trait Member {
     /// Reads one member.
     type Decoder: Read;
-    /// What a member begins with.
+    /// The first bytes of a member.
     const SIGNATURE: &'static [u8];
     /// The input, between two members.
     type Input: BufRead;

@@ -28,9 +28,9 @@ const BAD_QUOTES: &str = "a quoted field is not closed";
 pub struct Csv {
     /// The first record names the columns.
     pub header: bool,
-    /// What stands between two fields.
+    /// The delimiter between two fields.
     pub delimiter: char,
-    /// What a column is that the job does not name.
+    /// How a column is treated that the job does not name.
     pub unknown: Unknown,
     /// The columns and their types.
     pub columns: Columns,
@@ -53,7 +53,7 @@ impl Csv {
         Dialect { delimiter, quote: b'"' }
     }
 
-    /// What is wrong with it, and under which key.
+    /// The first error in these options, with its key.
     pub fn check(&self) -> Option<(&'static str, String)> {
         if !self.delimiter.is_ascii() || ['\n', '\r', '"', '\0'].contains(&self.delimiter) {
             let found = self.delimiter;
@@ -128,7 +128,7 @@ struct Row {
     line: u64,
 }
 
-/// What is said of a header without a column that the job names: the first of what it has.
+/// The error for a header that lacks a column of the job; it lists the first columns found.
 fn no_column(wanted: &str, names: &[String]) -> String {
     let found: Vec<_> = names.iter().take(NAMES_TOLD).map(|name| quoted(name)).collect();
     let more = match names.len().saturating_sub(NAMES_TOLD) {
@@ -391,7 +391,7 @@ impl Cut {
     }
 }
 
-/// What is wrong with a field.
+/// Why a field is not taken.
 #[derive(Debug, Clone, Copy)]
 enum Why {
     Type,

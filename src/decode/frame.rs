@@ -61,7 +61,7 @@ pub fn block_bytes(memory: u64, workers: usize) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
 }
 
-/// What a block is.
+/// The kind of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Whole records.
@@ -77,7 +77,7 @@ pub enum Kind {
 /// A piece of the input.
 #[derive(Debug)]
 pub struct Block {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -100,7 +100,7 @@ pub struct Framer<'a> {
     reader: Reader<'a>,
     ready: Option<Ready<'a>>,
     framing: &'a Framing,
-    /// What was read and not given out yet.
+    /// Bytes that were read and not given out yet.
     pending: Vec<u8>,
     /// An empty buffer to go on with.
     spare: Vec<u8>,

@@ -18,12 +18,12 @@ mod sample;
 /// Bytes of a sample that are looked at.
 const SAMPLE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What a sample seems to be.
+/// The inferred format of a sample.
 #[derive(Debug)]
 pub struct Inferred {
     /// The name of its format.
     pub format: &'static str,
-    /// What stands between two fields.
+    /// The delimiter between two fields.
     pub delimiter: char,
     /// Its columns.
     pub columns: Columns,

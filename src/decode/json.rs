@@ -23,7 +23,7 @@ use crate::record::{self, Decoded, quoted};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Json {
-    /// What a key is that the job does not name.
+    /// How a key is treated that the job does not name.
     pub unknown: Unknown,
     /// The columns and their types.
     pub columns: Columns,
@@ -100,7 +100,7 @@ impl Decoder {
     }
 }
 
-/// What serde says, without its place: a record is one line.
+/// The message of serde without its position: a record is one line.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let at = text.rfind(" at line ").unwrap_or(text.len());

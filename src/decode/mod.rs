@@ -50,7 +50,7 @@ impl Default for Format {
     }
 }
 
-/// What a column or key is that the job does not name.
+/// How a column or key is treated that the job does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
@@ -61,7 +61,7 @@ pub enum Unknown {
     Reject,
 }
 
-/// What stands before the records of a file.
+/// The bytes before the records of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
     /// Its bytes.
@@ -102,7 +102,7 @@ impl Format {
         })
     }
 
-    /// What is wrong with its options, and under which key.
+    /// The first error in its options, with its key.
     pub fn check(&self) -> Option<(&'static str, String)> {
         match self {
             Self::Csv(csv) => csv.check(),
@@ -121,7 +121,7 @@ impl Format {
     /// A decoder for a file of which `block` is the beginning, and what it begins with.
     ///
     /// # Errors
-    /// What is wrong with the header.
+    /// The error in the header.
     pub fn decoder(&self, block: &[u8], max_record: usize) -> Result<(Decoder, Header), String> {
         let decoder = match self {
             Self::Numbers {} => Decoder::Numbers,

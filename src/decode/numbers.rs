@@ -71,7 +71,7 @@ fn batch(numbers: Vec<f64>) -> RecordBatch {
     RecordBatch::try_new(numbers_schema(), vec![column]).expect("one column without nulls")
 }
 
-/// What Python's `float(text)` gives for these bytes as UTF-8; `None` where it raises.
+/// The result of Python's `float(text)` for these bytes as UTF-8; `None` where it raises.
 ///
 /// The grammar is that of `CPython`'s `float_from_string` (Objects/floatobject.c): surrounding white
 /// space, any Unicode decimal digits, underscores between digits, `inf`, `infinity` and `nan`.

@@ -32,7 +32,7 @@ use super::Unknown;
 use super::frame::{Block, Kind};
 use crate::record::columns::{Columns, Type};
 
-/// What a Parquet file begins and ends with (Apache Parquet, "File format").
+/// The first and last bytes of a Parquet file (Apache Parquet, "File format").
 const MAGIC: &[u8] = b"PAR1";
 
 /// The shortest file: magic, an empty index, its length, magic.
@@ -54,7 +54,7 @@ pub struct Parquet {
     /// The columns that a file must have, by name; whatever it has, unless given.
     #[serde(skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
-    /// What a column is that is not named here.
+    /// How a column is treated that is not named here.
     pub unknown: Unknown,
 }
 
@@ -74,7 +74,7 @@ struct Current {
     /// The system's own error, which the library turns into a text.
     failed: Failed,
     left: u64,
-    /// What was read and not given out yet.
+    /// Records that were read and not given out yet.
     read: Option<RecordBatch>,
 }
 

@@ -16,9 +16,9 @@ const BROKEN_FIELDS_MAX: usize = 256;
 /// The bytes that have a meaning in CSV.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
-    /// What stands between two fields.
+    /// The delimiter between two fields.
     pub delimiter: u8,
-    /// What may stand around a field; twice inside, it means itself.
+    /// The quote around a field; doubled inside, it stands for itself.
     pub quote: u8,
 }
 
@@ -206,7 +206,7 @@ impl Dialect {
     }
 }
 
-/// What became of a quoted field.
+/// How a quoted field ends.
 enum Closing {
     /// It closes at this quote; whether quotes inside are doubled, and whether there is a line break. At the
     /// last byte of a block that is not whole, the quote may yet turn out to be the first of two.

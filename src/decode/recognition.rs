@@ -1,4 +1,4 @@
-//! What a file is by its first bytes, whatever its name says.
+//! Recognises files by their first bytes, regardless of their names.
 //!
 //! Invariants: the signatures are those of file(1) and of the formats' own specifications. What is
 //! not recognised is plain.
@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 /// Bytes that are looked at: a tar archive has its signature at 257.
 pub const HEAD_BYTES: usize = 263;
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// None of the following.
@@ -43,7 +43,7 @@ const SIGNATURES: [(&[u8], Kind); 14] = [
 ];
 
 impl Kind {
-    /// What begins with these bytes.
+    /// The kind of a file that begins with these bytes.
     pub fn of(head: &[u8]) -> Self {
         let is_skippable = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
         let known = SIGNATURES.into_iter().find(|(signature, _)| head.starts_with(signature));
@@ -60,14 +60,14 @@ impl Kind {
         }
     }
 
-    /// What an open file is.
+    /// The kind of an open file.
     pub fn of_file(file: &File) -> io::Result<Self> {
         let mut head = [0; HEAD_BYTES];
         let got = file.read_at(&mut head, 0)?;
         Ok(Self::of(head.get(..got).unwrap_or_default()))
     }
 
-    /// What a name says, by its suffix in any case; `Plain` where it says nothing.
+    /// The kind that a name suggests, by its suffix in any case; `Plain` if it suggests none.
     pub fn of_name(name: &OsStr) -> Self {
         let name = name.as_encoded_bytes();
         let ends = |suffix: &[u8]| {

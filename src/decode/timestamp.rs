@@ -51,7 +51,7 @@ impl Default for Last {
 }
 
 impl Last {
-    /// What [`parse`] gives.
+    /// The same result as [`parse`].
     #[inline]
     pub fn parse(&mut self, text: &[u8]) -> Option<i64> {
         let Ok(shape) = <&[u8; LENGTH]>::try_from(text) else { return parse(text) };

@@ -53,7 +53,7 @@ impl std::fmt::Display for Operation {
     }
 }
 
-/// What the caller has to do with its operation.
+/// How the caller has to carry out its operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Do it.

@@ -12,7 +12,7 @@ use super::cells::Cells;
 pub struct Csv {
     /// The first record names the columns.
     pub header: bool,
-    /// What stands between two fields.
+    /// The delimiter between two fields.
     pub delimiter: char,
 }
 
@@ -27,7 +27,7 @@ impl Csv {
         u8::try_from(self.delimiter).unwrap_or(b',')
     }
 
-    /// What a reader must know of it.
+    /// Everything that a reader must know of it.
     pub fn signature(self) -> String {
         format!("csv header = {} delimiter = {:?}", self.header, self.delimiter)
     }

@@ -1,4 +1,4 @@
-//! What is around the records of one output: what it begins with, and what it ends with.
+//! Header and footer of one output.
 //!
 //! Invariants: a columnar output has one set of columns from its beginning to its end.
 
@@ -67,7 +67,7 @@ impl Envelope {
         Ok(Vec::new())
     }
 
-    /// What stands behind the last record.
+    /// The bytes after the last record.
     pub fn end(&mut self) -> Result<Vec<u8>, String> {
         #[cfg(feature = "parquet")]
         if let Some(encoder) = self.encoder.take() {

@@ -72,7 +72,7 @@ impl Format {
         }
     }
 
-    /// What stands before the records in a file of this format.
+    /// The bytes before the records in a file of this format.
     pub fn header(self, schema: &Schema) -> Option<Vec<u8>> {
         match self {
             Self::Csv(csv) => csv.header(schema),

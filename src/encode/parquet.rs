@@ -34,7 +34,7 @@ pub enum Pages {
     /// RFC 8878; smaller than the others.
     #[default]
     Zstd,
-    /// What the oldest readers know.
+    /// Known to the oldest readers.
     Snappy,
     /// As they are.
     None,

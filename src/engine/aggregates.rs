@@ -307,7 +307,7 @@ fn lost() -> DataFusionError {
 
 /// A number that sums are made of.
 trait Summed: ArrowPrimitiveType + Send + std::fmt::Debug {
-    /// What a sum is counted in until it is asked for.
+    /// The type of the running total.
     type Total: Copy + Default + Send + Sync + std::fmt::Debug;
 
     /// A sum and one more value, if it can be counted.

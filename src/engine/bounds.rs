@@ -255,8 +255,8 @@ fn keeps_instant(from: &Expr, to: &DataType, plan: &LogicalPlan) -> bool {
     }
 }
 
-/// What makes a value, looked for below names, casts of times, and nodes that pass columns on; and the
-/// plan that it is made of.
+/// The expression that makes a value, looked for below names, casts of times, and nodes that pass columns on;
+/// and the plan of its input.
 fn origin<'a>(expr: &Expr, plan: &'a LogicalPlan) -> (Expr, &'a LogicalPlan) {
     let column = match expr {
         Expr::Alias(alias) => return origin(&alias.expr, plan),

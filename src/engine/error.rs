@@ -1,4 +1,4 @@
-//! What the engine says when it fails, in one line.
+//! Errors of the engine, in one line.
 
 use arrow_schema::ArrowError;
 use datafusion::common::{DataFusionError, Location};

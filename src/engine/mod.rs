@@ -78,7 +78,7 @@ const BEAT: Duration = Duration::from_millis(100);
 /// How many consumers of memory an error names.
 const CONSUMERS_NAMED: usize = 3;
 
-/// What all queries of a job share: memory, a place to spill to, threads, and reference tables.
+/// Shared by all queries of a job: memory, a folder to spill to, threads, and reference tables.
 pub struct Engine {
     context: SessionContext,
     /// There until the engine is dropped.
@@ -174,7 +174,7 @@ impl Engine {
         self.runtime.as_ref().expect("the engine is not dropped")
     }
 
-    /// What an execution is given. A plan holds its functions itself.
+    /// The context of an execution. A plan holds its functions itself.
     fn task(&self, feed: Feed) -> TaskContext {
         let config = self.context.copied_config().with_extension(Arc::new(feed));
         let (session, runtime) = (self.context.session_id(), self.context.runtime_env());

@@ -1,6 +1,6 @@
-//! What an operator between two types means, where the engine's own rules lose something: a decimal divided
-//! by a decimal is one, a date or a text beside a time is a time in microseconds, and a column of numbers
-//! beside a column of texts is compared as text.
+//! Types of operators where the engine's own rules lose something: the quotient of decimals is a decimal, a
+//! date or a text beside a time is a time in microseconds, and a column of numbers beside a column of texts
+//! is compared as text.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ fn decimals(left: &DataType, right: &DataType) -> Option<(DataType, DataType)> {
     as_decimal(left).zip(as_decimal(right))
 }
 
-/// What a date or a text is beside a time.
+/// The type that a date or a text is converted to beside a time.
 pub fn time_beside(other: &DataType, time: &DataType) -> Option<DataType> {
     let DataType::Timestamp(_, zone) = time else { return None };
     let is_time = matches!(other, DataType::Date32 | DataType::Date64) || is_text(other);

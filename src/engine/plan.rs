@@ -11,7 +11,7 @@ use super::{Problem, Query, carry, statement, types};
 
 /// The plan of a query for one schema of the input.
 pub struct Planned {
-    /// What is executed.
+    /// The physical plan.
     pub plan: Arc<dyn ExecutionPlan>,
     /// The input's columns.
     pub schema: Schema,

@@ -20,7 +20,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
 use super::Problem;
 
-/// What an execution reads as its input.
+/// The input of an execution.
 pub struct Feed {
     source: Mutex<Source>,
 }
@@ -33,7 +33,7 @@ enum Source {
     Sent(Option<Receiver<Fed>>),
 }
 
-/// What a thread that feeds a query sends: batches, then that they were all.
+/// A message from the thread that feeds a query: batches, then the end.
 #[derive(Debug)]
 pub enum Fed {
     /// Some records.
@@ -69,7 +69,7 @@ impl Feed {
         Self { source: Mutex::new(Source::Held(records)) }
     }
 
-    /// What another thread sends, until it hangs up.
+    /// Batches that another thread sends, until it hangs up.
     pub fn sent(batches: Receiver<Fed>) -> Self {
         Self { source: Mutex::new(Source::Sent(Some(batches))) }
     }
@@ -139,7 +139,7 @@ impl PartitionStream for Slot {
 const ROW_WISE: [&str; 4] =
     ["FilterExec", "ProjectionExec", "CoalesceBatchesExec", "CooperativeExec"];
 
-/// What a plan is to whoever runs it.
+/// The properties of a plan that its caller needs.
 pub struct Shape {
     /// The operator that must see more of the input than one record, if there is one.
     pub blocking: Option<String>,

@@ -24,9 +24,9 @@ const GROUPS: &str = "groups";
 
 /// A query in two parts.
 pub struct Split {
-    /// What makes groups of records.
+    /// The aggregate that groups records.
     pub aggregate: Aggregate,
-    /// What is made of the groups.
+    /// The plan above the groups.
     pub upper: LogicalPlan,
 }
 
@@ -142,7 +142,7 @@ fn has_aggregate(plan: &LogicalPlan) -> bool {
     plan.exists(is).unwrap_or(true)
 }
 
-/// What is below sees one file at a time.
+/// Checks that the plan below the aggregate needs one file at a time.
 fn check_below(plan: &LogicalPlan) -> Result<(), Problem> {
     match plan {
         LogicalPlan::Projection(_)
@@ -208,7 +208,7 @@ fn check_subqueries(plan: &LogicalPlan) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What a node is called in SQL.
+/// The name of a node in SQL.
 fn name(plan: &LogicalPlan) -> &'static str {
     match plan {
         LogicalPlan::Sort(_) => "`order by`",

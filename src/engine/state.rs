@@ -73,7 +73,7 @@ pub enum Column<'a> {
     Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
     /// Texts.
     Text(&'a StringArray),
-    /// What takes the detour.
+    /// Any other type.
     Other(&'a ArrayRef),
 }
 

@@ -54,7 +54,7 @@ impl View {
     }
 }
 
-/// What the query is to blame for, and not the data.
+/// Keeps the errors that the query causes and not the data.
 fn able<T>(tried: Result<T, Problem>) -> Result<(), Problem> {
     match tried {
         Err(problem) if problem.is_inability => Err(problem),

@@ -74,7 +74,7 @@ fn beside_time(mut expr: Expr, schema: &DFSchema) -> Expr {
     expr
 }
 
-/// What a type is written as, where that is another one.
+/// The type that values of this one are written as, if it is another one.
 fn of(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Timestamp(unit, zone) if *unit != TimeUnit::Microsecond => {

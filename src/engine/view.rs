@@ -50,7 +50,7 @@ mod store;
 /// The table of a view: the records of the output.
 pub const TABLE: &str = "output";
 
-/// What a view is asked for when something has changed.
+/// The rows that a view returns after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// The groups that have changed.
@@ -61,14 +61,14 @@ pub enum Asked {
     Closed,
 }
 
-/// What a view is made of.
+/// The definition of a view.
 #[derive(Debug, Clone, Copy)]
 pub struct Definition<'a> {
     /// The query.
     pub sql: &'a str,
     /// The columns of the output.
     pub schema: &'a Schema,
-    /// What is asked of it.
+    /// The rows that it returns.
     pub asked: Asked,
     /// The column of the event time, if the job has one.
     pub event_time: Option<&'a str>,
@@ -93,7 +93,7 @@ pub struct View {
     source: Source,
 }
 
-/// What a view was made of, to plan it again.
+/// The source of a view, to plan it again.
 struct Source {
     sql: String,
     schema: Schema,
@@ -257,7 +257,7 @@ impl View {
         Memory::of(&self.engine)
     }
 
-    /// What a state depends on: with another one of these it has no meaning.
+    /// Everything a state depends on: under another signature it has no meaning.
     pub fn signature(&self) -> &str {
         &self.signature
     }
@@ -458,7 +458,7 @@ fn is_unbounded(aggregate: &AggregateFunctionExpr) -> bool {
     keeps_values || UNBOUNDED.contains(&name)
 }
 
-/// What a mode asks of the windows.
+/// Checks that the windows suit the mode.
 fn check_mode(asked: Asked, windowed: Option<Windowed>) -> Result<(), Problem> {
     let is_event_time = windowed.is_some_and(|windowed| windowed.is_event_time);
     let sessions = matches!(windowed, Some(Windowed { window: Window::Session { .. }, .. }));

@@ -167,7 +167,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// What this expression names, and what its column is called.
+    /// The expression that this one stands for, and the name of its column.
     fn of(&self, expr: &Expr) -> Option<(Expr, Ident)> {
         let (window, bound) = match expr {
             Expr::Identifier(name) => (None, name),

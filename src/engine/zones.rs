@@ -99,7 +99,7 @@ impl ScalarUDFImpl for DateTrunc {
     }
 }
 
-/// What a time is truncated to.
+/// The unit that a time is truncated to.
 #[derive(Clone, Copy)]
 enum Unit {
     /// So many microseconds, since midnight.
@@ -235,7 +235,7 @@ impl ScalarUDFImpl for AtTimeZone {
     }
 }
 
-/// What a time is moved to. A clock that is set back has a local time twice.
+/// The direction of a conversion. A clock that is set back has a local time twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum To {
     Local,

@@ -1,4 +1,4 @@
-//! What becomes of a record by its event time: taken, late for a view, or rejected.
+//! Judges records by their event time: taken, late for a view, or rejected.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,21 +31,21 @@ pub struct Rule {
     pub is_in_doubt: bool,
 }
 
-/// What follows for each view from the microbatches before.
+/// For each view, the marks that follow from the earlier microbatches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
     /// For each view when a record is late.
     pub rules: Vec<Rule>,
 }
 
-/// What the records of a microbatch are judged by; in a stream, one judges them all.
+/// Judges the records of a microbatch; in a stream, one judge serves them all.
 #[derive(Debug)]
 pub struct Judge {
     /// The place of the column.
     column: usize,
     /// Its name.
     name: String,
-    /// What the clock says, in microseconds since 1970; `None` when it is asked each time.
+    /// The time of the clock in microseconds since 1970; `None` to read the clock each time.
     now: Option<i64>,
     /// Records further ahead of it are rejected.
     max_future: Span,
@@ -69,7 +69,7 @@ pub struct Judged {
     pub rejected: Vec<(usize, String)>,
     /// Those of the taken ones that a view has missed, by their row in what was judged.
     pub late: Vec<LateRow>,
-    /// What they were judged by.
+    /// The marks that they were judged by.
     pub marks: Arc<Marks>,
 }
 

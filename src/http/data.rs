@@ -1,4 +1,4 @@
-//! What the page shows, as JSON.
+//! The data of the page, as JSON.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ pub fn page(config: &Config, status: &Status) -> anyhow::Result<Value> {
     }))
 }
 
-/// What was done in each minute of the last day.
+/// Totals of each minute of the last day.
 pub fn day(config: &Config) -> anyhow::Result<Value> {
     series(&Look::open(&config.state)?, MINUTES)
 }

@@ -7,7 +7,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::status::Status;
 
-/// What `Content-Type` says of it.
+/// The `Content-Type` of the metrics.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The text of a job that stands like this.

@@ -36,7 +36,7 @@ const LISTENERS_MAX: usize = 16;
 /// A request's head must be there in this time.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// What was read from the ledger and the folder is given out for so long, at least.
+/// Minimum time for which one reading of the ledger and the folder is served.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// It is also given out for so many times the processor time that it took to read: however large the job is,
@@ -54,7 +54,7 @@ struct Seen {
     metrics: Arc<str>,
 }
 
-/// What every request is answered from.
+/// The state that every request is answered from.
 struct Server {
     /// The one in use: a reload puts another in its place.
     config: Arc<Mutex<Config>>,

@@ -1,4 +1,4 @@
-//! What a start would find in a ledger: for `check`, which changes nothing.
+//! The ledger as a start would find it: for `check`, which changes nothing.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -57,7 +57,7 @@ impl Ahead {
         }
     }
 
-    /// What is known of the view of this name, which is to be written to `path`.
+    /// The stored facts about the view of this name, which is to be written to `path`.
     ///
     /// # Errors
     /// When the ledger cannot be read.

@@ -18,7 +18,7 @@ pub struct Archive {
     pub sequence: u64,
     /// Its name relative to the drop folder.
     pub name: OsString,
-    /// What was committed.
+    /// The committed file.
     pub identity: Identity,
     /// Bytes that are committed or set aside.
     pub size: u64,
@@ -95,7 +95,7 @@ impl Look {
         Ok((count, self.connection.query_row(select, (), altered).optional()?))
     }
 
-    /// What is known of a later change of this microbatch's input.
+    /// A later change of this microbatch's input, if one was noticed.
     pub fn altered_input(&self, sequence: u64) -> anyhow::Result<Option<Altered>> {
         let select = "SELECT sequence, name, at_ms, altered.size FROM altered
             JOIN microbatch USING (sequence) WHERE sequence = ?";

@@ -13,12 +13,12 @@ use super::look::{ENTRIES, Entry, Look, entry};
 use super::{Ledger, failure};
 use crate::failure::Result;
 
-/// What stands under a name that a microbatch has given.
+/// The kind of file under a name that a microbatch has given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stands {
     /// The input.
     Input,
-    /// What came to the input after its commit.
+    /// Bytes that came to the input after its commit.
     Rest,
     /// Why the input was set aside.
     Report,
@@ -40,7 +40,7 @@ impl Stands {
 pub struct Named {
     /// The microbatch.
     pub sequence: u64,
-    /// What stands there.
+    /// The kind of file there.
     pub stands: Stands,
     /// The name, without its folder.
     pub name: OsString,

@@ -1,4 +1,4 @@
-//! What an audit asks a ledger: everything that it holds, in order.
+//! Queries of an audit: everything that a ledger holds, in order.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ pub struct TargetRow {
     pub next: Position,
 }
 
-/// What one microbatch has added to a target.
+/// The bytes that one microbatch has added to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanRow {
     /// Which microbatch.
@@ -41,7 +41,7 @@ impl Look {
         Ok(self.connection.execute_batch("BEGIN")?)
     }
 
-    /// What SQLite finds wrong with the file itself; nothing, as a rule.
+    /// Damage that SQLite finds in the file itself.
     pub fn damage(&self) -> anyhow::Result<Vec<String>> {
         let mut statement = self.connection.prepare("PRAGMA quick_check")?;
         let rows = statement.query_map((), |row| row.get(0))?;

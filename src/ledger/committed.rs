@@ -23,12 +23,12 @@ impl Committed {
         self.batch.at_ms
     }
 
-    /// What was committed.
+    /// The microbatch.
     pub fn batch(&self) -> &Microbatch {
         &self.batch
     }
 
-    /// What it owes to its targets.
+    /// The bytes that it owes to its targets.
     pub fn owed(&self) -> impl Iterator<Item = Owed<'_>> {
         let both = self.batch.additions.iter().zip(&self.starts);
         both.map(|(addition, at)| Owed { sequence: self.sequence, addition, at: *at })

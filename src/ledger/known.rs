@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 /// True when a state that was kept under the first signature has a meaning under the second.
 pub type Continues = fn(&str, &str) -> bool;
 
-/// What the ledger knows of a view, before it is opened.
+/// The stored facts about a view, before it is opened.
 pub struct KnownView {
     name: String,
     kept: Option<Kept>,
@@ -25,7 +25,7 @@ pub struct KnownView {
 
 /// A view as the job has it now.
 pub struct Continued<'a> {
-    /// What its states mean.
+    /// The meaning of its states.
     pub signature: &'a str,
     /// When it is new, it begins with the next file.
     pub begins_now: bool,
@@ -49,7 +49,7 @@ impl KnownView {
         Ok(Self { name: name.to_owned(), kept, was, there, job })
     }
 
-    /// What it means that the view goes on like `now`.
+    /// Whether the view can continue as `now`, and how.
     pub fn becomes(self, now: &Continued<'_>, continues: Continues) -> Rewritten {
         let (kept, meaning) = (self.kept.as_ref(), (now.signature, continues));
         let (last, written) = self.job;
@@ -61,7 +61,7 @@ impl KnownView {
     }
 }
 
-/// What is known of a view.
+/// The stored facts about a view.
 struct Kept {
     signature: String,
     /// The last microbatch that it has seen.
@@ -72,7 +72,7 @@ struct Kept {
     is_empty: bool,
 }
 
-/// What is known of the view of this name.
+/// The stored facts about the view of this name.
 fn kept(connection: &Connection, name: &str) -> rusqlite::Result<Option<Kept>> {
     let select = "SELECT signature, seen, rebuild OR stopped IS NOT NULL,
             NOT EXISTS (SELECT 1 FROM state WHERE view = view.id)
@@ -94,7 +94,7 @@ pub struct Written {
     pub format: String,
 }
 
-/// What it means that a view goes on as the job has it now.
+/// Whether a view can continue as it now stands in the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rewritten {
     /// Nothing has changed.
@@ -106,8 +106,8 @@ pub enum Rewritten {
 }
 
 impl Written {
-    /// What it means that a view is written like this after it `was` written like that, if it was. `there` is
-    /// the format of what stands in the file, where results are appended to it.
+    /// Whether a view can be written like this after it `was` written like that. `there` is the format of the
+    /// records in the file, where results are appended to it.
     fn follows(&self, name: &str, was: Option<Self>, there: Option<String>) -> Rewritten {
         let (path, is) = (self.path.display(), &self.format);
         let is_there = || self.path.metadata().is_ok_and(|there| there.len() > 0);

@@ -20,7 +20,7 @@ pub struct Look {
     pub(super) connection: Connection,
 }
 
-/// What became of a microbatch.
+/// The outcome of a microbatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Its records are in the output.
@@ -67,7 +67,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What became of it.
+    /// Its outcome.
     pub fn outcome(&self) -> Outcome {
         match &self.reason {
             Some(_) => Outcome::Quarantined,
@@ -151,7 +151,7 @@ impl Look {
         self.entries(which, [most])
     }
 
-    /// What was committed at `since_ms` or later, where that was at most so many microbatches.
+    /// Totals of the microbatches committed at `since_ms` or later, if these are at most `most`.
     pub fn recent(&self, since_ms: i64, most: u64) -> anyhow::Result<Option<Tally>> {
         let select = "SELECT count(*),
                 coalesce(sum(quarantined IS NULL AND name <> x''), 0),
@@ -179,7 +179,7 @@ impl Look {
         Ok(Some(tally).filter(|tally| tally.microbatches < most))
     }
 
-    /// What became of files of this name, the newest first, at most so many.
+    /// The microbatches of files of this name, newest first, at most `most`.
     pub fn named(&self, name: &OsStr, most: u64) -> anyhow::Result<Vec<Entry>> {
         let values = params![name.as_bytes(), most];
         self.entries("WHERE name = ? ORDER BY sequence DESC LIMIT ?", values)
@@ -270,7 +270,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// What an [`Entry`] is made of.
+/// The columns of an [`Entry`].
 pub(super) const ENTRIES: &str =
     "SELECT sequence, committed_ms, name, size, substr(quarantined, 1, 1100), read, written, rejected,
     watermark, late, duplicate_of, skipped, again_of, inode, modified_ns, hash FROM microbatch";

@@ -83,7 +83,7 @@ const CHECKPOINT_PAGES: i64 = 4000;
 /// How long to wait for a reader such as `spoolmill status`, which is never long.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// What became durable outside the ledger, so that the ledger may forget it.
+/// Facts that are durable outside the ledger, so that the ledger may forget them.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
     /// Every span up to this sequence number is durable in its target.
@@ -98,7 +98,7 @@ pub struct Settled {
     pub elsewhere: Vec<(u64, bool)>,
     /// The states of this view have been made anew.
     pub rebuilt: Option<ViewId>,
-    /// What is to be told of views.
+    /// Messages about views.
     pub told: Vec<Told>,
     /// The files of outputs, which are durable.
     pub files: Vec<(Target, OutputFile)>,
@@ -356,8 +356,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// What is committed and not settled, in order: spans that may not be in their target, and
-    /// inputs that may not be archived.
+    /// Microbatches that are committed and not settled, in order: their bytes may not be in their targets
+    /// yet, and their inputs may not be archived.
     pub fn owed(&self) -> Result<Vec<Committed>> {
         let select = format!(
             "{} WHERE sequence IN (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
@@ -386,7 +386,7 @@ impl Ledger {
         count.map(|count: u64| count > 0).map_err(failure)
     }
 
-    /// What was to be made of the whole output has been made.
+    /// The final results of the whole output have been made.
     pub fn forget_end(&mut self) -> Result<()> {
         self.transact(|connection| connection.execute("DELETE FROM ended", ()).map(drop))
     }

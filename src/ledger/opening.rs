@@ -42,7 +42,7 @@ pub(super) fn image<'a>(connection: &mut Connection, path: &'a Path) -> Act<'a> 
     Act::Commit(path, synchronous(connection).unwrap_or_default(), image)
 }
 
-/// What it means that the ledger cannot be opened: nothing was changed by trying.
+/// Classifies the failure to open the ledger; the attempt has changed nothing.
 pub(super) fn not_opened(error: anyhow::Error, path: &Path) -> Failure {
     let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error);
     let passes = code.is_some_and(|code| passes(*code) || NO_ROOM.contains(&code.extended_code));

@@ -54,7 +54,7 @@ pub(super) fn put(connection: &Connection, files: &[(Target, OutputFile)]) -> ru
 }
 
 impl Ledger {
-    /// What is known of the file of an output.
+    /// The file of an output as it was seen last.
     pub fn file_of(&self, target: Target) -> Result<Option<OutputFile>> {
         let select = "SELECT generation, inode, born_ns, mode, uid, gid FROM target
             WHERE id = ? AND mode IS NOT NULL";

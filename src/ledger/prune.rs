@@ -1,4 +1,4 @@
-//! What the ledger forgets of the past.
+//! Pruning of the ledger's history.
 //!
 //! Invariants: the last microbatch stays, and so does the last span of each target, by which the
 //! next start knows how it should end; totals stay as they are. A microbatch whose input is not archived

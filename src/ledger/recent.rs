@@ -28,7 +28,7 @@ const REMOVALS: usize = if cfg!(test) { 10 } else { 1024 };
 /// The last change of a state: what was put, or `None` when it was removed.
 type Changed = Option<Vec<u8>>;
 
-/// What was changed and is not in its place.
+/// State changes that are not in their table yet.
 #[derive(Debug, Default)]
 pub struct Recent {
     views: HashMap<ViewId, BTreeMap<Vec<u8>, Changed>>,
@@ -39,7 +39,7 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// What was written and not put in its place.
+    /// Loads the changes that were written and not moved to their table.
     pub fn load(connection: &Connection) -> anyhow::Result<Self> {
         let mut recent = Self::default();
         let mut statement =
@@ -202,7 +202,7 @@ mod tests {
     use crate::ledger::{Ledger, Settled};
     use crate::microbatch::Microbatch;
 
-    /// What is kept of two views.
+    /// The states of two views.
     type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
 
     type Changes = BTreeMap<(usize, Vec<u8>), Option<Vec<u8>>>;

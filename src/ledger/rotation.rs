@@ -25,7 +25,7 @@ pub struct Rotated {
     pub kept: Kept,
 }
 
-/// What is known of the file that a closed generation is kept in, plain or compressed.
+/// The file of a closed generation, plain or compressed, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// Nothing: it is not done, or it was done by a version that did not write it down.

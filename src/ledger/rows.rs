@@ -148,7 +148,7 @@ pub(super) fn prepend(
     Ok(())
 }
 
-/// What [`committed_of`] makes a microbatch of.
+/// The columns from which [`committed_of`] makes a microbatch.
 pub(super) const COMMITTED: &str = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
     quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of FROM microbatch";
 

@@ -12,7 +12,7 @@ use crate::microbatch::Microbatch;
 /// Milliseconds in a minute.
 pub const MINUTE_MS: i64 = 60_000;
 
-/// What was committed since the beginning of the ledger.
+/// Totals since the beginning of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Tally {
     /// The minute at whose end this was so, since 1970.
@@ -66,7 +66,7 @@ impl Tally {
         self.late += batch.late;
     }
 
-    /// What came since `earlier`.
+    /// The difference to `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let less = u64::saturating_sub;

@@ -1,5 +1,4 @@
-//! What is told of views beside their states: groups that are left out of a result, and views that are
-//! stopped.
+//! Troubles of views: groups that are left out of a result, and views that are stopped.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +27,7 @@ impl Told {
     }
 }
 
-/// What there is to tell.
+/// A trouble of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// This group is left out of the result, for this reason.

@@ -33,7 +33,7 @@ pub struct StatePut<'a> {
 }
 
 impl Ledger {
-    /// What is known of the view of this name, which is to be written to `path`.
+    /// The stored facts about the view of this name, which is to be written to `path`.
     pub fn known_view(&self, name: &str, path: &Path) -> Result<KnownView> {
         let (last, written) = (self.last_sequence(), self.tally.written);
         KnownView::read(&self.connection, name, path, (last, written)).map_err(failure)
@@ -81,8 +81,8 @@ impl Ledger {
     }
 
     /// Forgets what a view has kept: it is to be made anew from the whole output, under this signature.
-    /// What stands under the empty key stays where the last of these is true of the old signature and the
-    /// new one: there a view keeps up to where it has closed windows.
+    /// The entry under the empty key stays if `keeps` is true of the old signature and the new one: there a
+    /// view keeps the end of its closed windows.
     pub fn reset_view(&mut self, name: &str, signature: &str, keeps: Continues) -> Result<()> {
         let closed = self.closed_of(name, signature, keeps)?;
         let mut reset = None;

@@ -95,7 +95,7 @@ impl Archiving {
         Some(waiting)
     }
 
-    /// What is there under this name is a new file, unless another debt has it.
+    /// Frees this name for a new file, unless another debt has it.
     fn free(&self, name: &OsStr, source: &mut Source) {
         if !self.names.contains_key(name) {
             source.free(name);
@@ -241,7 +241,7 @@ impl Pipeline {
         self.archived(debt, archived, tries, has_name)
     }
 
-    /// What archiving one input, which was tried so often before, came to.
+    /// Handles the result of an archive step; `tries` counts the earlier ones.
     fn archived(
         &mut self,
         debt: Debt,
@@ -400,7 +400,7 @@ pub(super) fn named_report(report: Reported) -> Named {
     Named { sequence, stands: Stands::Report, name, inode, beside: Some(beside) }
 }
 
-/// What is gone from another folder than its own may be found when that one comes back.
+/// An input that is missing in another folder than its own may be found when its folder comes back.
 fn or_elsewhere(archived: Archived, debt: &Debt, source: &Source) -> Archived {
     match archived {
         Archived::Gone | Archived::Replaced if !is_home(debt, source) => Archived::Elsewhere,

@@ -21,7 +21,7 @@ pub struct Load {
     pub touched: Touched,
 }
 
-/// What became of a load.
+/// The outcome of a load.
 pub struct Unloaded {
     /// With the files still open: until it is told, no other file has the inode of one that was deleted.
     pub archived: Vec<(Debt, Input, Result<Archived>)>,

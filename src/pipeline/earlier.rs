@@ -1,4 +1,4 @@
-//! What is known of earlier files: which had the same content, and which somebody asked to repeat.
+//! Earlier files: duplicates of their content, and requests to repeat one.
 //!
 //! Invariants: of the contents that were processed, the 65,536 that were seen last are known, also
 //! after a restart, and when the history is pruned. A duplicate may be one of a file of its own group, which
@@ -39,7 +39,7 @@ pub struct Earlier {
 }
 
 impl Earlier {
-    /// What the ledger knows of the last files, and where requests to repeat one are found.
+    /// Loads the last files from the ledger; `requeued` has the requests to repeat one.
     pub fn load(ledger: &Ledger, policy: Duplicates, requeued: Requeued) -> Result<Self> {
         let (known, order) = (HashMap::new(), BTreeMap::new());
         let mut earlier = Self { policy, known, order, requeued };

@@ -25,7 +25,7 @@ use crate::transform::Transform;
 use crate::transform::command::{About, Bounds};
 use crate::{decode, encode};
 
-/// What a job does to records.
+/// The work that a job does on records.
 #[derive(Clone, Copy)]
 pub struct Flow<'a> {
     /// Bytes to records.
@@ -38,7 +38,7 @@ pub struct Flow<'a> {
     pub encode: encode::Format,
     /// The delivery wants the records too, besides their bytes.
     pub taps: bool,
-    /// What the records are judged by, where event time matters.
+    /// The judge of the records, where event time matters.
     pub judge: Option<&'a Judge>,
     /// How the input is framed.
     pub framing: &'a Framing,
@@ -52,14 +52,14 @@ pub struct Flow<'a> {
     pub pulse: &'a Pulse,
 }
 
-/// What a microbatch is to a query, besides its records.
+/// Metadata about an input that a query may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The name of the file.
     pub file: &'a str,
-    /// What `now()` is, in milliseconds since 1970.
+    /// The value of `now()`, in milliseconds since 1970.
     pub now_ms: i64,
-    /// What a command is told of it.
+    /// Metadata for a command.
     pub about: About<'a>,
 }
 
@@ -101,7 +101,7 @@ pub trait Delivery: Send {
     }
 }
 
-/// What a flow has counted.
+/// The counts of a flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Records read, good or bad.
@@ -116,7 +116,7 @@ pub struct Counts {
     pub ended: bool,
 }
 
-/// What leads to a worker thread and back.
+/// Channels to and from a worker thread.
 type Lane = (SyncSender<Task>, Receiver<Result<Worked>>);
 
 impl Flow<'_> {
@@ -387,7 +387,7 @@ fn lane(lanes: &[Lane], number: usize) -> Result<&Lane> {
     lane.ok_or_else(|| Failure::fatal("there are no worker threads"))
 }
 
-/// What an error of the input means: the system's own errors pass, the decoder's do not.
+/// Classifies an error of the input: the system's own errors are transient, the decoder's are not.
 pub fn unreadable(error: io::Error) -> Failure {
     if crate::pulse::is_stopped(&error) {
         Failure::Stopped

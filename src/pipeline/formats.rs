@@ -49,7 +49,7 @@ mod tests {
     const COLUMNS: &str = "header = false\n[columns]\na = \"varchar\"\nb = \"bigint\"\nc = \"smallint\"\n\
         d = \"timestamp\"\ne = \"timestamptz\"\n";
 
-    /// What a block is decoded to, and what that is written as.
+    /// Decodes a block, and encodes the records again.
     fn there_and_back(columns: &str, block: &[u8]) -> (Decoded, Vec<u8>) {
         let csv: decode::csv::Csv = toml::from_str(columns).unwrap();
         let format = decode::Format::Csv(csv.clone());

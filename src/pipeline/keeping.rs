@@ -1,4 +1,4 @@
-//! What is kept of the past: archived inputs and rows of the ledger, pruned from the oldest on.
+//! Retention: archived inputs and rows of the ledger, pruned from the oldest on.
 //!
 //! Invariants: what goes is found by the ledger, one microbatch after the other, so that pruning
 //! costs what it prunes; an input goes only when its archive is durable, only if it is the file that was

@@ -1,4 +1,4 @@
-//! What is written to an input after its archive.
+//! Writes to an input after it was archived.
 //!
 //! Invariants: an archived file that is no longer what was committed is looked at once its writer is
 //! done; what came later is set aside as `failed-*`, told, and counted in the ledger, so that the next

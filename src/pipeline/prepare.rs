@@ -45,10 +45,10 @@ pub struct Tolerance {
     pub refuse_empty: bool,
 }
 
-/// What preparing a microbatch needs.
+/// Everything needed to prepare a microbatch.
 #[derive(Clone, Copy)]
 pub struct Preparation<'a> {
-    /// What happens to the records.
+    /// The path of the records.
     pub flow: Flow<'a>,
     /// Whether compressed files are recognised.
     pub compression: Compression,
@@ -77,11 +77,11 @@ pub struct Preparation<'a> {
 pub struct Prepared {
     /// The input, still open.
     pub input: Input,
-    /// What is to be committed.
+    /// The microbatch to commit.
     pub batch: Microbatch,
     /// True when the input ends the job.
     pub ended: bool,
-    /// What it changes in the views.
+    /// Its changes to the views.
     pub tapped: Tapped,
     /// The watermark that its records were judged by.
     pub watermark: Option<i64>,
@@ -103,7 +103,7 @@ impl Prepared {
         self.batch.skipped = true;
     }
 
-    /// What it would have added stays where nobody looks.
+    /// Drops everything it would have added.
     fn empty(&mut self) {
         self.discarded.extend(self.batch.files().cloned());
         self.batch.additions.clear();

@@ -1,4 +1,4 @@
-//! What is told of a committed microbatch: a line in the log, a report beside a file in quarantine.
+//! Reports of a committed microbatch: a line in the log, a file beside a failed input.
 
 use crate::ledger::Committed;
 use crate::source::archive::{Debt, Fate};
@@ -52,7 +52,7 @@ pub fn log(committed: &Committed) {
     tracing::warn!(microbatch, file, bytes, reason, "quarantined");
 }
 
-/// What the archive is to do with the input.
+/// The archive step that the input still needs.
 pub fn debt(committed: &Committed) -> Debt {
     let batch = committed.batch();
     let fate = match batch.quarantined {

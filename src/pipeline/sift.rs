@@ -28,7 +28,7 @@ pub struct Text<'a> {
     pub begins: Vec<u64>,
 }
 
-/// What became of records.
+/// Records after judging.
 pub struct Sifted {
     /// Those that were taken.
     pub records: RecordBatch,

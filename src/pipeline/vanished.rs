@@ -61,7 +61,7 @@ impl Vanished {
         std::mem::take(&mut self.elsewhere).into_values().flatten().collect()
     }
 
-    /// What is to be done with `input` if it is one of the files under another name.
+    /// The archive step for `input` if it is one of these files under another name.
     pub fn take(&mut self, input: &Input) -> Option<Debt> {
         self.forget_old();
         let name = input.name().to_owned();

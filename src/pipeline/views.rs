@@ -46,7 +46,7 @@ pub struct Views {
     left_out: u64,
 }
 
-/// What is said of a view that is stopped.
+/// The message about a view that is stopped.
 const STOPPED: &str =
     "is stopped: the job goes on without it, and `run --reset-view` makes it anew";
 
@@ -62,7 +62,7 @@ pub type Closed = Vec<Option<i64>>;
 /// A view that was made anew: the microbatch, the states to put, and what is settled and told with it.
 pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
-/// What a group of microbatches changes.
+/// The state changes of a group of microbatches.
 #[derive(Default)]
 pub struct Advanced {
     /// The states to put.
@@ -71,7 +71,7 @@ pub struct Advanced {
     pub microbatches: usize,
     /// The results after that.
     pub results: Results,
-    /// What is to be told of views.
+    /// Messages about views.
     pub told: Vec<Told>,
 }
 
@@ -79,7 +79,7 @@ pub struct Advanced {
 struct Step<'a> {
     ledger: &'a Ledger,
     staging: &'a StagingArea,
-    /// What each view has changed in this group.
+    /// The changes of each view in this group.
     changes: &'a [Changes],
     /// The watermark before, and after.
     watermarks: (Option<i64>, Option<i64>),
@@ -161,7 +161,7 @@ impl Views {
         self.all.iter().map(closed).collect()
     }
 
-    /// What the records of the next microbatch are judged by, if event time matters.
+    /// The judge for the records of the next microbatch, if event time matters.
     pub fn judge(
         &self,
         now_ms: i64,
@@ -196,16 +196,15 @@ impl Views {
         self.clock.is_some()
     }
 
-    /// What makes the partial states of a microbatch.
+    /// Makes the partial states of a microbatch.
     pub fn tap(&self, judge: Option<Arc<Judge>>) -> Tap {
         let view = |open: &Open| (!open.is_stopped).then(|| open.definition.view.clone());
         Tap::new(self.all.iter().map(view), judge)
     }
 
-    /// What a group of microbatches changes, in their order: the states to put, and in each
-    /// microbatch what it adds to the outputs of the views and the watermark that it leaves. A
-    /// microbatch after which a view cannot be computed goes to quarantine. `is_last` when no other file
-    /// waits.
+    /// Computes the changes of a group of microbatches in their order: the states to store, and in each
+    /// microbatch its additions to the outputs of the views and the watermark that it leaves. A microbatch
+    /// after which a view cannot be computed fails. `is_last`: no other file is waiting.
     pub fn advance(
         &self,
         ledger: &Ledger,
@@ -286,8 +285,8 @@ impl Views {
         late::leave_out(prepared, &tapped.late, verdicts, self.late, step.staging)
     }
 
-    /// What one microbatch changes in each view, and what is to be told of them; `told` is so already. A
-    /// view whose windows cannot be closed is stopped.
+    /// Computes the changes of one microbatch in each view, and the messages about them; those in `told` are
+    /// known already. A view whose windows cannot be closed is stopped.
     fn step(
         &self,
         step: &Step<'_>,

@@ -1,4 +1,4 @@
-//! What a worker does with one block: decode, transform, encode.
+//! The work on one block: decode, transform, encode.
 
 use arrow_array::{Int64Array, RecordBatch};
 
@@ -40,7 +40,7 @@ pub struct Worked {
     pub paused: bool,
 }
 
-/// What becomes of the records of a block: written in this format.
+/// Everything a worker needs to turn a block into bytes of the output format.
 #[derive(Clone, Copy)]
 pub struct Work<'a> {
     pub decoder: &'a Decoder,
@@ -55,7 +55,7 @@ pub struct Work<'a> {
     pub keeps: bool,
     /// The records are wanted besides their bytes.
     pub taps: bool,
-    /// What the records are judged by, where event time matters.
+    /// The judge of the records, where event time matters.
     pub judge: Option<&'a Judge>,
 }
 
@@ -182,7 +182,7 @@ fn relative(lines: &Int64Array, before: u64) -> Vec<u64> {
     lines.values().iter().map(|line| line.cast_unsigned().saturating_sub(before)).collect()
 }
 
-/// What it means that a query failed: the file is bad, unless the disk is.
+/// Classifies an error of a query: the file is bad, unless the disk is at fault.
 pub fn failure(problem: engine::Problem) -> Failure {
     if problem.transient {
         Failure::Transient(problem.into())

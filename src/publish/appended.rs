@@ -23,12 +23,12 @@ pub struct Appended {
     path: PathBuf,
     dir: Dir,
     name: OsString,
-    /// What each generation begins with.
+    /// The header of each generation.
     header: Vec<u8>,
     file: Option<File>,
     /// The generation that is continued.
     generation: u64,
-    /// What is known of its file.
+    /// The file as it was seen last.
     known: Option<OutputFile>,
     /// The same as the ledger has been told.
     told: Option<OutputFile>,
@@ -150,7 +150,7 @@ impl Appended {
         )))
     }
 
-    /// What the ledger knows of the file that is to be continued.
+    /// Takes over what the ledger knows of the file that is continued.
     pub fn remember(&mut self, file: Option<OutputFile>) {
         (self.known, self.told) = (file, file);
         self.generation = file.map_or(0, |file| file.generation);
@@ -286,8 +286,8 @@ impl Appended {
         Ok(())
     }
 
-    /// What is not durable in a file that was taken away is durable in the ledger, but from now on
-    /// nothing will write it again: so it has to be made durable here.
+    /// Syncs a file that was taken away. Its last bytes are durable in the ledger alone, and nothing will
+    /// write them again.
     fn leave_file(&mut self) -> Result<()> {
         if let Some(file) = self.file.take().filter(|_| self.unsynced) {
             durable::sync_data(&file, &self.path, "output")?;
@@ -296,7 +296,7 @@ impl Appended {
         Ok(())
     }
 
-    /// What its path leads to; it is open after this, if it is there.
+    /// The file at its path; after this it is open, if it is there.
     fn look(&mut self) -> Result<Option<Found>> {
         let Some(there) = self.dir.stat(&self.name)? else {
             self.leave_file()?;
@@ -453,7 +453,7 @@ impl Appended {
         self.verify(span.at.end, span.addition.length, span.addition.checksum)
     }
 
-    /// What the output ends in must be what the ledger remembers.
+    /// Checks that the output ends in the bytes that the ledger remembers.
     fn verify_end(&self, target: Target, ledger: &Ledger, position: Position) -> Result<()> {
         match ledger.last_span(target, position)? {
             Some((start, length, checksum)) if length <= VERIFIED_BYTES => {

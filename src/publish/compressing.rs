@@ -31,7 +31,7 @@ pub enum Compress {
 }
 
 impl Compress {
-    /// What is put behind the name of the plain file.
+    /// The suffix after the name of the plain file.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Gzip => ".gz",
@@ -76,7 +76,7 @@ fn temporary(plain: &OsStr, how: Compress) -> OsString {
     name
 }
 
-/// What the plain file is called while the compressed one takes its place.
+/// The hidden name of the plain file while the compressed one takes its place.
 pub fn hidden(plain: &OsStr) -> OsString {
     let mut name = OsString::from(".");
     name.push(with(plain, ".spoolmill-closed"));

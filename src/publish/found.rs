@@ -1,4 +1,4 @@
-//! What is under the path of an output, held against what the ledger knows.
+//! Compares the file at the path of an output with the ledger.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -11,7 +11,7 @@ use crate::microbatch::Position;
 /// Bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// What is under the path of an output.
+/// The file at the path of an output.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub length: u64,

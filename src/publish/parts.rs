@@ -13,8 +13,7 @@ use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Owed, Payload};
 
-/// What the names begin with under which files wait. Readers of such folders leave out what begins
-/// with a dot.
+/// Prefix of the names of waiting files. Readers of such folders skip names that begin with a dot.
 pub const WAITING: &str = ".spoolmill-wait-";
 
 /// Says whose files wait here: it holds the path of the state directory. A file that waits no more

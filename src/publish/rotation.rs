@@ -61,7 +61,7 @@ pub struct Rotation {
     renamed: Option<u64>,
     /// A compression is to be broken off.
     stop: Arc<AtomicBool>,
-    /// What was closed is looked at then, whether it is still to be kept.
+    /// The next check of closed files against `keep`.
     prune_at: Option<Instant>,
     /// Bytes of what is kept, once they are counted.
     kept_bytes: Option<u64>,

@@ -1,4 +1,4 @@
-//! What a job makes of its whole output when it ends.
+//! Final queries over the whole output, when the job ends.
 //!
 //! Invariants: the output is read back as it was written, and the result takes the place of the
 //! one before as a whole, or not at all.

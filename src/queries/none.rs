@@ -88,7 +88,7 @@ impl Queries {
         Ok(Views::default())
     }
 
-    /// What makes nothing.
+    /// A tap that makes nothing.
     pub fn tap(&self, _judge: Option<Arc<Judge>>) -> Tap {
         Tap {}
     }

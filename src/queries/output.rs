@@ -56,7 +56,7 @@ pub fn written<'a>(
     Ok(Framer::bounded(file, framing, u64::MAX).into())
 }
 
-/// What reads the output, and passes its records on as they are.
+/// A flow that reads the output and passes its records on unchanged.
 pub fn flow<'a>(
     config: &'a Config,
     decode: &'a decode::Format,

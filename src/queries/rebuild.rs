@@ -22,7 +22,7 @@ use crate::publish::rotation;
 use crate::pulse::Pulse;
 use crate::record::Reject;
 
-/// What the whole output is to a view.
+/// Reads the whole output for a view.
 pub fn read(
     config: &Config,
     definition: &Definition,

@@ -47,7 +47,7 @@ struct Reference {
     settling: Option<(Stamp, Instant)>,
 }
 
-/// What tells one version of a table's file from another.
+/// Tells one version of a table's file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,

@@ -52,7 +52,7 @@ const NAMES: [(&str, Type); 10] = [
 ];
 
 impl Type {
-    /// What it is in Arrow.
+    /// The type in Arrow.
     pub fn data_type(self) -> DataType {
         match self {
             Self::Bigint => DataType::Int64,

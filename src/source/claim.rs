@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of the list that are read: hundreds of jobs.
 const LIST_MAX: u64 = 256 * 1024;
 
-/// What a job takes, as it is listed.
+/// The entry of a job in the list: the files it takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimant {
     /// The job file.

@@ -1,4 +1,4 @@
-//! What patterns of names have in common: two jobs on one folder must not take the same file.
+//! Overlap of patterns of names: two jobs on one folder must not take the same file.
 //!
 //! Invariants: the patterns are those of `input.pattern`, held against file names, which have no
 //! slash. The answer is exact, by the subset construction over all patterns at once (Rabin and Scott,

@@ -27,7 +27,7 @@ impl InHand {
         self.files.insert(file);
     }
 
-    /// What was taken under this name is done with.
+    /// The input taken under this name is done.
     pub fn let_go(&mut self, name: &OsStr) {
         for file in self.names.remove(name).unwrap_or_default() {
             self.files.remove(&file);

@@ -22,7 +22,7 @@ pub struct Input {
     pub key: Key,
     /// The file, open for reading.
     pub file: File,
-    /// What it was when it was found complete.
+    /// Its stamp when it was found complete.
     pub stamp: Stamp,
     /// True when it may no longer be taken for still arriving.
     pub grace_over: bool,
@@ -42,7 +42,7 @@ impl Input {
     }
 }
 
-/// What looking a name up gave.
+/// The result of looking up a name.
 #[derive(Debug)]
 pub enum Found {
     /// A regular file, open.
@@ -119,7 +119,7 @@ pub fn is_regular(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// What the lease says about writers.
+/// The answer of the lease about writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writers {
     /// Nobody has the file open for writing.

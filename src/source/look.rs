@@ -104,7 +104,7 @@ impl Source {
         }
     }
 
-    /// What a stat alone can say against taking the file.
+    /// Reasons against taking the file that its status alone shows.
     pub(super) fn not_yet(
         &self,
         name: &OsStr,
@@ -156,7 +156,7 @@ impl Source {
         can
     }
 
-    /// What the open file says against taking it.
+    /// Reasons against taking the file that need it open.
     pub(super) fn unmet(
         &self,
         name: &OsStr,

@@ -84,7 +84,7 @@ pub struct Source {
     only_reads: bool,
     /// Names whose marker is there without them.
     orphans: HashSet<Box<OsStr>>,
-    /// What the job is listed as among those of the folder, and its place there.
+    /// The job's entry in the list of jobs on the folder.
     claimant: Option<Claimant>,
     failed: u64,
     claim: Option<Claim>,

@@ -74,7 +74,7 @@ const IN_HAND: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Waiting {
     key: Key,
-    /// What it was when it was last looked at.
+    /// Its stamp when it was last looked at.
     pub stamp: Stamp,
     /// Since when it has been that.
     pub since: Instant,
@@ -201,7 +201,7 @@ impl Queue {
         Some((key, waiting))
     }
 
-    /// What was popped is due again.
+    /// Makes a popped file due again.
     pub fn put_back(&mut self, key: Key) {
         self.due_now.insert(key);
     }

@@ -130,7 +130,7 @@ pub struct Rules {
     pub complete: Option<Complete>,
     /// How long a truncated compressed file may still be arriving.
     pub incomplete_grace: Duration,
-    /// What a file with more than one name is.
+    /// How a file with several hard links is treated.
     pub hard_links: HardLinks,
     /// The record that ends the job; it completes a file under `lines`.
     pub end_marker: Option<Vec<u8>>,
@@ -187,7 +187,7 @@ impl Rules {
     }
 }
 
-/// What is said of names that are never inputs: hidden, our own, or unfinished.
+/// Why a name is never an input: hidden, our own, or unfinished.
 fn reserved(name: &OsStr) -> Option<&'static str> {
     let name = name.as_bytes();
     if name.starts_with(b".") {

@@ -15,7 +15,7 @@ pub enum Standing {
     Never(&'static str),
     /// There is nothing under this name.
     Gone,
-    /// What is there is no regular file.
+    /// It is no regular file.
     NoFile,
     /// It waits for this, for so long if time alone can help.
     Waiting(Why, Option<Duration>),

@@ -1,5 +1,4 @@
-//! What waits in the drop folder, counted from outside, within a time that does not depend on how much
-//! that is.
+//! Counts the waiting files in a drop folder from outside, within a bounded time.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +15,7 @@ use super::{Source, archive};
 /// Names between two looks at the clock.
 const STRIDE: u64 = 64;
 
-/// What is in a drop folder.
+/// The files in a drop folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Survey {
     /// Files that are to be taken, now or when they are complete.

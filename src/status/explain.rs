@@ -1,4 +1,4 @@
-//! What has become of a file, or why it is not taken yet.
+//! Explains the fate of a file, or why it is not taken yet.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -73,7 +73,7 @@ pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
     Ok(Explained { name, now, history })
 }
 
-/// What became of the newest file of a name, and where it is now.
+/// The outcome of the newest file of a name, and its present place.
 fn became(
     config: &Config,
     look: &Look,

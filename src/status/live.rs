@@ -1,4 +1,4 @@
-//! What only the running daemon knows, left where others can read it.
+//! The status file: facts that only the running daemon knows.
 //!
 //! Invariants: it is written in place, as one page, without an fsync: it is worth nothing after a
 //! crash but for the last error. Whoever reads it asks the kernel whether the daemon runs.
@@ -24,7 +24,7 @@ const TEXT_MAX: usize = 1024;
 /// Least time between two writes.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What the daemon is doing.
+/// The current activity of the daemon.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Live {
@@ -55,13 +55,12 @@ pub struct Live {
 pub struct Trouble {
     /// In milliseconds since 1970.
     pub at_ms: i64,
-    /// What went wrong.
+    /// The error.
     pub error: String,
 }
 
 impl Live {
-    /// What the last daemon left in this state directory; what is known without one, if it left
-    /// nothing.
+    /// The status file of the last daemon in this state directory; the defaults if there is none.
     pub fn read(state: &Path) -> Self {
         let read = || -> Option<Self> {
             let mut page = [0; PAGE];

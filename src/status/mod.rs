@@ -38,7 +38,7 @@ const GROUPS_MAX: u64 = 100_000;
 pub struct RemovedView {
     /// Its name.
     pub name: String,
-    /// What the ledger keeps of it.
+    /// Bytes of its state in the ledger.
     pub bytes: u64,
     /// There is more, which was not looked at.
     pub more: bool,
@@ -60,7 +60,7 @@ pub struct Status {
     pub started_ms: Option<i64>,
     /// Why it pauses, while it does.
     pub paused: Option<String>,
-    /// What waits; missing where the drop folder cannot be read.
+    /// Waiting files; missing where the drop folder cannot be read.
     pub pending: Option<Pending>,
     /// The next file in order, while there is one and the daemon runs.
     pub next: Option<String>,
@@ -95,7 +95,7 @@ pub struct Status {
     pub last_error: Option<Trouble>,
 }
 
-/// What waits in the drop folder.
+/// The waiting files in the drop folder.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Pending {
     /// Files that are to be taken, now or when they are complete.
@@ -112,7 +112,7 @@ pub struct Pending {
     pub at_least: bool,
 }
 
-/// What came through in some time.
+/// Throughput over a period.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Flow {
     /// How long that was, in seconds; missing for all time.
@@ -204,7 +204,7 @@ impl Status {
     }
 }
 
-/// What came in the last sixty seconds.
+/// Throughput of the last sixty seconds.
 fn last_minute(look: &Look, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> {
     match look.recent(now_ms - MINUTE_MS, COUNTED_MAX)? {
         Some(tally) => Ok(Flow::of(tally, Some(60.0))),
@@ -212,7 +212,7 @@ fn last_minute(look: &Look, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> 
     }
 }
 
-/// What came since the beginning of the minute that was `minutes` ago.
+/// Throughput since the beginning of the minute that was `minutes` ago.
 fn since(look: &Look, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Result<Flow> {
     let from = now_ms.div_euclid(MINUTE_MS) - minutes;
     let tally = total.since(&look.tally(from - 1)?);
@@ -236,7 +236,7 @@ fn open_source(config: &Config) -> anyhow::Result<Source> {
     Ok(Source::open(&directory, config.rules.clone(), true, shares_clock, compression::plain)?)
 }
 
-/// What the survey has seen; the running daemon knows of all files, but not how large they are.
+/// The files that the survey has seen; the running daemon knows of all files, but not their sizes.
 fn pending(survey: Survey, live: Option<&Live>) -> Pending {
     let mut pending = Pending {
         files: survey.files,

@@ -22,7 +22,7 @@ use crate::telemetry::escaped;
 /// Microbatches of one name that are looked at, the newest, for whose file stands under it.
 const NAMED: u64 = 16;
 
-/// What an audit has looked at.
+/// The amount that an audit has checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Looked {
     /// Microbatches.
@@ -35,13 +35,13 @@ pub struct Looked {
     pub gone: u64,
 }
 
-/// What to look at, and whom to tell.
+/// An audit under way.
 pub struct Audit<'a> {
     config: &'a Config,
     /// Read the archived inputs, too.
     deep: bool,
     found: &'a mut dyn FnMut(&str),
-    /// What was found of the target at hand, to be told when it is known to mean something.
+    /// Findings about the current target, reported once they are known to matter.
     of_target: Vec<String>,
     in_target: bool,
     looked: Looked,
@@ -152,8 +152,8 @@ impl Audit<'_> {
         self.drop_if_outdated(row)
     }
 
-    /// What was found of a target means nothing when another generation has begun meanwhile: it may have
-    /// been held against the file of the next one.
+    /// Drops the findings about a target if another generation has begun meanwhile: they may be about the
+    /// next file.
     fn drop_if_outdated(&mut self, row: &TargetRow) -> anyhow::Result<()> {
         let found = std::mem::take(&mut self.of_target);
         if !found.is_empty() {

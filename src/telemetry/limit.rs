@@ -20,7 +20,7 @@ const LINES_MAX: u32 = 50;
 /// Lines are counted anew after so long.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What was told of one cause lately.
+/// The recent lines about one cause.
 struct Told {
     since: Instant,
     lines: u32,
@@ -79,7 +79,7 @@ pub fn tell_left_out(all: bool) {
     }
 }
 
-/// What an event says, without its fields.
+/// The message of an event, without its fields.
 fn message(event: &Event<'_>) -> String {
     struct Message(String);
     impl Visit for Message {

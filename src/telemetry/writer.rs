@@ -15,7 +15,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// No waiting.
 const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// What a pipe takes at once without waiting, when it takes anything (`PIPE_BUF` of limits.h).
+/// Bytes that a writable pipe takes at once without waiting (`PIPE_BUF` of limits.h).
 const PIECE: usize = 4096;
 
 /// Lines that were left out since the last one that was taken.

@@ -140,7 +140,7 @@ impl Command {
             .with_context(|| format!("start {program}"))
     }
 
-    /// What a command knows of the world: nothing of systemd's sockets, nor of anybody's secrets.
+    /// The environment of a command, without systemd's sockets and anybody's secrets.
     fn environment(&self, about: About<'_>) -> Vec<(OsString, OsString)> {
         let is_passed = |name: &OsStr| {
             let name = name.as_encoded_bytes();
@@ -273,7 +273,7 @@ fn inode_of(pipe: Option<&ChildStdin>) -> u64 {
     pipe.and_then(|pipe| rustix::fs::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)
 }
 
-/// What the exit status means.
+/// Classifies the exit status.
 fn judge(command: &Command, status: ExitStatus, tail: &[u8]) -> Result<()> {
     let how = match (status.code(), status.signal()) {
         (Some(0), _) => return Ok(()),

@@ -1,4 +1,4 @@
-//! What the records of a sample seem to be of.
+//! Infers columns and types from the records of a sample.
 //!
 //! Invariants: a type is guessed only when the input's own decoder takes every value that was seen
 //! as it, and no value loses anything: `01234` is a text. Records that the job would reject tell nothing.
@@ -16,7 +16,7 @@ use crate::record::columns::{Columns, DECIMAL_DIGITS_MAX, Type};
 /// Records of a sample that are looked at.
 const RECORDS: usize = 100_000;
 
-/// What may stand between two fields when it is not what the name of the file says.
+/// Delimiters to try besides the one that the file name suggests.
 const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
 /// The types that are guessed: of those that fit all values, the first is the column's.
@@ -29,7 +29,7 @@ const TYPES: [Type; 6] = [
     Type::Timestamp,
 ];
 
-/// What the values of a column may be.
+/// The types that all values of a column fit so far.
 #[derive(Clone, Copy, Default)]
 struct Guess {
     /// A value was seen that tells.

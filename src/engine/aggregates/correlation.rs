@@ -18,7 +18,7 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::{each_alone, is_wanted, lost};
 
-/// What is known of the pairs of one group.
+/// The running sums over the pairs of one group.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pairs {
     count: i64,

@@ -17,7 +17,7 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::{counted, each_alone, lost};
 
-/// What the doubles of a group are asked for.
+/// The aggregate over the doubles of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Sum,
@@ -56,7 +56,7 @@ impl Doubles {
     }
 }
 
-/// What the sum of two numbers has lost.
+/// The rounding error of the sum of two numbers.
 pub(super) fn lost_in(one: f64, other: f64, sum: f64) -> f64 {
     let of_other = sum - one;
     (one - (sum - of_other)) + (other - of_other)

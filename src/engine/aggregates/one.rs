@@ -68,7 +68,7 @@ impl Accumulator for One {
     }
 }
 
-/// What is made of each value once, however often it comes. The engine keeps the values.
+/// An aggregate over distinct values. The engine keeps the values.
 pub(super) struct Distinct {
     inner: Box<dyn Accumulator>,
     of: Exclusive,

@@ -48,7 +48,7 @@ pub struct Doubts {
     /// The groups with the times of the records, one record behind the other.
     keys: Rows,
     of: Vec<Doubt>,
-    /// What they may have missed.
+    /// The watermark below which they may have missed records.
     mark: Option<i64>,
 }
 

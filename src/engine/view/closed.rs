@@ -1,4 +1,4 @@
-//! What a view of sessions remembers of those that it has closed.
+//! Closed sessions that a view remembers.
 //!
 //! Invariants: for each group the end of its last closed session is known as long as a record could
 //! reach back to it. That is while the group has an open session, which late records may join from behind;
@@ -9,8 +9,8 @@ use super::merge::{end_key, end_of};
 use super::sessions::{has_open, session_group};
 use super::{Entries, Store};
 
-/// What the keys begin with: of the last end of each group, and of the rows under these ends. All of them
-/// are before those of the sessions themselves.
+/// Prefixes of the keys of the last end of each group, and of the rows under these ends. They all sort before
+/// the keys of the sessions themselves.
 const OF_GROUP: u8 = b'c';
 const OF_END: u8 = b'd';
 

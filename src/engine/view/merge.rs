@@ -105,7 +105,7 @@ impl View {
         if other.len() == new.len() { Ok(new) } else { new.only(&other) }
     }
 
-    /// What the functions give for each group, in bytes that can be compared.
+    /// The results of the functions for each group, as bytes that can be compared.
     fn values_of(&self, states: &States) -> Fallible<Vec<Vec<u8>>> {
         let groups = self.groups_of(states)?;
         let values = groups.columns().get(self.keys..).unwrap_or_default();

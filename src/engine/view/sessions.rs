@@ -21,7 +21,7 @@ use crate::engine::bounds::Windowed;
 use crate::engine::rows::Rows;
 use crate::engine::{Problem, state};
 
-/// What the keys of sessions begin with, and those of the rows under their ends.
+/// Prefixes of the keys of sessions, and of the rows under their ends.
 const OF_GROUP: u8 = b'g';
 const OF_END: u8 = b'e';
 
@@ -111,9 +111,9 @@ fn sessions<S: Store>(
     Ok((sessions, late.rows))
 }
 
-/// What is late.
+/// Decides which records are late.
 struct Late {
-    /// What ends here or before is closed.
+    /// Sessions that end here or before are closed.
     mark: Option<i64>,
     /// Of a session that ended before this time it may not be known any more that it was closed.
     forgotten: Option<i64>,

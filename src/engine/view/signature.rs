@@ -1,4 +1,4 @@
-//! What the state of a view belongs to.
+//! The signature that the state of a view belongs to.
 //!
 //! Invariants: a state goes on under every text that says the same to SQL, whatever its comments, line
 //! ends and capitals.
@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::Asked;
 
-/// What stands behind the query.
+/// Separates the query from the mode.
 const MODE: &str = "\nmode ";
 const COMPLETE: &str = "complete";
 const EVENT_TIME: &str = "event time ";

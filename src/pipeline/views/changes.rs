@@ -1,4 +1,4 @@
-//! What microbatches change in the states of a view.
+//! Changes of microbatches to the states of a view.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ impl Changes {
         self.many.is_empty() && self.few.is_empty()
     }
 
-    /// What was put under this key, if it was changed.
+    /// The state stored under this key, if it was changed.
     #[expect(clippy::option_option, reason = "put, removed, or not changed")]
     pub fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
         if let Some(changed) = self.few.get(key) {
@@ -71,7 +71,7 @@ impl Changes {
         self.few.extend(later.map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))));
     }
 
-    /// What was put, where it came at once and nothing else did.
+    /// The states, if they came all at once and nothing else did.
     pub fn only_many(&self) -> Option<&Entries> {
         self.few.is_empty().then_some(&self.many)
     }
@@ -129,7 +129,7 @@ mod tests {
             .prop_map(|(alike, rest)| [vec![7; alike], rest].concat())
     }
 
-    /// What is changed one after the other: many states, then single ones.
+    /// Changes in order: many states at once, then single ones.
     type Step = (std::collections::BTreeSet<Vec<u8>>, Vec<(Vec<u8>, Option<u8>)>);
 
     fn step() -> impl Strategy<Value = Step> {

@@ -1,4 +1,4 @@
-//! What records are judged by.
+//! The judge of records by event time.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// What records are judged by: with the clock `now_ms` milliseconds after 1970, or as it is.
+    /// The judge of records, with the clock at `now_ms` milliseconds after 1970, or as it is.
     pub fn judge(&self, now_ms: Option<i64>, marks: Marks) -> Arc<Judge> {
         let now = now_ms.map(|now_ms| now_ms.saturating_mul(1000));
         Arc::new(Judge::new(&self.event_time, self.column, now, marks))
     }
 
-    /// What follows from a watermark for views that have closed windows up to these ends.
+    /// The marks that follow from a watermark for views that have closed windows up to these ends.
     pub fn marks<'a>(
         views: impl Iterator<Item = (&'a Definition, Option<i64>)>,
         watermark: Option<i64>,

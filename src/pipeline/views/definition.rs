@@ -55,7 +55,7 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// What the output begins with.
+    /// The header of the output.
     pub fn header(&self) -> Vec<u8> {
         self.encode.header(&self.view.schema()).unwrap_or_default()
     }
@@ -65,7 +65,7 @@ impl Definition {
         Written { path: self.path.clone(), format: self.encode.signature() }
     }
 
-    /// What it means that the view goes on from what a ledger knows of it.
+    /// Whether the view can continue from its state in the ledger, and how.
     pub fn continues(&self, known: KnownView) -> Rewritten {
         let now = Continued {
             signature: self.view.signature(),

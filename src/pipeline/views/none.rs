@@ -21,7 +21,7 @@ pub struct Views {}
 /// Partial states; there are none.
 pub type Deltas = Vec<Vec<RecordBatch>>;
 
-/// What one microbatch is to the views: nothing.
+/// The part of a microbatch that views see: nothing.
 #[derive(Debug, Default)]
 pub struct Tapped {
     /// Partial states; there are none.
@@ -43,14 +43,14 @@ impl Puts {
 #[derive(Debug, Default)]
 pub struct Results {}
 
-/// What is closed: nothing.
+/// Closed windows: none.
 #[derive(Debug, Default)]
 pub struct Closed {}
 
 /// A view that was made anew: the microbatch, the states to put, and what is settled and told with it.
 pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
-/// What a group of microbatches changes.
+/// The state changes of a group of microbatches.
 #[derive(Debug, Default)]
 pub struct Advanced {
     /// Nothing.
@@ -89,7 +89,7 @@ impl Views {
         Vec::new()
     }
 
-    /// What makes nothing.
+    /// A tap that makes nothing.
     pub fn tap(&self, _judge: Option<Arc<Judge>>) -> Tap {
         Tap {}
     }

@@ -53,7 +53,7 @@ impl Drop for Making {
     }
 }
 
-/// What became of a microbatch in a view.
+/// The outcome of a microbatch in a view.
 pub(super) struct Merged {
     /// The groups that it has changed.
     touched: States,
@@ -63,7 +63,7 @@ pub(super) struct Merged {
     left_out: Vec<LeftOut>,
 }
 
-/// What takes the bytes of a result.
+/// Takes the bytes of a result.
 type Write<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 
 impl Open {
@@ -151,7 +151,7 @@ impl Open {
         Ok(())
     }
 
-    /// What is to be told of groups that were written or left out. `before` is what is to be told already.
+    /// Messages about groups that were written or left out, besides those in `before`.
     pub(super) fn told(&self, merged: Merged, before: &[Told]) -> Vec<Told> {
         let Merged { touched, left_out, .. } = merged;
         let of_this = before.iter().filter(|told| told.view == self.id);
@@ -184,7 +184,7 @@ impl Open {
         Told { view: self.id, what }
     }
 
-    /// What is to be told of a result that leaves these groups out, if it is anything new.
+    /// New messages about a result that leaves these groups out.
     pub(super) fn told_of_result(&self, left_out: &[LeftOut]) -> Vec<Told> {
         let groups: BTreeSet<&String> = left_out.iter().map(|one| &one.group).collect();
         if groups == self.left_out.iter().collect() {

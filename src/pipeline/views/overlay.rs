@@ -13,9 +13,9 @@ pub struct Overlay<'a> {
     view: ViewId,
     /// The ledger has nothing for it.
     is_new: bool,
-    /// What the group has changed.
+    /// The changes of the group.
     group: &'a Changes,
-    /// What this microbatch has changed.
+    /// The changes of this microbatch.
     own: Changes,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Overlay<'a> {
         self.is_new
     }
 
-    /// What was changed.
+    /// The changes.
     pub fn into_changes(self) -> Changes {
         self.own
     }

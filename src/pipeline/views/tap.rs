@@ -22,7 +22,7 @@ const WAITING: usize = 8;
 /// The partial states of one microbatch, for each view.
 pub type Deltas = Vec<Vec<States>>;
 
-/// What one microbatch is to the views.
+/// The part of a microbatch that views see.
 #[derive(Debug, Default)]
 pub struct Tapped {
     /// Its partial states.

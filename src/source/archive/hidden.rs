@@ -50,8 +50,8 @@ impl Nook {
     }
 }
 
-/// What was hidden is not the committed file: it gets its name back, or where that is taken again, one
-/// under which it will be taken, or it is set aside.
+/// Returns a hidden file that is not the committed one: it gets its name back, or where that is taken again,
+/// one under which it will be taken, or it is set aside.
 pub(super) fn put_back(
     place: &Place<'_>,
     (from, hidden): (&Dir, &OsStr),

@@ -1,4 +1,4 @@
-//! What becomes of an input after its commit: renamed, moved, deleted or set aside.
+//! The archive step after a commit: an input is renamed, moved, deleted or set aside.
 //!
 //! Invariants:
 //! - No step overwrites a file, and every step may be repeated, after a crash too.
@@ -56,7 +56,7 @@ pub enum Action {
     Delete,
 }
 
-/// What an input came to.
+/// The outcome for an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// It was processed.
@@ -76,11 +76,11 @@ pub struct Debt {
     pub home: Option<Home>,
     /// Its microbatch's sequence number.
     pub sequence: u64,
-    /// What it came to.
+    /// Its outcome.
     pub fate: Fate,
 }
 
-/// What archiving found.
+/// The result of an archive step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Archived {
     /// The file is where it belongs, under this name.

@@ -13,7 +13,7 @@ use crate::source::rules::{FAILED, PROCESSED, shortened};
 /// How many names are tried for an archived file before giving up.
 const NAMES_TRIED: u32 = 1000;
 
-/// What the hidden names begin with that files have between their own name and the archive.
+/// Prefix of the hidden names between a file's own name and the archive.
 pub const HIDDEN: &str = ".spoolmill-done-";
 
 /// The hidden name of the input of a microbatch. The inode tells the files of two jobs apart that share

@@ -1,4 +1,4 @@
-//! What stands beside a file that was set aside, and what came to a file after its archive.
+//! Reports beside failed files, and bytes that came to a file after its archive.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,7 +12,7 @@ use crate::source::input::{self, Found};
 use crate::source::rules::{FAILED, shortened};
 use crate::source::stamp::Stamp;
 
-/// What the report of a file that was set aside ends in.
+/// Suffix of the report of a failed file.
 pub const REPORT_SUFFIX: &str = ".error.json";
 
 /// How many temporary names are tried: somebody may have made directories of these names.

@@ -84,7 +84,7 @@ impl Touched {
         }
     }
 
-    /// What another thread has renamed.
+    /// Adds the renames of another thread.
     pub fn merge(&mut self, other: Self) {
         self.dirs.extend(other.dirs);
         self.folder |= other.folder;

@@ -1,4 +1,4 @@
-//! What a command has started and left running.
+//! Processes that a command has started and left running.
 //!
 //! Invariants: whatever a command starts becomes a child of this process when its own parent ends, also
 //! where it has left the group (prctl(2), `PR_SET_CHILD_SUBREAPER`). So it can be found, ended and reaped, as
@@ -97,7 +97,7 @@ impl Family {
     }
 }
 
-/// What has outlived its parents, and what that has started.
+/// Processes that have outlived their parents, with all their descendants.
 fn left() -> Vec<Pid> {
     let mut left = strays();
     let mut at = 0;

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// What goes through the pipes of a command, and whether they are given up.
+/// Counters of the pipes of a command, and whether they are given up.
 #[derive(Default)]
 pub struct Flow {
     /// Bytes moved, in either direction.
     pub moved: AtomicU64,
-    /// What still holds the other ends has left the group, and nothing more is expected of it.
+    /// Only processes outside the group still hold the other ends; nothing more is expected of them.
     pub given_up: AtomicBool,
     /// All of its input is written, or nobody reads it any more.
     pub fed: AtomicBool,

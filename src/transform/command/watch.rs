@@ -159,7 +159,7 @@ impl<'a> Watch<'a> {
         if self.has_exited() { GRACE / 20 } else { GRACE }
     }
 
-    /// What is said of a limit that has passed.
+    /// The message about a limit that has passed.
     fn overrun(&self, spent: &Spent) -> Option<String> {
         let Command { timeout, idle_timeout, .. } = self.command;
         let has_exited = self.has_exited();
