@@ -53,7 +53,7 @@ fn write_numbers(path: &Path, count: u64, below: f64) {
     out.into_inner().unwrap().sync_all().unwrap();
 }
 
-/// Numbers below 20: most have at most sixteen digits behind the point.
+/// Numbers below 20: most have at most sixteen digits after the point.
 fn throughput() {
     one_file(20.0);
 }

@@ -44,7 +44,7 @@ fn verb(job: &Job, arguments: &[&str]) -> f64 {
     median(times.collect())
 }
 
-/// Milliseconds that a page takes, the median of some requests so far apart that each is made anew.
+/// Milliseconds that a page takes, the median of some requests so far apart that each is rebuilt.
 fn page(address: &str, path: &str) -> f64 {
     let times = (0..5).map(|_| {
         std::thread::sleep(Duration::from_millis(1100));

@@ -65,7 +65,7 @@ pub enum Wake {
     Signal,
 }
 
-/// When the daemon ends by itself.
+/// When the daemon ends without a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// Never, but for an end marker.
@@ -76,7 +76,7 @@ pub enum Until {
 
 /// Everything a daemon needs besides its job.
 pub struct Setting {
-    /// When it ends by itself.
+    /// When it ends without a signal.
     pub until: Until,
     /// The events that wake it, and the sender for them.
     pub wakes: (SyncSender<Wake>, Receiver<Wake>),
@@ -86,7 +86,7 @@ pub struct Setting {
     pub started_ms: i64,
     /// Where HTTP is served.
     pub listens: Option<String>,
-    /// The configuration in use, for whoever looks.
+    /// The configuration in use, for other threads to read.
     pub shown: Arc<Mutex<Config>>,
 }
 
@@ -154,7 +154,7 @@ fn not_reloaded(error: &anyhow::Error) {
     tracing::error!(error = %format!("{error:#}"), "the configuration was not reloaded");
 }
 
-/// Forgets what these views of a job have kept, so that they are made anew when it runs.
+/// Forgets the states of these views of a job, so that they are rebuilt when it runs.
 pub fn reset_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
     let _locks = opening::locks(&config.state, &[]).map_err(Failure::into_error)?;
     let queries = opening::open_queries(config)?;
@@ -171,7 +171,7 @@ pub fn forget_views(config: &Config, names: &[String]) -> anyhow::Result<()> {
         if config.view_names().any(|view| view == name) {
             return refused(format!(
                 "--forget-view: `{name}` is a view of the job: take it out of the job file first, or make it \
-                 anew with --reset-view"
+                 again with --reset-view"
             ));
         }
         if !ledger.forget_view(name).map_err(Failure::into_error)? {
@@ -465,7 +465,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// A folder that was replaced is watched anew.
+    /// A folder that was replaced is watched again.
     fn watch_again(&mut self) {
         let identity = self.job.source.folder_identity();
         if self.watch.is_none() || identity == self.watched {

@@ -102,7 +102,7 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
 }
 
 /// Creates the directory `path` with the mode of what it stands for, but that nobody else may write to it; the
-/// one above it is there. It belongs to whoever creates it: what is put there is not for others to redirect.
+/// one above it is there. It belongs to its creator: what is put there is not for others to redirect.
 pub fn create_dir_like(path: &Path, like: Option<Likeness>) -> Result<()> {
     let Some(like) = like.filter(|_| !path.is_dir()) else { return create_dir_all(path) };
     create_private_dir(path)?;

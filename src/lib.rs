@@ -110,7 +110,7 @@
 //! everything so far; *state*: what it keeps of one group. *Window*: a span of event time by which
 //! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came
 //! after what it belongs to was closed. *Left out*: a group whose row cannot be computed. *Stopped*: a view
-//! that sees nothing more until it is made anew. *Generation*: one life of an output file, until it is rotated
+//! that sees nothing more until it is rebuilt. *Generation*: one life of an output file, until it is rotated
 //! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file.
 //! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an
 //! earlier one. *Requeue*: to put a file back that was set aside, or take a processed one again. *Tally*:

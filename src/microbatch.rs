@@ -120,7 +120,7 @@ impl Microbatch {
         }
     }
 
-    /// One that no file made: the clock closed windows, or a view was made anew.
+    /// One that no file made: the clock closed windows, or a view was rebuilt.
     pub fn without_input(at_ms: i64) -> Self {
         let identity = Identity { inode: 0, size: 0, modified_ns: 0, hash: [0; 32] };
         Self::empty(OsString::new(), identity, at_ms)

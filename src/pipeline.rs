@@ -136,8 +136,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Makes the next view anew that owes it, of what `read` makes of the whole output for it: what
-    /// had been appended for it is set aside. False when there is none.
+    /// Rebuilds the next view that needs it, from the whole output as `read` returns it; its earlier output
+    /// is set aside. False when there is none.
     pub fn rebuild_view(
         &mut self,
         staging: &StagingArea,

@@ -212,7 +212,7 @@ impl Queries {
         Tap::new(std::iter::empty(), judge)
     }
 
-    /// Forgets what these views have kept: the next start makes them anew. One that is not in the job any
+    /// Forgets what these views have kept: the next start rebuilds them. One that is not in the job any
     /// more is removed.
     pub fn reset_views(
         &self,
@@ -261,7 +261,7 @@ impl Queries {
             both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
         let output = config.output.as_deref();
         let output = output.ok_or_else(|| Failure::fatal("the job has no output"))?;
-        tracing::info!(view = definition.name, "is made anew from the output");
+        tracing::info!(view = definition.name, "is rebuilt from the output");
         let judge = self.judge();
         rebuild::read(config, definition, schema, judge, (closed, output), pulse)
     }
@@ -289,7 +289,7 @@ impl Queries {
         });
     }
 
-    /// Makes the final results of the output at `path`, each in place of what was there.
+    /// Makes the final results of the output at `path`, each replacing the file that was there.
     pub fn finish(&self, config: &Config, path: &Path, pulse: &Pulse) -> anyhow::Result<()> {
         for made in &self.finals {
             let place = made.path.display();

@@ -34,7 +34,7 @@ pub struct StagingArea {
 }
 
 impl StagingArea {
-    /// Uses `dir`, and no name with this prefix below `first`; it leaves so many bytes free.
+    /// Uses `dir`, and no name with this prefix below `first`; it leaves `min_free` bytes free.
     pub fn new(dir: Dir, prefix: &'static str, first: u64, min_free: u64) -> Self {
         Self { dir, prefix, next: AtomicU64::new(first), min_free }
     }

@@ -133,7 +133,7 @@ pub fn report(error: &anyhow::Error) {
             let now = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
             serde_json::json!({ "timestamp": now, "level": "ERROR", "message": text }).to_string()
         }
-        // A line of the journal is one message: what stands behind a line end would be another.
+        // A line of the journal is one message: what comes after a line end would be another.
         Some(Form::Journal) => format!("<3>{}", text.replace('\n', "\n<3>")),
         Some(Form::Text) | None => format!("spoolmill: {text}"),
     };

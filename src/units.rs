@@ -24,7 +24,7 @@ pub enum Keep {
 }
 
 impl Span {
-    /// So many seconds.
+    /// A duration of whole seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }

@@ -291,7 +291,7 @@ fn a_file_that_changed_before_its_archive_is_told_at_the_next_start() {
     child.wait().unwrap();
     appender(&spool, "a").write_all(b"2\n").unwrap();
     spool.run_once();
-    // One of the two: taken anew as a file of its own, or its rest set aside.
+    // One of the two: taken again as a file of its own, or its rest set aside.
     let all = format!("{}{}", spool.output(), spool.read("in/failed-a"));
     assert!(all.starts_with("1\n") && all.ends_with("2\n"), "{all} {:?}", spool.names());
     assert!(!spool.names().contains("a"), "{:?}", spool.names());

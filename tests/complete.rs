@@ -23,7 +23,7 @@ fn a_file_written_in_place_settles_first() {
     let daemon = spool.start();
     let mut file = File::create(spool.input("a")).unwrap();
     let begun = Instant::now();
-    // Each write begins the wait anew; the file is closed and opened again between them.
+    // Each write begins the wait again; the file is closed and opened again between them.
     for line in ["1\n", "2\n", "3\n"] {
         file.write_all(line.as_bytes()).unwrap();
         drop(file);

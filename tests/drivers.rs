@@ -142,7 +142,7 @@ fn a_batch_ends_at_the_end_marker() {
     spool.write_file("b", "3\n");
     let output = spool.run("batch", &["in"]);
     assert_eq!(output.stdout, b"1\n");
-    assert!(spool.rejects().contains("behind the end marker"));
+    assert!(spool.rejects().contains("after the end marker"));
 }
 
 /// The ledger counts on the rejects, and on the output: a batch touches neither.

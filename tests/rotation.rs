@@ -270,7 +270,7 @@ fn a_reload_does_not_wait_for_a_compression() {
     verify(&spool);
 }
 
-/// Aborted at any durable operation, a collector takes whatever is closed, and the job is configured anew:
+/// Aborted at any durable operation, a collector takes whatever is closed, and the job is configured again:
 /// each record was in one file that could be taken, and no hidden name is left.
 #[test]
 fn a_collector_sees_each_closed_file_once_whatever_comes_between() {

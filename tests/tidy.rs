@@ -255,3 +255,31 @@ fn no_doc_comment_opens_with_what() {
         }
     }
 }
+
+/// Words that no native engineer would use, or that have a term of the field: fewer from change to change.
+#[test]
+fn no_more_words_that_read_as_translated() {
+    let words: [(&str, usize); 6] = [
+        ("anew", 0),
+        ("whoever", 3),
+        ("by itself", 0),
+        ("in place of", 0),
+        ("so many", 1),
+        ("behind", 65),
+    ];
+    for (word, most) in words {
+        let is_word = |line: &str| {
+            let line = line.to_lowercase();
+            line.match_indices(word).any(|(at, _)| {
+                let letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                let (before, after) = (&line[..at], &line[at + word.len()..]);
+                !letter(before.chars().next_back()) && !letter(after.chars().next())
+            })
+        };
+        let found: usize = sources()
+            .iter()
+            .map(|(_, text)| text.lines().filter(|line| is_word(line)).count())
+            .sum();
+        assert!(found <= most, "{word}: {found} lines, {most} before");
+    }
+}

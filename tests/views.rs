@@ -410,7 +410,7 @@ fn changes_that_are_in_place_and_those_that_are_not_are_one_state() {
     let before = spool.read("all.csv");
     fs::remove_file(spool.path("all.csv")).unwrap();
     spool.run("run", &["--once", "--reset-view", "all"]);
-    assert!(spool.read("all.csv") == before, "made anew from the output it is the same");
+    assert!(spool.read("all.csv") == before, "rebuilt from the output it is the same");
 }
 
 /// A view that is new, or has a new name, in a job that has written records holds all of them, or those from
@@ -520,7 +520,7 @@ fn what_a_removed_view_keeps_is_told_and_removed() {
     }
 }
 
-/// A result that is appended to goes on in its format, or begins anew; another place is said.
+/// A result that is appended to goes on in its format, or begins again; another place is said.
 #[test]
 fn a_view_is_written_as_before_or_says_what_changes() {
     let csv = view("v", "update", SUMS, "[view.format.csv]\n");
@@ -610,7 +610,7 @@ fn a_start_that_is_refused_changes_nothing() {
     );
 }
 
-/// An output that cannot be read back makes no view anew: that is said before anything is forgotten. Neither
+/// An output that cannot be read back rebuilds no view: that is said before anything is forgotten. Neither
 /// does a closed part that is cut short stop the job.
 #[test]
 fn what_cannot_be_read_back_stops_no_job() {
@@ -699,7 +699,7 @@ fn a_group_that_is_left_out_is_told_until_it_is_written() {
 }
 
 /// A view whose windows cannot be closed, whatever the file, is stopped; the job and its other views go on,
-/// also after a restart, until the view is made anew.
+/// also after a restart, until the view is rebuilt.
 #[test]
 fn a_view_that_no_file_is_to_blame_for_is_stopped() {
     let input = INPUT.replace("n = \"bigint\"\n", "n = \"bigint\"\nt = \"timestamp\"\n");
@@ -728,7 +728,7 @@ fn a_view_that_no_file_is_to_blame_for_is_stopped() {
     let first = "window_start,k,s\n2024-05-01 10:00:00,x,20\n";
     assert_eq!(spool.read("v.csv"), first);
     assert!(spool.read("sums.csv").ends_with("x,2,10\nx,3,15\nx,4,20\n"));
-    // The same query cannot be made anew either: no start fails for that.
+    // The same query cannot be rebuilt either: no start fails for that.
     let again = spool.run("run", &["--once", "--reset-view", "v"]);
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(troubles(&spool).0.len(), 1);

@@ -249,7 +249,7 @@ fn forget_closed(model: &mut Model, view: &View) {
     for key in model.taken.iter().map(|(key, ..)| key.clone()).collect::<BTreeSet<_>>() {
         let of_key: Vec<_> =
             model.taken.iter().filter(|(other, ..)| *other == key).cloned().collect();
-        // The sessions of one key, each by itself.
+        // The sessions of one key, each on its own.
         for record in &of_key {
             let groups = view.kind.groups(&of_key);
             let within = |line: &&String| {
@@ -405,7 +405,7 @@ fn the_end_marker_closes_all_windows_for_good() {
     spool.run_once();
     assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 2 6", "20-30 y 1 8"]);
     assert_eq!(spool.read("late.jsonl").lines().map(late_line).count(), 1);
-    // Made anew, it has closed what it had closed.
+    // Rebuilt, it has closed what it had closed.
     spool.run("run", &["--once", "--reset-view", "v"]);
     assert_eq!(results(&spool, "v"), ["00-10 x 1 1", "10-20 x 3 14", "20-30 y 1 8"]);
 }
@@ -606,7 +606,7 @@ fn a_sorted_record_that_is_late_keeps_its_line() {
     assert_eq!(late, [line(2, "y,2"), line(1, "x,1")]);
 }
 
-/// A view whose query changed is made anew from the output, and goes on.
+/// A view whose query changed is rebuilt from the output, and goes on.
 #[test]
 fn a_view_is_made_anew_from_the_output() {
     for mode in ["append", "update", "complete"] {
@@ -644,13 +644,13 @@ fn a_view_is_made_anew_from_the_output() {
             Some(aside) => assert_eq!(std::fs::read_to_string(aside.path()).unwrap(), before),
             None => assert_eq!(mode, "complete"),
         }
-        // And nothing is made anew twice.
+        // And nothing is rebuilt twice.
         spool.run_once();
         assert_eq!(results(&spool, "v").len(), found.len());
     }
 }
 
-/// A view in place of the records of a stream.
+/// A view instead of the records of a stream.
 #[test]
 fn a_stream_shows_a_view() {
     let views: String = [("closed", "append"), ("changed", "update"), ("all", "complete")]

@@ -43,7 +43,7 @@ pub struct Batch {
     job: JobFile,
     /// Files, or folders of them; `-` is standard input. Without any, the job's drop folder
     inputs: Vec<PathBuf>,
-    /// Replace this file with the output, in place of writing to standard output
+    /// Replace this file with the output, instead of writing to standard output
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Exit with 3 when a group was left out of a view

@@ -42,7 +42,7 @@ impl<Output: Write + Send, Rejects: Write + Send> Plain<Output, Rejects> {
         self.tolerance.check(counts)
     }
 
-    /// Writes what stands behind the last record.
+    /// Writes the footer after the last record.
     pub fn end(&mut self) -> Result<()> {
         let end = self.envelope.end().map_err(Failure::Bad)?;
         self.records(&end)

@@ -25,13 +25,13 @@ pub struct History {
     /// Only of files whose name, relative to the drop folder, matches this glob
     #[arg(long, value_name = "GLOB")]
     file: Option<String>,
-    /// Only what was committed at most so long ago, such as 10m or 7d
+    /// Only microbatches committed within this time, such as 10m or 7d
     #[arg(long, value_name = "DURATION")]
     since: Option<Span>,
     /// Only what came to this
     #[arg(long, value_enum, value_name = "OUTCOME")]
     outcome: Option<Wanted>,
-    /// At most so many; 0 shows all
+    /// Most entries to show; 0 shows all
     #[arg(short = 'n', long, default_value_t = SHOWN, value_name = "NUMBER")]
     limit: u64,
     /// One JSON object on each line

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the bar is drawn anew, so that rate and time left stay true while nothing moves.
+/// How often the bar is redrawn, so that rate and time left stay true while nothing moves.
 const REDRAW: Duration = Duration::from_millis(200);
 
 /// The progress bar of a batch: bytes, records, rejects, rate and time left.

@@ -139,7 +139,7 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
         "it was processed as microbatch {sequence}: its records are in the output; with --again they \
          come into it a second time"
     );
-    // Through no symbolic link: whoever may write to the drop folder is not whoever runs this.
+    // Through no symbolic link: the owner of the drop folder need not be the user who runs this.
     let folder = input::open_parent(&drop_folder, &entry.name)?;
     let folder = folder.as_ref().unwrap_or(&drop_folder);
     let name = Path::new(&entry.name).file_name().unwrap_or_default();

@@ -21,7 +21,7 @@ pub struct Run {
     /// With --once: exit with 3 when a file was set aside, a group left out of a view, or a view is stopped
     #[arg(long, requires = "once")]
     strict: bool,
-    /// Make this view anew from the whole output, before anything else; may be given several times
+    /// Rebuild this view from the whole output, before anything else; may be given several times
     #[arg(long, value_name = "NAME")]
     reset_view: Vec<String>,
     /// Remove what is kept of this view, which is not in the job any more; may be given several times

@@ -1,4 +1,4 @@
-//! A view of a stream, shown as it changes in place of the records.
+//! A view of a stream, shown as it changes instead of the records.
 //!
 //! Invariants: what comes between two pauses of the input, or a few megabytes of it, is a
 //! microbatch: it is judged by the watermark that the ones before it left. State is in memory.
@@ -142,7 +142,7 @@ impl<Output: Write + Send> Shown<Output> {
         self.show(&bytes)
     }
 
-    /// The whole result again, behind an empty line.
+    /// The whole result again, after an empty line.
     fn show_all(&mut self, ends: bool) -> Result<()> {
         if !std::mem::take(&mut self.changed) && (self.began || !ends) {
             return Ok(());

@@ -12,7 +12,7 @@ use crate::transform::command;
 
 /// Signals that do nothing: SIGIO, which the kernel sends when a writer meets our lease; SIGXFSZ, so
 /// that a file at its limit of size is an error of the write; and those that scripts for the rotation of
-/// logs send to whoever is there.
+/// logs send to any process there.
 const IGNORED: [libc::c_int; 5] =
     [libc::SIGIO, libc::SIGXFSZ, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
@@ -32,7 +32,7 @@ pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
     listen(stop, Some(reload))
 }
 
-/// How long a verb may take to end by itself.
+/// How long a verb may take to end without help.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// From now on SIGTERM, SIGINT and SIGHUP stop what works with this pulse.
@@ -63,7 +63,7 @@ pub fn stop_or_end_on_any(pulse: &Pulse) -> anyhow::Result<()> {
     listen(stop, None::<fn()>)
 }
 
-/// True for a signal that whoever has started the program lets it ignore, as nohup(1) does.
+/// True for a signal that the parent process has set to be ignored, as nohup(1) does.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

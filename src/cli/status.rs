@@ -101,7 +101,7 @@ fn told(trouble: &ViewTrouble) -> Vec<(&'static str, String)> {
     let mut told = Vec::new();
     if let Some(reason) = stopped {
         let (reason, way) = (escaped(reason.as_bytes()), format!("run --reset-view {view}"));
-        told.push(("stopped view", format!("{view}: {reason}; `{way}` makes it anew")));
+        told.push(("stopped view", format!("{view}: {reason}; `{way}` rebuilds it")));
     }
     let Some(reason) = reason else { return told };
     let reason = escaped(reason.as_bytes());

@@ -33,7 +33,7 @@ pub struct Stream {
     /// The input ends: a query may wait for that
     #[arg(long)]
     until_eof: bool,
-    /// Print this view as it changes, in place of the records
+    /// Print this view as it changes, instead of the records
     #[cfg(feature = "sql")]
     #[arg(long, value_name = "NAME")]
     view: Option<String>,

@@ -171,7 +171,7 @@ pub struct Input {
     /// A record that ends the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_marker: Option<String>,
-    /// A rule for completeness in place of `settle`.
+    /// A rule for completeness instead of `settle`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete: Option<Complete>,
     /// How bytes become records.
@@ -260,7 +260,7 @@ pub enum Compress {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rejects {
-    /// The file that bad records are appended to; the output's path with `.rejects.jsonl` behind it
+    /// The file that bad records are appended to; the output's path with the suffix `.rejects.jsonl`
     /// unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,

@@ -339,7 +339,7 @@ impl Config {
     }
 }
 
-/// The path with more behind it.
+/// The path with a suffix.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -106,7 +106,7 @@ fn what_is_written_must_stay_out_of_the_drop_folder() {
     assert!(message.contains(":4: done.action"), "{message}");
 }
 
-/// Whoever asks for the status of a service finds the state that systemd gave to it.
+/// A user who asks for the status of a service finds the state that systemd gave to it.
 #[test]
 fn the_state_of_a_service_is_found_without_systemd() {
     let of = |path: &str, base: &str| without_service(Path::new(path), Path::new(base));

@@ -24,7 +24,7 @@ const GROUP_TIME: Duration = Duration::from_millis(20);
 /// A group is committed when it holds this many staged bytes.
 const GROUP_BYTES: u64 = 8 << 20;
 
-/// An input larger than this is a group by itself, so that what came before it does not wait.
+/// An input larger than this is a group of its own, so that what came before it does not wait.
 const LARGE_BYTES: u64 = 4 << 20;
 
 /// Files prepared on one thread before the next look at the clock.

@@ -221,7 +221,7 @@ impl Job {
         self.pipeline.replace_all_views()
     }
 
-    /// Makes the views anew that owe it, of the whole output. The output must have been published.
+    /// Rebuilds the views that need it, from the whole output. The output must have been published.
     pub fn rebuild_views(&mut self, pulse: &Pulse) -> Result<()> {
         let Self { pipeline, queries, config, staging, source, .. } = self;
         if pipeline.views.to_rebuild(&pipeline.ledger)?.is_none() {
@@ -263,7 +263,7 @@ impl Job {
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
             self.pipeline.sync(&mut self.source)?;
         }
-        // Told at once after the sync, whoever asked for that; before it there is nothing to tell.
+        // Report at once after the sync; before it there is nothing to report.
         if self.pipeline.sync_due().is_none() { self.pipeline.settle() } else { Ok(()) }
     }
 

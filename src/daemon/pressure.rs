@@ -1,7 +1,7 @@
 //! The disk before it is full.
 //!
 //! Invariants: a full disk does no harm, but it harms others on it; so the daemon pauses before,
-//! and goes on by itself when there is room again.
+//! and resumes when there is room again.
 
 use std::path::Path;
 

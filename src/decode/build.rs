@@ -232,7 +232,7 @@ pub fn timestamp(text: &str) -> Option<i64> {
     timestamp::parse(text.as_bytes()).or_else(|| times::timestamp(text))
 }
 
-/// So many decimal digits, of which `scale` behind the point; what is finer is rounded, half away
+/// A decimal of `precision` digits, of which `scale` after the point; what is finer is rounded, half away
 /// from zero.
 pub fn decimal(text: &str, precision: u8, scale: u8) -> Option<i128> {
     let (negative, digits) = match text.as_bytes() {

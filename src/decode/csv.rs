@@ -240,7 +240,7 @@ impl Decoder {
         Cut { is_bare, is_plain, ..Cut::default() }
     }
 
-    /// Goes on cutting a block into records of the right number of fields, until it has so many.
+    /// Goes on cutting a block into records of the right number of fields, up to `wanted` rows.
     fn cut(&self, block: &[u8], max_record: usize, wanted: usize, cut: &mut Cut) {
         if cut.is_plain {
             self.cut_plain(block, max_record, wanted, cut);

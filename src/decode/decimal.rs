@@ -8,10 +8,10 @@
 //! does for the library's table, and nothing depends on how many digits a number has: a wrong guess of the
 //! processor at the end of each number costs more than all the rest.
 
-/// Digits behind the point that are looked at.
+/// Digits after the point that are looked at.
 const FRACTION: u32 = 16;
 
-/// Integers below this, with a fraction behind them, fit 64 bits.
+/// Integers below this, with a fraction after them, fit 64 bits.
 const INTEGERS: u64 = u64::MAX / 10_u64.pow(FRACTION);
 
 /// 2^101 / 5^16: between 2^63 and 2^64.
@@ -101,7 +101,7 @@ fn first(high_bits: u64) -> usize {
     (high_bits.trailing_zeros() / 8) as usize
 }
 
-/// The first bytes of a word, zeros behind them.
+/// The first bytes of a word, zeros after them.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "at most eight")]
 fn leading(word: u64, bytes: usize) -> u64 {

@@ -55,7 +55,7 @@ impl Framing {
     }
 }
 
-/// The block size with which so many workers stay within `memory` bytes, whatever the input.
+/// The block size with which `workers` stay within `memory` bytes, whatever the input.
 pub fn block_bytes(memory: u64, workers: usize) -> usize {
     let bytes = memory / MEMORY_PER_BLOCK_BYTE / workers.max(1) as u64;
     usize::try_from(bytes).unwrap_or(usize::MAX).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
@@ -70,7 +70,7 @@ pub enum Kind {
     TooLong,
     /// The record that ends the job; one line, no data.
     EndMarker,
-    /// Whole records that stand behind the end marker.
+    /// Whole records that stand after the end marker.
     AfterEnd,
 }
 
@@ -121,7 +121,7 @@ enum State {
     Skipping,
     /// Behind the end marker.
     Ended,
-    /// In a record that is too long, behind the end marker.
+    /// In a record that is too long, after the end marker.
     SkippingEnded,
 }
 

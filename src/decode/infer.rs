@@ -60,7 +60,7 @@ impl Inferred {
         let (delimiter, columns) = (self.delimiter, self.columns);
         match self.format {
             "csv" => Format::Csv(Csv { delimiter, columns, ..Csv::default() }),
-            // It says its columns by itself, each time that it is read.
+            // It states its own columns, each time that it is read.
             #[cfg(feature = "parquet")]
             "parquet" => Format::Parquet(Parquet::default()),
             _ => Format::Json(Json { columns, ..Json::default() }),

@@ -1,7 +1,7 @@
 //! Bytes to records: one file per format, and the framing and decompression before them.
 //!
 //! Invariants: the verdict on a record depends on its bytes alone, not on its neighbours or
-//! on where the input was cut into blocks. No format reads a file by itself; it is given blocks.
+//! on where the input was cut into blocks. No format opens a file itself; it is given blocks.
 
 pub mod blocks;
 mod build;

@@ -38,7 +38,7 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
     Decoded { records: batch(numbers), rejects, lines, positions: None, is_as_written: false }
 }
 
-/// The number that the first line is, if it is one in plain ASCII, and what stands behind the line.
+/// The number that the first line is, if it is one in plain ASCII, and what comes after the line.
 fn fast_line(rest: &[u8], max_record: usize) -> Option<(f64, &[u8])> {
     let parsed = decimal::parse(rest).or_else(|| fast_float2::parse_partial(rest).ok());
     let (number, length) = parsed?;

@@ -298,7 +298,7 @@ fn as_read(found: &ArrowReaderMetadata) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// So many of the first records that their texts are no longer than [`PIECE_BYTES`], and one at
+/// The number of first records whose texts are no longer than [`PIECE_BYTES`], and one at
 /// least.
 fn piece(records: &RecordBatch) -> usize {
     let mut bytes = 0;
@@ -416,7 +416,7 @@ impl ChunkReader for Part {
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
-            return Err(ParquetError::EOF("a page lies behind the end of the file".to_owned()));
+            return Err(ParquetError::EOF("a page lies after the end of the file".to_owned()));
         }
         let mut bytes = vec![0; length];
         self.note(self.file.read_exact_at(&mut bytes, start))?;
@@ -424,7 +424,7 @@ impl ChunkReader for Part {
     }
 }
 
-/// Reads on from one place, whoever else reads the same file.
+/// Reads on from one place, independently of other readers of the file.
 pub struct At {
     file: Arc<File>,
     place: u64,

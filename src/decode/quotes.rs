@@ -9,7 +9,7 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 
 /// Quoted fields with line breaks that one record may hold. A hostile file could otherwise make one record
-/// of all lines behind each of its lines, and would be read as often as it has lines. One field may have any
+/// of all lines after each of its lines, and would be read as often as it has lines. One field may have any
 /// number of line breaks.
 const BROKEN_FIELDS_MAX: usize = 256;
 
@@ -30,7 +30,7 @@ pub enum End {
     /// A quoted field is not closed: only the line that the record begins on is spoilt; the next
     /// begins here.
     Broken(usize),
-    /// It is too long; the next begins here, at the first line end behind its limit.
+    /// It is too long; the next begins here, at the first line end after its limit.
     Long(usize),
     /// More bytes are needed to tell.
     Unknown,
@@ -83,7 +83,7 @@ impl Field {
 
 impl Dialect {
     /// Walks over the record that begins at `start`, and tells `field` its fields. When there is
-    /// nothing behind `block`, `whole` is true, and an end is found in any case.
+    /// nothing after `block`, `whole` is true, and an end is found in any case.
     pub fn walk(
         self,
         block: &[u8],
@@ -176,7 +176,7 @@ impl Dialect {
         }
     }
 
-    /// Where the first record begins at `place` or behind it; one begins at `start`.
+    /// Where the first record begins at `place` or after it; one begins at `start`.
     pub fn begin_from(self, block: &[u8], start: usize, place: usize, limit: usize) -> usize {
         if memchr(self.quote, block.get(start..place).unwrap_or_default()).is_none() {
             return place;

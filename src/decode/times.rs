@@ -74,7 +74,7 @@ pub fn timestamp(text: &str) -> Option<i64> {
     (at.nanosecond() < 1_000_000_000).then(|| at.timestamp_micros())
 }
 
-/// The time of day that a text begins with, and what is behind it.
+/// The time of day that a text begins with, and the rest.
 fn time_of_day(text: &str) -> Option<(NaiveTime, &str)> {
     let (hour, minute, second, rest) = match text.as_bytes() {
         [_, _, b':', _, _, b':', _, _, ..] => {
@@ -103,7 +103,7 @@ fn time_of_day(text: &str) -> Option<(NaiveTime, &str)> {
     Some((time?, zone))
 }
 
-/// The nanoseconds of a fraction of a second, and what is behind it.
+/// The nanoseconds of a fraction of a second, and the rest.
 fn fraction_of(text: &str) -> Option<(u32, &str)> {
     let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at_checked(end)?;

@@ -10,7 +10,7 @@ const LENGTH: usize = 19;
 const DAY: i64 = 86_400;
 
 /// Microseconds since 1970 in UTC of `YYYY-MM-DD hh:mm:ss`, with a space or a `T` in between and perhaps a
-/// `Z` behind it; `None` where the library has to look.
+/// `Z` after it; `None` where the library has to look.
 #[inline]
 pub fn parse(text: &[u8]) -> Option<i64> {
     let (time, zone) = text.split_first_chunk::<LENGTH>()?;

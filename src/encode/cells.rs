@@ -41,7 +41,7 @@ enum Values {
     Date(Date32Array),
     /// Microseconds; the zone, if any, is UTC.
     Timestamp(TimestampMicrosecondArray),
-    /// So many digits behind the point.
+    /// With its digits after the point.
     Decimal(Decimal128Array, i8),
 }
 
@@ -247,7 +247,7 @@ fn timestamp(micros: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// A date, so many days after 1970-01-01.
+/// A date, by its days after 1970-01-01.
 fn date(days: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil(days);
     let [month, day] = [month, day].map(two_digits);
@@ -293,7 +293,7 @@ fn two_digits(number: u32) -> [u8; 2] {
     [tens, units]
 }
 
-/// All digits behind the point that the type has.
+/// All digits after the point that the type has.
 fn decimal(value: i128, scale: i8, out: &mut Vec<u8>) {
     let zeros = if value == 0 { 0 } else { usize::from(scale.min(0).unsigned_abs()) };
     let scale = usize::try_from(scale).unwrap_or(0);

@@ -48,7 +48,7 @@ mod sliding;
 /// States of many groups.
 type Own = Box<dyn GroupsAccumulator>;
 
-/// Makes the functions known, in place of the engine's.
+/// Makes the functions known, instead of the engine's.
 pub fn register(context: &SessionContext) {
     let all = [
         ("sum", Kind::Sum),

@@ -20,7 +20,7 @@ pub fn line(plan: &LogicalPlan, table: &str) -> Option<LogicalPlan> {
     Projection::try_new(columns, plan.into()).ok().map(LogicalPlan::Projection)
 }
 
-/// These expressions over a plan, with the lines of `table` behind them; `None` when they have none.
+/// These expressions over a plan, with the lines of `table` after them; `None` when they have none.
 pub fn beside(plan: &LogicalPlan, table: &str, expressions: &[Expr]) -> Option<LogicalPlan> {
     let (plan, column) = carry(plan, table)?;
     let mut expressions = expressions.to_vec();

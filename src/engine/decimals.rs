@@ -1,6 +1,6 @@
 //! The quotient of decimals, which is a decimal.
 //!
-//! Invariants: a quotient has at least six digits behind the point, and four more than its dividend;
+//! Invariants: a quotient has at least six digits after the point, and four more than its dividend;
 //! what 38 digits do not hold is an error.
 
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use datafusion::logical_expr::{
 
 use super::functions::failed;
 
-/// Digits behind the point that a quotient of decimals has at least.
+/// Digits after the point that a quotient of decimals has at least.
 const QUOTIENT_SCALE: i8 = 6;
 
-/// Digits behind the point that a quotient has more than its dividend.
+/// Digits after the point that a quotient has more than its dividend.
 const MORE_SCALE: i8 = 4;
 
 /// The quotient of two decimals, rounded half away from zero.

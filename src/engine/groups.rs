@@ -18,7 +18,7 @@ pub struct Groups {
     keys: Rows,
     /// The first bytes of each key.
     heads: Vec<Head>,
-    /// A power of two of them, so many that they are half full at most. A group is in the bucket of its
+    /// A power of two of them, at most half full. A group is in the bucket of its
     /// hash; if that was full, in the first that was not of those whose number differs in the lowest bits.
     buckets: Vec<Bucket>,
     hashing: RandomState,
@@ -38,7 +38,7 @@ struct Bucket {
 /// Groups in a bucket.
 const SLOTS: usize = 8;
 
-/// The first bytes of a key, and zeros behind a shorter one. No key is the beginning of another: those of up
+/// The first bytes of a key, and zeros after a shorter one. No key is the beginning of another: those of up
 /// to [`HEAD`] bytes are the same when these are.
 type Head = [u64; 3];
 
@@ -72,7 +72,7 @@ impl Groups {
         self.keys
     }
 
-    /// The groups of so many records, by the columns that they are grouped by. New ones are added.
+    /// The groups of these records, by the columns that they are grouped by. New ones are added.
     ///
     /// # Errors
     /// When a value cannot be kept, or there are too many groups.

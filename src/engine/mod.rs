@@ -182,7 +182,7 @@ impl Engine {
         TaskContext::new(None, session, config, scalar, higher, aggregate, window, runtime)
     }
 
-    /// Gives the reference table `name` this content, in place of what it had, which is returned.
+    /// Gives the reference table `name` this content, instead of what it had, which is returned.
     pub fn set_table(
         &self,
         name: &str,
@@ -257,7 +257,7 @@ impl Query {
     }
 
     /// The operator that must see the end of the input before it can give a record, if there is
-    /// one; a query without one may be run on each part of the input by itself.
+    /// one; a query without one may be run on each part of the input separately.
     pub fn blocking(&self) -> Option<String> {
         self.planned().and_then(|planned| planned.shape.blocking.clone())
     }
@@ -318,7 +318,7 @@ impl Ready<'_> {
         self.planned.result.clone()
     }
 
-    /// True when it may be run over each part of the input by itself.
+    /// True when it may be run over each part of the input separately.
     pub fn is_row_wise(&self) -> bool {
         self.planned.shape.blocking.is_none()
     }
@@ -345,7 +345,7 @@ impl Ready<'_> {
         (records.expect("the plan gives the result's columns and one more"), lines)
     }
 
-    /// Starts the query over `feed`, on a thread of its own: whoever waits for it can stop waiting,
+    /// Starts the query over `feed`, on a thread of its own: a caller can stop waiting,
     /// however long it is at work on one batch.
     pub fn start(&self, feed: Feed) -> Result<Watched<'_>, Problem> {
         let mut run = self.run(feed)?;

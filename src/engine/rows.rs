@@ -1,7 +1,7 @@
 //! Many short byte strings in one piece of memory: a hundred thousand of their own would cost more to
 //! allocate than to work on.
 
-/// Byte strings, one behind the other.
+/// Byte strings, one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
     bytes: Vec<u8>,
@@ -9,7 +9,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// None yet, with room for so many.
+    /// Empty, with this capacity.
     pub fn with_room(rows: usize) -> Self {
         Self { bytes: Vec::new(), ends: Vec::with_capacity(rows) }
     }
@@ -36,7 +36,7 @@ impl Rows {
         self.ends.clear();
     }
 
-    /// Makes room for so many more that are as long as those here, unless these are of an odd length.
+    /// Reserves room for more that are as long as those here, unless these are of an odd length.
     pub fn reserve(&mut self, rows: usize) {
         let each = self.bytes.len() / self.len().max(1);
         self.bytes.reserve(each.min(USUAL) * rows);

@@ -87,7 +87,7 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
             other => format!("{} over the groups cannot be kept", name(&other)),
         })),
         _ => Err(Problem::new(
-            "expected `group by` or `distinct`: what is made of each record by itself belongs in the \
+            "expected `group by` or `distinct`: what is made of each record alone belongs in the \
              transform",
         )),
     }
@@ -103,7 +103,7 @@ fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), P
     Ok((aggregate, upper?))
 }
 
-/// In place of the aggregate: the groups, under the names that the query knows them by.
+/// Replaces the aggregate: the groups, under the names that the query knows them by.
 fn groups(schema: &DFSchema) -> Result<LogicalPlan, Problem> {
     let slot = Slot::table(columns(schema.as_arrow()))?;
     let scan = LogicalPlanBuilder::scan(GROUPS, provider_as_source(Arc::new(slot)), None)?;

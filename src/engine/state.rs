@@ -115,7 +115,7 @@ impl<'a> Column<'a> {
         Ok(())
     }
 
-    /// The bytes behind the tag of a value that always has as many; `None` when there is no value.
+    /// The bytes after the tag of a value that always has as many; `None` when there is no value.
     fn fixed(&self, row: usize) -> Option<[u8; 8]> {
         let signed = |value: i64| (value ^ i64::MIN).to_be_bytes();
         match self {

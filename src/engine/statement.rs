@@ -162,14 +162,14 @@ fn exclude(excluded: &mut Option<ExcludeSelectItem>, names: Vec<ObjectName>) {
     *excluded = Some(ExcludeSelectItem::Multiple(all));
 }
 
-/// The schema with the line of each record behind it, which is carried.
+/// The schema with the line of each record after it, which is carried.
 pub fn with_line(schema: &Schema) -> SchemaRef {
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(carry::LINE, DataType::Int64, false)));
     Arc::new(Schema::new(fields))
 }
 
-/// The schema with the columns of the position behind it.
+/// The schema with the columns of the position after it.
 pub fn with_position(schema: &Schema) -> SchemaRef {
     let [file, line] = POSITION;
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();

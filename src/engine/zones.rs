@@ -102,11 +102,11 @@ impl ScalarUDFImpl for DateTrunc {
 /// The unit that a time is truncated to.
 #[derive(Clone, Copy)]
 enum Unit {
-    /// So many microseconds, since midnight.
+    /// Microseconds, since midnight.
     Part(i64),
-    /// So many days, counted from so many before 1970.
+    /// Days, counted from a number of days before 1970.
     Days(i32, i32),
-    /// So many months, since January.
+    /// Months, since January.
     Months(u32),
 }
 

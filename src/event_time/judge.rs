@@ -89,7 +89,7 @@ impl Judge {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records behind this time are rejected.
+    /// Records after this time are rejected.
     fn latest(&self) -> i64 {
         let now = self.now.unwrap_or_else(|| span_micros(Span(since_1970())));
         now.saturating_add(span_micros(self.max_future))

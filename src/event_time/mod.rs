@@ -4,7 +4,7 @@
 //! - Times are microseconds since 1970, in UTC; windows are aligned to 1970, moved by their offset,
 //!   and hold their beginning, not their end.
 //! - The watermark of a microbatch is what the ones before it left; before the first there is none.
-//!   It never goes back. A window is closed when its end is not behind the watermark; a record is
+//!   It never goes back. A window is closed when its end is not after the watermark; a record is
 //!   late when its last window is closed. (The rules of Spark's Structured Streaming, but that late
 //!   records are kept, and judged before the view's own conditions.)
 //!
@@ -34,7 +34,7 @@ pub struct EventTime {
     #[serde(default = "max_future")]
     pub max_future: Span,
     /// Where records go that came after their last window was closed; the output's path with
-    /// `.late.jsonl` behind it unless given.
+    /// the suffix `.late.jsonl` unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<PathBuf>,
     /// All windows are closed when no file has come for this long.

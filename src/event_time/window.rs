@@ -78,7 +78,7 @@ impl Window {
     }
 
     /// The windows of a pane as beginning and end, the first one first. A session is what a record
-    /// makes by itself.
+    /// makes alone.
     pub fn covering(self, pane: i64) -> impl Iterator<Item = (i64, i64)> {
         let (size, slide, last) = match self {
             Self::Aligned { size, slide, offset } => (size, slide, floor(pane, slide, offset)),
@@ -103,7 +103,7 @@ impl Window {
     }
 }
 
-/// The last multiple of `step` from `offset` that is not behind `at`.
+/// The last multiple of `step` from `offset` that is not after `at`.
 fn floor(at: i64, step: i64, offset: i64) -> i64 {
     at.saturating_sub(at.saturating_sub(offset).rem_euclid(step))
 }

@@ -100,7 +100,12 @@ fn gauges(text: &mut Families, status: &Status) {
     let watermark = status.watermark_us.map(|us| us as f64 / 1e6);
     text.gauge("watermark_timestamp_seconds", "seconds", "The watermark.", watermark);
     let stopped = status.view_troubles.iter().filter(|trouble| trouble.stopped.is_some()).count();
-    text.gauge("stopped_views", "", "Views that see nothing until made anew.", Some(stopped));
+    text.gauge(
+        "stopped_views",
+        "",
+        "Views that see nothing until they are rebuilt.",
+        Some(stopped),
+    );
     let left_out: u64 = status.view_troubles.iter().map(|trouble| trouble.left_out).sum();
     text.gauge("left_out_groups", "", "Groups that views leave out.", Some(left_out));
     let error = status.last_error.as_ref().map(|trouble| seconds(trouble.at_ms));

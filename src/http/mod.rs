@@ -39,7 +39,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Minimum time for which one reading of the ledger and the folder is served.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// It is also given out for so many times the processor time that it took to read: however large the job is,
+/// It is also served for this multiple of the processor time that it took to read: however large the job is,
 /// looking at it takes at most a hundredth of one core, up to [`KEPT_FOR_MAX`].
 const REST: u32 = 100;
 

@@ -101,7 +101,7 @@ impl Look {
     }
 
     /// The microbatches of files of this name that came to the same, and whose input was given its usual name:
-    /// the newest first, at most so many, and all that had this inode.
+    /// the newest first, at most `most`, and all that had this inode.
     pub fn named_usually(
         &self,
         name: &OsStr,

@@ -36,7 +36,7 @@ pub(super) fn keep(
 impl Ledger {
     /// The contents of files that were processed, those that were seen last first, as long as `more` wants
     /// them: BLAKE3, the microbatch, and the last one that had it. A content may come again, as it was seen
-    /// before. Of the history at most so many rows are read.
+    /// before. At most `most` rows of the history are read.
     pub fn last_contents(
         &self,
         rows: u64,

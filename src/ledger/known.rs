@@ -66,7 +66,7 @@ struct Kept {
     signature: String,
     /// The last microbatch that it has seen.
     seen: u64,
-    /// It is to be made anew, or is stopped: what it has missed does not matter.
+    /// It is to be rebuilt, or is stopped: what it has missed does not matter.
     is_free: bool,
     /// It keeps nothing.
     is_empty: bool,
@@ -115,7 +115,7 @@ impl Written {
             return Rewritten::Refused(format!(
                 "the view `{name}` goes to {path}, which was written as {there}, and the job says {is}. Set the \
                  format back, give the view another path, or start once with `run --reset-view {name}`: that \
-                 sets the file aside and writes it anew"
+                 sets the file aside and writes it again"
             ));
         }
         match was {
@@ -146,7 +146,7 @@ fn refuses(
     if !continues(known, signature) {
         return Some(format!(
             "the view `{name}` was kept by another query, other columns or another engine:\n{known}\n\
-             It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from the \
+             It cannot go on. Start once with `run --reset-view {name}`, and it is rebuilt from the \
              output; or give the view another name and `begin = \"now\"`, and it begins with the next file"
         ));
     }
@@ -155,7 +155,7 @@ fn refuses(
     (seen != &last && !is_free && !begins).then(|| {
         format!(
             "the view `{name}` was not part of the job for a while: it has seen {seen} microbatches of \
-             {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is made anew from \
+             {last}. It cannot go on. Start once with `run --reset-view {name}`, and it is rebuilt from \
              the output"
         )
     })
@@ -182,7 +182,7 @@ fn written(connection: &Connection, name: &str) -> rusqlite::Result<Option<Writt
     connection.query_row(select, [name], row).optional()
 }
 
-/// Why a view that is new cannot begin in a job that has written so many records.
+/// Why a view that is new cannot begin in a job that has written records already.
 fn refuses_new(name: &str, written: u64) -> Option<String> {
     (written > 0).then(|| {
         format!(

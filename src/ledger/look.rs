@@ -29,7 +29,7 @@ pub enum Outcome {
     Quarantined,
     /// Nothing was made of its file, since its content had been processed before.
     Skipped,
-    /// It had no file: the clock closed windows, or a view was made anew.
+    /// It had no file: the clock closed windows, or a view was rebuilt.
     WithoutFile,
 }
 
@@ -137,12 +137,12 @@ impl Look {
         Ok(())
     }
 
-    /// The newest microbatches, at most so many.
+    /// The newest microbatches, at most `most`.
     pub fn newest(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
         self.entries("ORDER BY sequence DESC LIMIT ?", [most])
     }
 
-    /// The newest whose file was set aside, at most so many; not those that were mended and taken again.
+    /// The newest whose file failed, at most `most`; not those that were mended and taken again.
     pub fn newest_quarantined(&self, most: u64) -> anyhow::Result<Vec<Entry>> {
         let which = "INDEXED BY microbatch_quarantined WHERE quarantined IS NOT NULL AND NOT EXISTS
             (SELECT 1 FROM microbatch again WHERE again.again_of = microbatch.sequence
@@ -245,7 +245,7 @@ impl Look {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Bytes of what a view keeps, and true when there is more: only so many groups are looked at. Changes
+    /// Bytes of what a view keeps, and true when there is more: a limited number of groups is looked at. Changes
     /// that have no place among the groups yet count as well.
     pub fn view_size(&self, name: &str, most: u64) -> anyhow::Result<(u64, bool)> {
         let select = "SELECT count(*), coalesce(sum(size), 0) FROM
@@ -305,7 +305,7 @@ fn cell(value: ValueRef<'_>) -> Cell {
 }
 
 /// The ledger's name for SQLite. Without a log beside it nobody has it open, and then it is not even
-/// locked: the files that a lock needs would belong to whoever looks, and the daemon's own user could
+/// locked: the files that a lock needs would belong to the reader, and the daemon's own user could
 /// not open them.
 fn uri(path: &Path) -> String {
     let mut log = path.as_os_str().to_owned();

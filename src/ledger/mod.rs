@@ -96,7 +96,7 @@ pub struct Settled {
     pub gone: Vec<u64>,
     /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
     pub elsewhere: Vec<(u64, bool)>,
-    /// The states of this view have been made anew.
+    /// The states of this view have been rebuilt.
     pub rebuilt: Option<ViewId>,
     /// Messages about views.
     pub told: Vec<Told>,

@@ -21,7 +21,7 @@ pub(super) fn make_private(path: &Path, suffix: &str) -> anyhow::Result<()> {
 
 /// Writes the log back into the database, synced. A failed fsync of an earlier process may have left
 /// pages of the log that are in memory alone, and look like any others: here they are written once
-/// more, before anything is read and before anything is appended behind them.
+/// more, before anything is read and before anything is appended after them.
 pub(super) fn write_log_back(connection: &mut Connection, path: &Path) -> anyhow::Result<()> {
     if fault::mutant("no-checkpoint") {
         return Ok(());

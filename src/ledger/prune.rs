@@ -2,7 +2,7 @@
 //!
 //! Invariants: the last microbatch stays, and so does the last span of each target, by which the
 //! next start knows how it should end; totals stay as they are. A microbatch whose input is not archived
-//! stays as well, and holds up none behind it: it goes when its input is.
+//! stays as well, and holds up none after it: it goes when its input is.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -55,7 +55,7 @@ impl Ledger {
         self.tally.bytes
     }
 
-    /// The next microbatches after this one, at most so many: up to the first of which something is owed, and
+    /// The next microbatches after this one, at most `most`: up to the first of which something is owed, and
     /// never the last of all; not those whose input is still to be archived.
     pub fn settled_after(&self, sequence: u64, most: u64) -> Result<Vec<Committed>> {
         let load = || -> rusqlite::Result<Vec<Committed>> {

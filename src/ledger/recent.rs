@@ -1,9 +1,9 @@
 //! Changes of states that are not in their table yet.
 //!
 //! Invariants: a commit that changes a few of many states would write a page for each, all over the
-//! table. It writes its changes as one row instead; they are held here as well, where whoever reads finds
+//! table. It writes its changes as one row instead; they are held here as well, where readers find
 //! them first. When they have become many, a commit puts all of them in their places, in their order, and
-//! begins anew: each page is then written once for all changes in it. (What a log-structured merge tree
+//! begins again: each page is then written once for all changes in it. (What a log-structured merge tree
 //! does with its first level: O'Neil, Cheng, Gawlick, O'Neil, "The Log-Structured Merge-Tree", 1996.)
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +21,7 @@ const CHANGES: usize = if cfg!(test) { 40 } else { 16 * 1024 };
 /// Bytes of them that are held at most.
 const BYTES: usize = if cfg!(test) { 400 } else { 4 << 20 };
 
-/// States at most that were removed here and are still in their table: whoever looks for the next one has to
+/// States at most that were removed here and are still in their table: a search for the next one has to
 /// pass them.
 const REMOVALS: usize = if cfg!(test) { 10 } else { 1024 };
 
@@ -64,7 +64,7 @@ impl Recent {
         states.take(CHANGES + 1).collect()
     }
 
-    /// True when so many more may wait here.
+    /// True when this many more fit.
     pub fn has_room(&self, states: &[StatePut<'_>]) -> bool {
         let bytes: usize = states.iter().map(size).sum();
         let removals = states.iter().filter(|put| put.value.is_none()).count();
@@ -167,7 +167,7 @@ fn size(put: &StatePut<'_>) -> usize {
     2 * size_of::<u32>() + put.key.len() + put.value.map_or(0, <[u8]>::len)
 }
 
-/// Stands in place of a length where there is no value.
+/// Stands instead of a length where there is no value.
 const REMOVED: u32 = u32::MAX;
 
 fn write(put: &StatePut<'_>, out: &mut Vec<u8>) {

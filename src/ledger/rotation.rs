@@ -32,7 +32,7 @@ pub enum Kept {
     Unknown,
     /// There was none: somebody had taken it.
     Nowhere,
-    /// It has this inode and so many bytes.
+    /// Its inode, and its size in bytes.
     In(u64, u64),
 }
 
@@ -109,7 +109,7 @@ impl Ledger {
         read(&self.connection, target, ("", ""), -1).map_err(failure)
     }
 
-    /// The rotations of `target` that are done: so many, the oldest first.
+    /// The finished rotations of `target`, oldest first, at most `most`.
     pub fn oldest_rotations(&self, target: Target, most: usize) -> Result<Vec<Rotated>> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         read(&self.connection, target, ("", "AND done"), most).map_err(failure)

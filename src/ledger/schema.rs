@@ -76,7 +76,7 @@ const MIGRATIONS: [&str; 10] = [
     -- The watermark that a microbatch left, in microseconds since 1970. One without a name has no
     -- input: the clock closed windows.
     ALTER TABLE microbatch ADD COLUMN watermark INTEGER;
-    -- The states of a view are to be made anew, from the whole output.
+    -- The states of a view are to be rebuilt, from the whole output.
     ALTER TABLE view ADD COLUMN rebuild INTEGER NOT NULL DEFAULT 0;
     -- The last microbatch that a view has seen: it cannot go on when it has missed one.
     ALTER TABLE view ADD COLUMN seen INTEGER NOT NULL DEFAULT 0;
@@ -179,7 +179,7 @@ const MIGRATIONS: [&str; 10] = [
     ALTER TABLE unarchived ADD COLUMN elsewhere INTEGER NOT NULL DEFAULT 0;
 ",
     "
-    -- Why a view is stopped: it sees nothing more until it is made anew.
+    -- Why a view is stopped: it sees nothing more until it is rebuilt.
     ALTER TABLE view ADD COLUMN stopped TEXT;
     -- Where its result is written, and how; NULL where that is not known.
     ALTER TABLE view ADD COLUMN path BLOB;

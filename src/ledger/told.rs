@@ -44,7 +44,7 @@ pub enum What {
     },
     /// No group is left out but those that come next.
     AllWritten,
-    /// The view is stopped, for this reason, until it is made anew.
+    /// The view is stopped, for this reason, until it is rebuilt.
     Stopped {
         /// Why.
         reason: String,

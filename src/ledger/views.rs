@@ -21,7 +21,7 @@ pub struct Reading<'a> {
     _transaction: rusqlite::Transaction<'a>,
 }
 
-/// The state of one group, to be put in place of the one before.
+/// The state of one group, that replaces the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatePut<'a> {
     /// Of which view.
@@ -80,7 +80,7 @@ impl Ledger {
             .map_err(failure)
     }
 
-    /// Forgets what a view has kept: it is to be made anew from the whole output, under this signature.
+    /// Forgets what a view has kept: it is to be rebuilt from the whole output, under this signature.
     /// The entry under the empty key stays if `keeps` is true of the old signature and the new one: there a
     /// view keeps the end of its closed windows.
     pub fn reset_view(&mut self, name: &str, signature: &str, keeps: Continues) -> Result<()> {
@@ -136,7 +136,7 @@ impl Ledger {
         Ok(forgotten.is_some())
     }
 
-    /// True when the states of a view are to be made anew.
+    /// True when the states of a view are to be rebuilt.
     pub fn owes_rebuild(&self, view: ViewId) -> Result<bool> {
         let select = "SELECT rebuild FROM view WHERE id = ?";
         self.connection.query_row(select, [view.0], |row| row.get(0)).map_err(failure)
@@ -267,7 +267,7 @@ fn clear(connection: &Connection, view: i64) -> rusqlite::Result<()> {
     told::clear(connection, view)
 }
 
-/// The states of a view have been made anew.
+/// The states of a view have been rebuilt.
 pub(super) fn rebuilt(connection: &Connection, view: ViewId) -> rusqlite::Result<()> {
     connection.execute("UPDATE view SET rebuild = 0 WHERE id = ?", [view.0]).map(drop)
 }
@@ -302,7 +302,7 @@ pub(super) fn put<'a>(
     waiting.chunks(1).try_for_each(|state| insert(&mut one, state))
 }
 
-/// The statement that puts so many states of groups that were not there. It leaves what it has put when it
+/// The statement that inserts a number of states of groups that were not there. It leaves what it has put when it
 /// fails, as the transaction is rolled back in any case. To undo it, SQLite would copy each page before it
 /// changes; and so it does with any statement of several rows that may change one that is there.
 fn many(states: usize) -> String {

@@ -17,7 +17,7 @@ use crate::source::rules::Duplicates;
 /// How many contents are known: some megabytes of memory.
 const KNOWN_MAX: usize = 65_536;
 
-/// The beginning of a content hash: of so many files, two that differ share it once in 2^96 times.
+/// The beginning of a content hash: two different files share it once in 2^96 times.
 type Content = [u8; 16];
 
 /// A content that was processed.

@@ -179,7 +179,7 @@ impl Pipeline {
         dir.unlink(&name)?;
         let own = Path::new(&debt.name).file_name().unwrap_or_default();
         if let Some(mut marker) = source.rules().marker_of(own) {
-            // It has the number behind its name that the file has.
+            // It has the number after its name that the file has.
             let number = name.as_bytes().strip_prefix(own.as_bytes()).unwrap_or_default();
             marker.push(OsStr::from_bytes(number));
             dir.unlink(&marker)?;

@@ -47,8 +47,7 @@ pub struct Views {
 }
 
 /// The message about a view that is stopped.
-const STOPPED: &str =
-    "is stopped: the job goes on without it, and `run --reset-view` makes it anew";
+const STOPPED: &str = "is stopped: the job goes on without it, and `run --reset-view` rebuilds it";
 
 /// When a result is tried again that could not be replaced.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -59,7 +58,7 @@ pub type Results = Vec<Option<Making>>;
 /// For each view up to where it has closed windows without the watermark.
 pub type Closed = Vec<Option<i64>>;
 
-/// A view that was made anew: the microbatch, the states to put, and what is settled and told with it.
+/// A view that was rebuilt: the microbatch, the states to put, and what is settled and told with it.
 pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
 /// The state changes of a group of microbatches.
@@ -251,7 +250,7 @@ impl Views {
                 Err(Failure::Bad(reason)) => prepared.condemn(reason),
                 Err(failure) => return Err(failure),
             }
-            // What comes behind an end was not judged by what it has closed.
+            // A record after an end was not judged by what it has closed.
             if clock.is_some() && prepared.ended {
                 break;
             }
@@ -383,7 +382,7 @@ impl Views {
         Ok(Some((batch, self.puts(changed), told)))
     }
 
-    /// The next view that is to be made anew, by its place among the views of the job, and what it
+    /// The next view that is to be rebuilt, by its place among the views of the job, and what it
     /// has written if results are appended to that.
     pub fn to_rebuild(&self, ledger: &Ledger) -> Result<Option<(usize, Option<PathBuf>)>> {
         for (number, open) in self.all.iter().enumerate() {
@@ -394,7 +393,7 @@ impl Views {
         Ok(None)
     }
 
-    /// Makes a view anew from partial states of the whole output, of which no record is late: a
+    /// Rebuilds a view from partial states of the whole output, of which no record is late: a
     /// microbatch without an input, the states to put, and the view that is settled with it.
     pub fn rebuild(
         &self,
@@ -427,7 +426,7 @@ impl Views {
         Ok(Some((batch, Puts(vec![(open.id, changes)]), (open.id, told))))
     }
 
-    /// Stops a view that cannot be made anew.
+    /// Stops a view that cannot be rebuilt.
     pub fn stop(&mut self, number: usize, reason: String, ledger: &mut Ledger) -> Result<()> {
         let told: Vec<_> =
             self.all.get(number).map(|open| open.stopped(reason)).into_iter().collect();

@@ -12,8 +12,8 @@ use crate::failure::{Failure, Result};
 use crate::record::{Decoded, Late, Reject};
 use crate::transform::Transform;
 
-/// The reason of a reject for what stands behind the end marker.
-const AFTER_END: &str = "behind the end marker";
+/// The reason of a reject for what stands after the end marker.
+const AFTER_END: &str = "after the end marker";
 
 /// A block, and a buffer for what becomes of it.
 pub struct Task {

@@ -107,7 +107,7 @@ impl Appended {
         if length > position.end {
             tracing::warn!(
                 output = %self.path.display(), ledger = position.end, found = length,
-                "holds bytes that spoolmill did not write; going on behind them"
+                "holds bytes that spoolmill did not write; going on after them"
             );
         }
         Ok(Position { end: length, ..position })
@@ -310,7 +310,7 @@ impl Appended {
         if !open.map_err(|error| self.transient(error))?.unwrap_or(false) {
             self.leave_file()?;
             self.file = Some(self.dir.open_existing(&self.name)?);
-            // Whoever has created it may have been killed before its name was durable.
+            // The process that created it may have been killed before its name was durable.
             self.dir_unsynced |= !fault::mutant("no-foreign-sync");
         }
         self.found()

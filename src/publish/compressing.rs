@@ -62,7 +62,7 @@ pub struct Closed {
     pub min_free: u64,
 }
 
-/// A name with something behind it.
+/// A name with a suffix.
 pub fn with(name: &OsStr, suffix: &str) -> OsString {
     let mut name = name.to_owned();
     name.push(suffix);
@@ -117,7 +117,7 @@ pub fn kept(dir: &Dir, name: &OsStr, inode: u64) -> durable::Result<Kept> {
     Ok(Kept::Nowhere)
 }
 
-/// Puts a compressed file in place of a closed output, if that is there. It may be done again after a crash
+/// Replaces a closed output by its compressed file, if it is there. It may be done again after a crash
 /// anywhere in it.
 ///
 /// # Errors

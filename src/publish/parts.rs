@@ -26,7 +26,7 @@ const OWNER_NEW: &str = ".spoolmill-owner.new";
 /// The suffix of a file.
 const SUFFIX: &str = ".parquet";
 
-/// Digits of a sequence number: with so many, the order of the names is that of the microbatches.
+/// Digits of a sequence number: with these, the order of the names is that of the microbatches.
 const DIGITS: usize = 16;
 
 /// The files of one output.

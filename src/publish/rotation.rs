@@ -35,7 +35,7 @@ const DOUBLED_MAX: u32 = 6;
 /// When an output is closed, and what becomes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// When it has so many bytes.
+    /// At this size in bytes.
     pub size: Option<u64>,
     /// At each multiple of this time since 1970, in milliseconds.
     pub every_ms: Option<i64>,
@@ -197,7 +197,7 @@ impl Rotation {
         Ok(())
     }
 
-    /// Breaks off a compression that is under way: it begins anew at the next start.
+    /// Breaks off a compression that is under way: it begins again at the next start.
     pub fn break_off(&mut self, ledger: &mut Ledger) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         self.join(ledger)
@@ -289,7 +289,7 @@ impl Rotation {
         Ok((dir, self.path.file_name().unwrap_or_default().to_owned()))
     }
 
-    /// `<stem>-<time>.<suffix>`, with a number behind the time where that is taken.
+    /// `<stem>-<time>.<suffix>`, with a number after the time where that is taken.
     fn free_name(&self, dir: &Dir, now_ms: i64) -> Result<OsString> {
         let at = Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
         let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();

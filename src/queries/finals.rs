@@ -71,7 +71,7 @@ impl Final {
         Ok(Self { query, path, encode, decode })
     }
 
-    /// Makes the result of the output at `output`, in place of what was there.
+    /// Makes the result of the output at `output`, replacing what was there.
     pub fn make(&self, config: &Config, output: &Path, pulse: &Pulse) -> anyhow::Result<()> {
         let framing = output::framing(config, &self.decode);
         let flow = output::flow(config, &self.decode, &framing, pulse);

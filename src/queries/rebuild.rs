@@ -1,4 +1,4 @@
-//! A view made anew from the whole output.
+//! A view rebuilt from the whole output.
 //!
 //! Invariants: the output is read back as it was written; each of its records counts, whenever it
 //! came.

@@ -94,7 +94,7 @@ impl Tables {
     }
 
     /// Uses the versions that have come since. All at once, since two tables may only fit together;
-    /// when that fails, each by itself. What cannot be used leaves what is in use in place, and is
+    /// when that fails, each on its own. What cannot be used leaves what is in use in place, and is
     /// tried again when another version of any table comes.
     pub fn refresh(&mut self, engine: &Engine, plan_again: PlanAgain<'_>) {
         let changed: Vec<_> = self.all.iter_mut().map(Reference::look).collect();
@@ -132,7 +132,7 @@ impl Tables {
         }
     }
 
-    /// Puts versions in place of what is in use, or leaves everything as it was.
+    /// Replaces the versions in use, or leaves everything as it was.
     fn put(
         &self,
         engine: &Engine,

@@ -31,7 +31,7 @@ pub enum Type {
     Timestamp,
     /// Microseconds in UTC.
     Timestamptz,
-    /// So many decimal digits in all, and so many of them behind the point.
+    /// Decimal digits in all, and after the point.
     Decimal(u8, u8),
 }
 

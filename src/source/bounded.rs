@@ -43,7 +43,7 @@ impl Source {
         Ok((keys.into_iter().map(|(key, stamp)| (key.name, stamp)).collect(), left))
     }
 
-    /// True when a file that is named by itself is whole, by the rule that looks into it.
+    /// True when a file that is named explicitly is whole, by the rule that looks into it.
     pub fn is_whole(
         rules: &Rules,
         path: &Path,

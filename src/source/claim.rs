@@ -1,7 +1,7 @@
 //! Which jobs take files from a drop folder: two that could take the same one are refused.
 //!
 //! Invariants: each job holds a shared lock on a hidden file in the folder for as long as it is open,
-//! and is listed in it. Who gets the lock alone begins the list anew; who does not is held against those
+//! and is listed in it. Who gets the lock alone begins the list again; who does not is held against those
 //! that are listed and alive. Of two that come at once, the one that is listed first may stay. The last
 //! one to leave removes the file. On a full disk nobody can be listed: who is alone then stays alone, since
 //! what makes room is that the files are taken.
@@ -126,7 +126,7 @@ impl Claim {
         if !work().with_context(doing).map_err(Failure::Transient)? {
             return Ok(None);
         }
-        // Somebody who was alone may have removed the file, or begun the list anew.
+        // Somebody who was alone may have removed the file, or begun the list again.
         let there = path.metadata().map(|there| (there.dev(), there.ino())).ok();
         let here = file.metadata().map(|here| (here.dev(), here.ino())).ok();
         let is_there = there.is_some() && there == here;
@@ -148,7 +148,7 @@ impl Drop for Claim {
         if self.file.try_lock().is_ok()
             && let Ok(dir) = Dir::open(&self.folder)
         {
-            // A file that stays is begun anew by the next job.
+            // A file that stays is begun again by the next job.
             let _ = dir.unlink(LOCK.as_ref());
         }
     }
@@ -227,7 +227,7 @@ fn not_opened(error: durable::Error, folder: &Path) -> Failure {
     }
 }
 
-/// Whoever holds the lock alone, and has no room to say who it is, keeps it so: nobody else gets in.
+/// A job that holds the lock alone, and has no room for its entry, keeps the lock: nobody else gets in.
 fn stays_alone(file: &File, error: anyhow::Error) -> anyhow::Result<()> {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     let no_room = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];

@@ -41,7 +41,7 @@ pub fn is_met(rules: &Rules, name: &OsStr, file: &File, size: u64, plain: Plain)
 fn has_lines(mut reader: impl Read, lines: u64, end_marker: Option<&[u8]>) -> Result<bool> {
     let mut buffer = vec![0; READ_BYTES];
     let mut count = 0;
-    // What was read of the line that is not over yet, behind the line feed before it.
+    // What was read of the line that is not over yet, after the line feed before it.
     let mut line = vec![b'\n'];
     loop {
         let got = match reader.read(&mut buffer) {

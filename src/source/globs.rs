@@ -110,7 +110,7 @@ impl Machine {
         }
     }
 
-    /// One character of this class behind `from`.
+    /// One character of this class after `from`.
     fn class(&mut self, from: usize, class: Class) -> usize {
         let (begin, end) = (self.add(), self.add());
         self.link(from, begin);
@@ -120,7 +120,7 @@ impl Machine {
         end
     }
 
-    /// Any number of characters behind `from`.
+    /// Any number of characters after `from`.
     fn star(&mut self, from: usize) -> usize {
         let loops = self.add();
         self.link(from, loops);

@@ -51,7 +51,7 @@ use watch::Hint;
 /// Time between scans when there are no events.
 const POLL: Duration = Duration::from_secs(1);
 
-/// A scan may take this share of the time: one part in so many.
+/// Scanning may use at most 1/`SCAN_SHARE` of the time.
 const SCAN_SHARE: u32 = 100;
 
 /// How long a file that could not be read, or that somebody writes to, is left alone.
@@ -224,7 +224,7 @@ impl Source {
         !self.rules.recursive && unchanged && stamp.age() > now.duration_since(*at) + LOOK_AGAIN
     }
 
-    /// The folder may have been unmounted or made anew: what counts is what its path leads to.
+    /// The folder may have been unmounted or created again: what counts is what its path leads to.
     fn reopen_if_replaced(&mut self) -> anyhow::Result<()> {
         let there = Dir::open(self.folder.path())?;
         let stamp = stamp_of(&there)?;
@@ -257,7 +257,7 @@ impl Source {
         self.left.take()
     }
 
-    /// True when the folder is another one than before; the caller has to watch it anew.
+    /// True when the folder is another one than before; the caller has to watch it again.
     pub fn folder_identity(&self) -> (u64, u64) {
         (self.folder_stamp.device, self.folder_stamp.inode)
     }

@@ -98,7 +98,7 @@ pub enum Duplicates {
     Quarantine,
 }
 
-/// A rule for completeness in place of `settle`.
+/// A rule for completeness instead of `settle`.
 #[derive(Debug, Clone)]
 pub enum Complete {
     /// At least this many line ends, or the end marker.
@@ -126,7 +126,7 @@ pub struct Rules {
     pub order: Order,
     /// How long a file has to stay unchanged where no rule is given.
     pub settle: Duration,
-    /// The rule in place of `settle`.
+    /// The rule instead of `settle`.
     pub complete: Option<Complete>,
     /// How long a truncated compressed file may still be arriving.
     pub incomplete_grace: Duration,

@@ -1,4 +1,4 @@
-//! Why a file is not taken yet: the same look as before it is taken, told to whoever asks.
+//! Why a file is not taken yet: the same look as before it is taken, for `explain` and `status`.
 
 use std::ffi::OsStr;
 use std::time::Duration;

@@ -255,7 +255,7 @@ fn numbered(look: &Look, archived: &OsStr) -> anyhow::Result<Option<Entry>> {
         let (name, number) = rest.split_at(dot);
         let number = std::str::from_utf8(number.get(1..).unwrap_or_default());
         let Some(number) = number.ok().and_then(|number| number.parse().ok()) else { break };
-        // A long name was cut before the number was put behind it.
+        // A long name was cut before the number was put after it.
         let fits = |entry: &Entry| {
             let of = entry.name.as_bytes();
             of == name || of.len() > CUT_FROM && of.starts_with(name)

@@ -1,7 +1,7 @@
 //! The status file: facts that only the running daemon knows.
 //!
 //! Invariants: it is written in place, as one page, without an fsync: it is worth nothing after a
-//! crash but for the last error. Whoever reads it asks the kernel whether the daemon runs.
+//! crash but for the last error. A reader asks the kernel whether the daemon runs.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};

@@ -9,7 +9,7 @@ pub fn time(at_ms: i64) -> String {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since_1970).to_string()
 }
 
-/// So many milliseconds, in whole seconds.
+/// Milliseconds, in whole seconds.
 pub fn ago(ms: i64) -> String {
     let seconds = u64::try_from(ms / 1000).unwrap_or(0);
     humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()

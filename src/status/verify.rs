@@ -191,7 +191,7 @@ impl Audit<'_> {
         }
     }
 
-    /// A span begins where the one before it ends, or behind bytes that somebody else wrote.
+    /// A span begins where the one before it ends, or after bytes that another program wrote.
     fn follows(&mut self, row: &TargetRow, span: SpanRow, end: &mut Option<u64>) {
         let (path, from, to) = (row.path.display(), end.unwrap_or(span.at.end), span.at.end);
         if from < to {

@@ -1,6 +1,6 @@
 //! A limit on what is told of one cause, with a count of what was left out.
 //!
-//! Invariants: only warnings and errors are limited, each place in the code by itself; the lines of
+//! Invariants: only warnings and errors are limited, each place in the code on its own; the lines of
 //! committed microbatches are not. What was left out is told when its time is over, or at the end.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use tracing_subscriber::layer::Context;
 /// Lines of one cause in a row.
 const LINES_MAX: u32 = 50;
 
-/// Lines are counted anew after so long.
+/// Lines are counted again after this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The recent lines about one cause.

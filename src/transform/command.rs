@@ -6,7 +6,7 @@
 //! - It runs in a process group of its own. When a time limit passes, or the daemon stops, the whole
 //!   group gets TERM, then KILL; when it is done, what it left running is killed too.
 //! - Its output counts when all that it has started has closed the pipe: a part is never taken for the
-//!   whole, whoever exits first. Time counts while the command could work, not while this side does.
+//!   whole, in whichever order they exit. Time counts while the command could work, not while this side does.
 //! - Exit code 0 is success, [`TRY_LATER`] puts the file off, anything else is a failure.
 //!
 //! Out of scope: what the bytes in its pipes mean.

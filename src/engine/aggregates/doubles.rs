@@ -43,7 +43,7 @@ impl Doubles {
         self.errors.resize(total, 0.0);
     }
 
-    /// Adds one value, or the sum of so many.
+    /// Adds one value, or a sum with its count.
     fn add(&mut self, group: usize, value: f64, error: f64, count: u64) {
         let Some(sum) = self.sums.get_mut(group) else { return };
         let before = *sum;

@@ -21,7 +21,7 @@ use crate::engine::statement::{Statement, with_line};
 use crate::engine::{Engine, Problem, Run, carry, state, types};
 use crate::event_time::Window;
 
-/// Plans what gives the groups of each record, with its row behind them.
+/// Plans what gives the groups of each record, with its row after them.
 pub(super) async fn plan(
     engine: &Engine,
     statement: &Statement,
@@ -45,7 +45,7 @@ pub(super) async fn plan(
 /// Records that may be late for a view of sessions, in their order.
 #[derive(Debug, Default)]
 pub struct Doubts {
-    /// The groups with the times of the records, one record behind the other.
+    /// The groups with the times of the records, one record after the other.
     keys: Rows,
     of: Vec<Doubt>,
     /// The watermark below which they may have missed records.
@@ -57,7 +57,7 @@ pub struct Doubts {
 enum Doubt {
     /// It is of no group of the view: late by its time alone, or not.
     Alone { is_late: bool },
-    /// It is of so many groups.
+    /// The number of its groups.
     In(usize),
 }
 

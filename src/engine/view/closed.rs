@@ -17,11 +17,11 @@ const OF_END: u8 = b'd';
 /// Under this key stands the latest end that was forgotten.
 const FORGOTTEN: &[u8] = b"a";
 
-/// So many gaps after the end of a session it is forgotten. A record that is later than that and joins a
+/// The number of gaps after which the end of a session is forgotten. A record that is later than that and joins a
 /// session through others that are late as well is rare, and few groups are kept for its sake.
 const GAPS: i64 = 10;
 
-/// Remembers these sessions, which were closed by this watermark, and forgets what is far behind it.
+/// Remembers these sessions, which were closed by this watermark, and forgets what is far before it.
 pub(super) fn remember<S: Store>(
     closed: &Entries,
     gap: i64,

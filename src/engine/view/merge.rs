@@ -194,7 +194,7 @@ impl View {
         Ok(States { keys, states })
     }
 
-    /// Merges rows of states into so many groups; each row has its group.
+    /// Merges rows of states into groups; each row has its group.
     ///
     /// No rows are merged into nothing: not every function has a state of that. All rows at once: an accumulator takes it that each group up to the last has had a row by then,
     /// and a group that it has only heard of would have a sum of 0 where it has none.
@@ -311,7 +311,7 @@ pub(super) fn panes(columns: &[ArrayRef], windowed: Windowed) -> Fallible<Vec<Op
     Ok(times.iter().map(|time| time.map(|time| time.saturating_sub(back))).collect())
 }
 
-/// Each row once for each window of its pane that ends behind `closed`, and the ends.
+/// Each row once for each window of its pane that ends after `closed`, and the ends.
 fn spread(
     columns: Vec<ArrayRef>,
     windowed: Windowed,

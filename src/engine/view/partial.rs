@@ -1,7 +1,7 @@
 //! Partial states of records, one for each group, made batch by batch.
 //!
 //! Invariants: the functions are the engine's, which group a record is of is ours to say. When memory
-//! is short, the states that there are go out, and the table begins anew. A function has two forms, one
+//! is short, the states that there are go out, and the table begins again. A function has two forms, one
 //! for many groups and one for a single one, whose states may look alike and mean other things: only the
 //! form for many is used, also where there is one group.
 

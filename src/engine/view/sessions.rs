@@ -334,7 +334,7 @@ fn damaged(what: &str) -> datafusion::common::DataFusionError {
     datafusion::common::DataFusionError::Execution(what.to_owned())
 }
 
-/// Puts sessions in place of those that they are made of.
+/// Replaces sessions by those they are merged into.
 fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<(), S::Error> {
     for (session, (_, value)) in sessions.iter().zip(states.entries(0..states.len())?.iter()) {
         for piece in &session.pieces {

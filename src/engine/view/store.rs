@@ -24,7 +24,7 @@ pub trait Store {
     /// The last key from `from` to before `below`, with its state.
     fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Self::Error>;
 
-    /// Puts a state in place of the one before; `None` removes it.
+    /// Replaces a state; `None` removes it.
     fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>);
 
     /// Puts many states, in the order of their keys and each key once.
@@ -38,14 +38,14 @@ pub trait Store {
 /// Keys and their states, as they are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entries {
-    /// The groups, behind the ends of their windows where they have one.
+    /// The groups, after the ends of their windows where they have one.
     pub(super) keys: Rows,
     /// Their states.
     pub(super) values: Rows,
 }
 
 impl Entries {
-    /// None yet, with room for so many.
+    /// Empty, with this capacity.
     pub fn with_room(rows: usize) -> Self {
         Self { keys: Rows::with_room(rows), values: Rows::with_room(rows) }
     }
@@ -86,7 +86,7 @@ impl Entries {
 /// A key and its state, as they are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The group, behind the end of its window where it has one.
+    /// The group, after the end of its window where it has one.
     pub key: Vec<u8>,
     /// Its state.
     pub value: Vec<u8>,

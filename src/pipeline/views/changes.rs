@@ -46,7 +46,7 @@ impl Changes {
         from
     }
 
-    /// Puts a state in place of the one before, or removes it.
+    /// Replaces a state, or removes it.
     pub fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.few.insert(key, value);
     }

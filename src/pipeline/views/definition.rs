@@ -20,7 +20,7 @@ use crate::sink::replaced::Replaced;
 /// would take long.
 const LEFT_OUT_MAX: usize = 1000;
 
-/// So many groups are tried once more with all others around them.
+/// The number of groups that are tried once more with all others around them.
 const TRIED_AGAIN_MAX: usize = 16;
 
 /// Groups whose result is made at once, where each makes its own.
@@ -81,7 +81,7 @@ impl Definition {
         self.asked != Asked::All
     }
 
-    /// The result over these groups, each by itself. One that cannot be computed is left out until it can
+    /// The result over these groups, each on its own. One that cannot be computed is left out until it can
     /// be, and told: whatever comes later would find it again.
     pub fn encode_states(
         &self,
@@ -226,7 +226,7 @@ impl Definition {
         }
     }
 
-    /// Puts a result in place of the one before.
+    /// Replaces a result.
     pub fn replace(&self, result: &[u8]) -> Result<()> {
         let place = self.path.display();
         let write = || -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ pub(super) struct Open {
     pub(super) making: Option<Making>,
     /// The groups that are left out of it.
     pub(super) left_out: BTreeSet<String>,
-    /// It sees nothing more until it is made anew.
+    /// It sees nothing more until it is rebuilt.
     pub(super) is_stopped: bool,
 }
 
@@ -136,7 +136,7 @@ impl Open {
     ) -> Result<()> {
         let Definition { view, asked, .. } = &self.definition;
         let (before, after) = step.watermarks;
-        // What was closed before is closed, also of what is made anew.
+        // What was closed before is closed, also of what is rebuilt.
         let after = if step.is_whole { after.max(merged.closed) } else { after };
         if *asked == Asked::All || !step.ends && before == after {
             return Ok(());

@@ -61,7 +61,7 @@ pub fn first_free(
     Err(Failure::Transient(anyhow::anyhow!("no free name to archive {name} under")))
 }
 
-/// `processed-<name>`, then `processed-<name>.<sequence>`, then with a number behind; the name is
+/// `processed-<name>`, then `processed-<name>.<sequence>`, then with a number after it; the name is
 /// cut where the result would be too long for the file system.
 pub fn archived_name(prefix: &str, name: &OsStr, sequence: u64, attempt: u32) -> OsString {
     let suffix = match attempt {

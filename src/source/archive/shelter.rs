@@ -10,7 +10,7 @@ use crate::durable::{Dir, Result};
 /// Its name.
 const NAME: &str = ".spoolmill-done";
 
-/// So many files are worth a shelter, and a thread that archives them while the next are read.
+/// The number of files from which a shelter pays, and a thread that archives them while the next are read.
 pub const CROWD: usize = 64;
 
 /// Makes it in this folder, where it can be had.

@@ -46,7 +46,7 @@ impl Touched {
         self.reports.push(report);
     }
 
-    /// So many files of this folder are to be archived. True when they are many.
+    /// Announces the number of files of this folder to be archived. True when they are many.
     pub fn expect(&mut self, files: usize, folder: &Dir) -> durable::Result<bool> {
         if files < shelter::CROWD || self.shelter.is_some() {
             return Ok(files >= shelter::CROWD);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 /// How long what was killed may take to end.
 const DYING: Duration = Duration::from_secs(1);
 
-/// Commands that run: whoever has started them waits for them.
+/// Running commands: the thread that started one waits for it.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// Whatever a command starts has this in its environment.
@@ -81,7 +81,7 @@ impl Family {
                 let how = if self.has(pid) { Signal::KILL } else { signal };
                 if self.has(pid) || strays {
                     is_any = true;
-                    // It may have ended by itself.
+                    // It may have ended already.
                     let _ = rustix::process::kill_process(pid, how);
                 }
             }
@@ -133,7 +133,7 @@ pub fn is_running() -> bool {
 
 /// Ends the groups of all commands that run.
 pub fn end_all() {
-    // Whoever starts one just now may hold this for long.
+    // A thread that starts one may hold this for long.
     let groups: Vec<_> = match RUNNING.try_lock() {
         Ok(running) => running.iter().copied().filter_map(Pid::from_raw).collect(),
         Err(_) => Vec::new(),
