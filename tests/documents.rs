@@ -127,14 +127,30 @@ fn every_promise_names_its_test() {
         assert!(!promise.is_empty());
     }
     for name in promises.split('`').filter(|word| word.contains("::")) {
-        let (module, test) = name.split_once("::").unwrap();
-        let file = Path::new(ROOT).join(format!("tests/{module}.rs"));
-        let text =
-            std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("no tests/{module}.rs"));
-        assert!(text.contains(&format!("fn {test}(")), "{name} does not exist");
+        assert_exists(name);
         named += 1;
     }
     assert!(named >= 13);
+}
+
+#[track_caller]
+fn assert_exists(name: &str) {
+    let (module, test) = name.split_once("::").unwrap();
+    let file = Path::new(ROOT).join(format!("tests/{module}.rs"));
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("no tests/{module}.rs"));
+    assert!(text.contains(&format!("fn {test}(")), "{name} does not exist");
+}
+
+/// The page that argues why nothing is lost names tests that exist, and the line that it points to is there.
+#[test]
+fn the_page_about_crashes_is_held_against_the_code() {
+    let page = read("docs/crash-safety.md");
+    let names = page.split('`').filter(|word| word.contains("::") && !word.contains(' '));
+    let named: Vec<_> = names.inspect(|name| assert_exists(name)).collect();
+    assert!(named.len() >= 8, "{named:?}");
+    assert_eq!(read("src/ledger/mod.rs").matches("// The commit point.\n").count(), 1);
+    let mutants = read("tests/crashes.rs").matches("\"no-").count();
+    assert!(mutants >= 9, "{mutants}");
 }
 
 /// The two commands of the README are the ones that the gate runs and the demo needs.
