@@ -281,3 +281,28 @@ fn a_full_disk_holds_up_everything_but_this() {
     spool.run_once();
     verify(&spool);
 }
+
+/// A failed fsync stops the daemon here as well, and is not tried again.
+#[test]
+fn a_failed_fsync_while_room_is_made_stops_the_program() {
+    let mut spool = job("size = \"1B\"");
+    for number in 11..=13 {
+        drop_one(&spool, number);
+        spool.run_once();
+    }
+    drop_one(&spool, 14);
+    spool.environment("SPOOLMILL_FAULT", "fail:write:28:1+");
+    assert_eq!(spool.run("run", &["--once"]).status.code(), Some(1));
+    let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");
+    std::fs::write(spool.path("job.toml"), rule).unwrap();
+    spool.environment("SPOOLMILL_FAULT", "fail:write:28:1+,fail:output-directory:5:1");
+    let stopped = spool.run("run", &["--once"]);
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("spoolmill: ") && last.contains("Input/output error"), "{said}");
+    assert!(!said.contains("paused"), "{said}");
+    spool.no_environment();
+    spool.run_once();
+    verify(&spool);
+}

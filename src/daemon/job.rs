@@ -115,7 +115,8 @@ impl Job {
         );
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
-        pipeline.recover(&mut source).inspect_err(|_| pipeline.make_room(&source))?;
+        let recovered = pipeline.recover(&mut source);
+        recovered.map_err(|failure| make_room(&mut pipeline, &source, failure))?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
@@ -142,10 +143,7 @@ impl Job {
     /// Takes what is complete, as far as one group goes, through to the archive.
     pub fn round(&mut self, pulse: &Pulse) -> Result<Round> {
         let round = self.take_round(pulse);
-        if let Err(Failure::Transient(_)) = &round {
-            self.pipeline.make_room(&self.source);
-        }
-        round
+        round.map_err(|failure| make_room(&mut self.pipeline, &self.source, failure))
     }
 
     fn take_round(&mut self, pulse: &Pulse) -> Result<Round> {
@@ -279,6 +277,15 @@ impl Job {
             self.pipeline.rotation_due(),
         ];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
+    }
+}
+
+/// Makes room after a transient failure, which a full disk may have caused. Returns the failure to report: that
+/// one, or a worse one from making room.
+fn make_room(pipeline: &mut Pipeline, source: &Source, failure: Failure) -> Failure {
+    match &failure {
+        Failure::Transient(_) => pipeline.make_room(source).err().unwrap_or(failure),
+        _ => failure,
     }
 }
 

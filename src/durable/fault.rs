@@ -8,6 +8,7 @@
 //!   `N+` it and every later one;
 //! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
 //! - `SPOOLMILL_PINS=DIR` keeps what is removed under the number of its inode, so that no other file gets it;
+//! - several faults stand one after the other, with commas between them;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
 #[cfg(not(debug_assertions))]
@@ -137,7 +138,7 @@ mod switched {
     }
 
     struct Switch {
-        plan: Plan,
+        plans: Vec<Plan>,
         mutants: Vec<String>,
         trace: Option<Mutex<File>>,
         pins: Option<PathBuf>,
@@ -147,11 +148,14 @@ mod switched {
     #[derive(Default)]
     struct Counts {
         all: u64,
-        of_the_failing_kind: u64,
+        /// Of the failing kind, one for each plan.
+        of_kind: Vec<u64>,
     }
 
     static SWITCH: LazyLock<Switch> = LazyLock::new(|| Switch {
-        plan: plan(&std::env::var("SPOOLMILL_FAULT").unwrap_or_default()),
+        plans: std::env::var("SPOOLMILL_FAULT")
+            .map(|list| list.split(',').map(plan).collect())
+            .unwrap_or_default(),
         mutants: std::env::var("SPOOLMILL_MUTANT")
             .map(|list| list.split(',').map(str::to_owned).collect())
             .unwrap_or_default(),
@@ -200,30 +204,33 @@ mod switched {
         }
         let mut counts = SWITCH.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all += 1;
-        match &SWITCH.plan {
-            Plan::AbortAt { number, half } if *number == counts.all => {
-                if *half && operation == Operation::Write {
-                    return Ok(Verdict::HalfThenAbort);
+        let all = counts.all;
+        counts.of_kind.resize(SWITCH.plans.len(), 0);
+        for (plan, of_kind) in SWITCH.plans.iter().zip(&mut counts.of_kind) {
+            match plan {
+                Plan::AbortAt { number, half } if *number == all => {
+                    if *half && operation == Operation::Write {
+                        return Ok(Verdict::HalfThenAbort);
+                    }
+                    std::process::abort()
                 }
-                std::process::abort()
-            }
-            Plan::AbortWithin { commit } if operation == Operation::Commit => {
-                counts.of_the_failing_kind += 1;
-                if counts.of_the_failing_kind == *commit {
-                    return Ok(Verdict::UnsyncedThenAbort);
+                Plan::AbortWithin { commit } if operation == Operation::Commit => {
+                    *of_kind += 1;
+                    if *of_kind == *commit {
+                        return Ok(Verdict::UnsyncedThenAbort);
+                    }
                 }
-            }
-            Plan::Fail { operation: kind, errno, from, forever }
-                if *kind == operation.to_string().replace(' ', "-")
-                    || *kind == site.replace(' ', "-") =>
-            {
-                counts.of_the_failing_kind += 1;
-                let number = counts.of_the_failing_kind;
-                if number == *from || (*forever && number > *from) {
-                    return Err(io::Error::from_raw_os_error(*errno));
+                Plan::Fail { operation: kind, errno, from, forever }
+                    if *kind == operation.to_string().replace(' ', "-")
+                        || *kind == site.replace(' ', "-") =>
+                {
+                    *of_kind += 1;
+                    if *of_kind == *from || (*forever && *of_kind > *from) {
+                        return Err(io::Error::from_raw_os_error(*errno));
+                    }
                 }
+                _ => {}
             }
-            _ => {}
         }
         if operation != Operation::Commit {
             trace(site, act);

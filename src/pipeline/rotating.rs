@@ -59,16 +59,16 @@ impl Pipeline {
         keeping.rotations.iter_mut().try_for_each(|rotation| rotation.carry_out(ledger))
     }
 
-    /// Lets go of what is not to be kept, where nothing else goes on: a disk that is full may be full of that.
-    pub fn make_room(&mut self, source: &Source) {
+    /// Removes everything past `keep` while the job cannot go on: a disk that is full may be full of that.
+    ///
+    /// # Errors
+    /// Only those that stop the daemon, such as a failed fsync.
+    pub fn make_room(&mut self, source: &Source) -> Result<()> {
         let Self { keeping, ledger, .. } = self;
-        let outputs =
-            keeping.rotations.iter_mut().try_for_each(|rotation| rotation.prune(ledger, now_ms()));
-        let pruned = outputs.and_then(|()| self.prune(source, Instant::now()));
-        if let Err(failure) = pruned {
-            let error = failure.into_error();
-            tracing::warn!(error = %format!("{error:#}"), "the past cannot be pruned now");
+        for rotation in &mut keeping.rotations {
+            rotation.prune(ledger, now_ms())?;
         }
+        self.prune(source, Instant::now())
     }
 
     /// Waits for what is under way, all of it, or breaks it off for the next start.
