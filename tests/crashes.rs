@@ -64,17 +64,8 @@ const COMPRESSED: Job = Job {
         rotate = { size = \"8B\", compress = \"gzip\" }\n[output.format.numbers]\n\
         [engine]\nfiles_per_commit = 2\n",
     seen: |spool| {
-        let read = |name: &String| {
-            let path = spool.path("out").join(name);
-            let mut text = String::new();
-            let mut packed = flate2::read::MultiGzDecoder::new(std::fs::File::open(path).unwrap());
-            match std::io::Read::read_to_string(&mut packed, &mut text) {
-                Ok(_) => text,
-                Err(_) => spool.read(&format!("out/{name}")),
-            }
-        };
-        let names = names_in(spool, "out");
-        let text: String = names.iter().map(read).collect();
+        let names = spool.names_in("out");
+        let text: String = names.iter().map(|name| spool.plain(&format!("out/{name}"))).collect();
         let odd = names.iter().filter(|name| name.starts_with('.') || name.ends_with("Z.txt"));
         odd.count().to_string() + &text
     },
@@ -86,16 +77,9 @@ const KEPT: Job = Job {
     configuration: "[input.format.numbers]\n[output]\npath = \"out/output.txt\"\n\
         rotate = { size = \"8B\", compress = \"gzip\", keep = \"0B\" }\n[output.format.numbers]\n\
         [done]\naction = { move = \"archive\" }\nkeep = \"0B\"\n[engine]\nfiles_per_commit = 2\n",
-    seen: |spool| format!("{:?} {:?}", names_in(spool, "out"), names_in(spool, "archive")),
+    seen: |spool| format!("{:?} {:?}", spool.names_in("out"), spool.names_in("archive")),
     ..PLAIN
 };
-
-/// What is in a folder, but for the lock.
-fn names_in(spool: &Spool, folder: &str) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(spool.path(folder)).into_iter().flatten();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !name.ends_with("spoolmill-lock")).collect()
-}
 
 /// A header once, records that say where they are from, and one plan over blocks.
 #[cfg(feature = "sql")]

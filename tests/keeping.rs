@@ -25,13 +25,6 @@ fn assert_archive(spool: &Spool, names: &[&str]) {
     assert_eq!(archive(spool), names.iter().map(|name| (*name).to_owned()).collect());
 }
 
-#[track_caller]
-fn verify(spool: &Spool) {
-    let output = spool.run("verify", &["--deep"]);
-    let found = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{found}");
-}
-
 #[test]
 fn what_was_moved_goes_when_it_is_old() {
     let spool = job("keep = \"1h\"", "");
@@ -49,7 +42,7 @@ fn what_was_moved_goes_when_it_is_old() {
     // The last microbatch stays whatever its age, and so does what others put there or set aside.
     assert_archive(&spool, &["c", "mine"]);
     spool.assert_names(&["failed-b.gz", "failed-b.gz.error.json"]);
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 #[test]
@@ -61,7 +54,7 @@ fn the_newest_files_of_some_size_stay() {
     }
     spool.run_once();
     assert_archive(&spool, &["c", "d"]);
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 /// What was moved elsewhere by an earlier configuration is found there, by each verb, and goes as well.
@@ -101,7 +94,7 @@ fn an_archive_that_is_elsewhere_now_is_kept_like_this_one() {
     spool.assert_names(&["processed-b"]);
     assert_archive(&spool, &["e"]);
     assert_eq!(fs::read_dir(spool.path("other")).unwrap().count(), 0);
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 /// A file that took the name of one that was moved is somebody's, whatever its size and age.
@@ -131,7 +124,7 @@ fn a_running_daemon_prunes_by_itself() {
     let daemon = spool.start();
     wait_for("they are pruned", || archive(&spool).len() <= 2);
     daemon.stop();
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 /// Totals stay; the output goes on; what is left is verified.
@@ -145,7 +138,7 @@ fn the_history_goes_when_it_is_old() {
     spool.run_once();
     assert_eq!(spool.ledger("SELECT count(*) * 100 + max(sequence) FROM microbatch"), 103);
     assert_eq!(spool.ledger("SELECT count(*) FROM span"), 2);
-    verify(&spool);
+    spool.verify(&["--deep"]);
     spool.drop_file("d", "4\n");
     spool.run_once();
     assert_eq!(spool.output(), "100.0\n100.0\n100.0\n400.0\n");
@@ -153,7 +146,7 @@ fn the_history_goes_when_it_is_old() {
         serde_json::from_slice(&spool.run("status", &["--json"]).stdout).unwrap();
     assert_eq!(status["total"]["files"].as_u64(), Some(4));
     assert_eq!(status["total"]["rejected"].as_u64(), Some(3));
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 /// Aborted at any durable operation, only what is old goes, and all of it in the end.
@@ -174,7 +167,7 @@ fn an_abort_prunes_nothing_else() {
         assert_eq!(spool.output(), "100.0\n100.0\n100.0\n200.0\n", "abort:{number}");
         assert_archive(&spool, &["d"]);
         assert_eq!(spool.ledger("SELECT count(*) * 10 + max(sequence) FROM microbatch"), 14);
-        verify(&spool);
+        spool.verify(&["--deep"]);
         if !aborted {
             assert!(number > 10, "only {number} operations");
             return;
@@ -236,7 +229,7 @@ fn a_file_that_was_taken_again_is_kept_for_its_last_microbatch() {
     spool.run_once();
     spool.run_once();
     assert_archive(&spool, &["a", "c"]);
-    verify(&spool);
+    spool.verify(&["--deep"]);
 }
 
 /// A restart changes nothing in what is skipped, although the history is pruned.
@@ -280,7 +273,7 @@ fn one_file_that_does_not_go_keeps_no_others() {
     wait_for("the others are pruned", || rows("") == 2);
     assert_eq!(rows("WHERE sequence = 1"), 1);
     assert_archive(&spool, &["other", "sub"]);
-    verify(&spool);
+    spool.verify(&["--deep"]);
 
     fs::remove_file(spool.path("archive/sub")).unwrap();
     wait_for("it goes as well", || rows("") == 1);
@@ -289,7 +282,7 @@ fn one_file_that_does_not_go_keeps_no_others() {
     assert_archive(&spool, &["other"]);
     assert_eq!(fs::read_dir(spool.path("archive/other")).unwrap().count(), 1);
     assert_eq!(spool.ledger("SELECT count(*) FROM archived_name"), 0);
-    verify(&spool);
+    spool.verify(&["--deep"]);
     assert_eq!(spool.output().lines().count(), 6);
 }
 

@@ -1,8 +1,6 @@
 //! Outputs, rejects and late records are closed from time to time, and what was closed is kept as long as
 //! the job says so: nothing else is removed.
 
-use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::support::spool::NUMBERS;
@@ -49,32 +47,9 @@ fn drop_one(spool: &Spool, number: u32) {
     }
 }
 
-fn names(spool: &Spool, folder: &str) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(spool.path(folder)).into_iter().flatten();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !name.contains(".spoolmill-lock") && !name.ends_with(".lock")).collect()
-}
-
 /// The records of each file, the oldest file first.
 fn contents(spool: &Spool, folder: &str) -> Vec<String> {
-    let read = |name: &String| {
-        let bytes = std::fs::read(spool.path(folder).join(name)).unwrap();
-        let mut text = String::new();
-        if name.ends_with(".gz") {
-            flate2::read::MultiGzDecoder::new(&*bytes).read_to_string(&mut text).unwrap();
-        } else {
-            text = String::from_utf8(bytes).unwrap();
-        }
-        text
-    };
-    names(spool, folder).iter().map(read).collect()
-}
-
-#[track_caller]
-fn verify(spool: &Spool) {
-    let output = spool.run("verify", &[]);
-    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
-    assert!(output.status.success(), "{said}");
+    spool.names_in(folder).iter().map(|name| spool.plain(&format!("{folder}/{name}"))).collect()
 }
 
 /// The numbers of the files whose records are in an output, in its order.
@@ -103,9 +78,9 @@ fn each_output_is_closed_by_its_rule() {
         }
         for folder in outputs() {
             assert_eq!(numbers(&spool, folder), [11, 12, 13, 14, 15], "{folder}");
-            assert!(names(&spool, folder).len() >= 5, "{:?}", names(&spool, folder));
+            assert!(spool.names_in(folder).len() >= 5, "{:?}", spool.names_in(folder));
         }
-        verify(&spool);
+        spool.verify(&[]);
     }
 }
 
@@ -130,12 +105,12 @@ fn the_newest_of_what_was_closed_is_kept() {
             assert_eq!(kept, expected, "{rotate} {folder}");
             let size =
                 |name: &String| std::fs::metadata(spool.path(folder).join(name)).unwrap().len();
-            let bytes: u64 = names(&spool, folder).iter().map(size).sum();
+            let bytes: u64 = spool.names_in(folder).iter().map(size).sum();
             assert!(bytes <= most, "{rotate} {folder}: {bytes}");
-            files += names(&spool, folder).len();
+            files += spool.names_in(folder).len();
         }
         assert_eq!(ledger_remembers(&spool), files, "{rotate}");
-        verify(&spool);
+        spool.verify(&[]);
     }
 }
 
@@ -145,10 +120,10 @@ fn what_is_old_goes_by_itself() {
     drop_one(&spool, 11);
     let daemon = spool.start();
     let gone = || spool.read("daemon.log").matches("past `keep`").count();
-    let nothing = || outputs().iter().all(|folder| names(&spool, folder).is_empty());
+    let nothing = || outputs().iter().all(|folder| spool.names_in(folder).is_empty());
     wait_for("each is closed and goes", || gone() >= outputs().len() && nothing());
     daemon.stop();
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 /// Under the name of a closed file there is another one, or nothing.
@@ -162,7 +137,7 @@ fn what_is_not_ours_stays() {
         }
         let mut theirs = Vec::new();
         for folder in outputs() {
-            let mut names = names(&spool, folder).into_iter();
+            let mut names = spool.names_in(folder).into_iter();
             let (first, second) = (names.next().unwrap(), names.next().unwrap());
             std::fs::remove_file(spool.path(folder).join(first)).unwrap();
             let second = spool.path(folder).join(second);
@@ -180,10 +155,10 @@ fn what_is_not_ours_stays() {
             assert!(path.exists(), "{compress} {}", path.display());
         }
         for folder in outputs() {
-            assert_eq!(names(&spool, folder).len(), 1, "{compress} {:?}", names(&spool, folder));
+            assert_eq!(spool.names_in(folder).len(), 1, "{compress} {:?}", spool.names_in(folder));
         }
         assert_eq!(ledger_remembers(&spool), 0);
-        verify(&spool);
+        spool.verify(&[]);
     }
 }
 
@@ -215,10 +190,10 @@ fn an_abort_forgets_no_file() {
                 let expected: Vec<u32> = (19 - kept.len() as u32..=18).collect();
                 assert_eq!(kept, expected, "{rotate} abort:{number} {folder}");
                 assert!(!kept.is_empty(), "{rotate} abort:{number} {folder}");
-                files += names(&spool, folder).len();
+                files += spool.names_in(folder).len();
             }
             assert_eq!(ledger_remembers(&spool), files, "{rotate} abort:{number}");
-            verify(&spool);
+            spool.verify(&[]);
             if ended {
                 assert!(number > 20, "only {number} operations");
                 break;
@@ -244,12 +219,12 @@ fn one_file_that_cannot_be_removed_keeps_no_others() {
     assert!(said.contains("closed files stay for now"), "{said}");
     spool.no_environment();
     let left = |spool: &Spool| -> usize {
-        outputs().iter().map(|folder| names(spool, folder).len()).sum()
+        outputs().iter().map(|folder| spool.names_in(folder).len()).sum()
     };
     assert_eq!((left(&spool), ledger_remembers(&spool)), (1, 1));
     spool.run_once();
     assert_eq!((left(&spool), ledger_remembers(&spool)), (0, 0));
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 /// A disk that is full of what was closed is made good by what `keep` lets go.
@@ -271,7 +246,7 @@ fn a_full_disk_holds_up_everything_but_this() {
     }
     assert_eq!(spool.ledger("SELECT count(DISTINCT sequence) FROM owed"), 1);
     let closed = |folder: &str| {
-        let names = names(&spool, folder).into_iter();
+        let names = spool.names_in(folder).into_iter();
         names.filter(|name| name.contains('-')).collect::<Vec<_>>()
     };
     for folder in outputs() {
@@ -279,7 +254,7 @@ fn a_full_disk_holds_up_everything_but_this() {
     }
     spool.no_environment();
     spool.run_once();
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 /// A failed fsync stops the daemon here as well, and is not tried again.
@@ -304,5 +279,5 @@ fn a_failed_fsync_while_room_is_made_stops_the_program() {
     assert!(!said.contains("paused"), "{said}");
     spool.no_environment();
     spool.run_once();
-    verify(&spool);
+    spool.verify(&[]);
 }

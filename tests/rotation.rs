@@ -1,7 +1,6 @@
 //! The output is closed from time to time: no record is lost, doubled or cut by it.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::spool::{Daemon, NUMBERS};
@@ -15,9 +14,7 @@ fn job(rotate: &str) -> Spool {
 }
 
 fn names(spool: &Spool) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(spool.path("out")).into_iter().flatten();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| !name.starts_with('.')).collect()
+    spool.names_in("out").into_iter().filter(|name| !name.starts_with('.')).collect()
 }
 
 /// The closed files in the order of their names, then the open one.
@@ -29,26 +26,7 @@ fn contents_of(spool: &Spool, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let mut names: Vec<String> = names(spool).into_iter().filter(|name| wanted(name)).collect();
     // `output-...` sorts before `output.txt`.
     names.sort();
-    let read = |name: &String| {
-        let bytes = std::fs::read(spool.path("out").join(name)).unwrap();
-        let mut text = String::new();
-        match name.rsplit('.').next().unwrap() {
-            "gz" => {
-                flate2::read::MultiGzDecoder::new(&*bytes).read_to_string(&mut text).unwrap();
-            }
-            "zst" => text = String::from_utf8(zstd::stream::decode_all(&*bytes).unwrap()).unwrap(),
-            _ => text = String::from_utf8(bytes).unwrap(),
-        }
-        text
-    };
-    names.iter().map(read).collect()
-}
-
-#[track_caller]
-fn verify(spool: &Spool) {
-    let output = spool.run("verify", &[]);
-    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
-    assert!(output.status.success(), "{said}");
+    names.iter().map(|name| spool.plain(&format!("out/{name}"))).collect()
 }
 
 #[test]
@@ -63,13 +41,13 @@ fn the_output_is_closed_at_its_size() {
     let names = names(&spool);
     let closed = names.first().unwrap();
     assert!(closed.starts_with("output-20") && closed.ends_with("Z.txt"), "{names:?}");
-    verify(&spool);
+    spool.verify(&[]);
     std::fs::write(spool.path("out").join(closed), "100.0\n200.1\n").unwrap();
     let found = spool.run("verify", &[]);
     assert!(String::from_utf8_lossy(&found.stdout).contains("was changed or cut"));
     // Its reader may take a closed file away.
     std::fs::remove_file(spool.path("out").join(closed)).unwrap();
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 #[test]
@@ -85,7 +63,7 @@ fn the_output_is_closed_when_its_time_is_over() {
     wait_for("the next one begins", || names(&spool).len() == 2);
     daemon.stop();
     assert_eq!(contents(&spool), ["100.0\n", "200.0\n"]);
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 #[test]
@@ -99,7 +77,7 @@ fn closed_files_are_compressed() {
         assert_eq!(contents(&spool), ["100.0\n", "200.0\n", "300.0\n"]);
         let packed = names(&spool).into_iter().filter(|name| name.ends_with(suffix)).count();
         assert_eq!(packed, 3, "{:?}", names(&spool));
-        verify(&spool);
+        spool.verify(&[]);
     }
 }
 
@@ -126,7 +104,7 @@ fn an_abort_loses_doubles_and_cuts_nothing() {
                 "{rotate} abort:{number}"
             );
             assert_eq!(text.len(), 3, "{rotate} abort:{number}: {text:?}");
-            verify(&spool);
+            spool.verify(&[]);
             if ended {
                 assert!(number > 10, "only {number} operations");
                 break;
@@ -155,7 +133,7 @@ fn a_failure_is_made_good() {
         spool.no_environment();
         spool.run_once();
         assert_eq!(contents(&spool), ["100.0\n", "200.0\n"], "{kind} {number}");
-        verify(&spool);
+        spool.verify(&[]);
     }
 }
 
@@ -187,7 +165,7 @@ fn an_audit_beside_a_rotation_finds_no_damage() {
     drop(ledger);
     let daemon = spool.start();
     std::thread::scope(|scope| {
-        let audits = scope.spawn(|| (0..20).for_each(|_| verify(&spool)));
+        let audits = scope.spawn(|| (0..20).for_each(|_| spool.verify(&[])));
         for number in 1.. {
             spool.drop_file(format!("{number}"), format!("{number}\n"));
             wait_for("it is done", || spool.input(format!("processed-{number}")).exists());
@@ -197,7 +175,7 @@ fn an_audit_beside_a_rotation_finds_no_damage() {
         }
     });
     daemon.stop();
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 /// An output that was cut is damage: it is not closed as if it were whole.
@@ -255,7 +233,7 @@ fn a_stop_does_not_wait_for_a_compression() {
     spool.run_once();
     assert!(names(&spool).iter().all(|name| name.ends_with(".gz")), "{:?}", names(&spool));
     assert_eq!(contents(&spool).concat(), text);
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 #[test]
@@ -267,7 +245,7 @@ fn a_reload_does_not_wait_for_a_compression() {
     });
     daemon.stop();
     assert_eq!(contents(&spool).concat(), text);
-    verify(&spool);
+    spool.verify(&[]);
 }
 
 /// Aborted at any durable operation, a collector takes whatever is closed, and the job is configured again:
@@ -370,7 +348,7 @@ fn another_file_under_the_name_is_told_by_its_inode() {
             daemon.unwrap().stop();
             assert_eq!(spool.read("rotated"), before);
             assert_eq!(spool.read(name).lines().count(), 1, "{name} {is_stopped}");
-            verify(&spool);
+            spool.verify(&[]);
 
             // Its copy is continued; a file of somebody else's is named.
             std::fs::copy(spool.path(name), spool.path("copy")).unwrap();
@@ -455,7 +433,7 @@ fn all_that_is_appended_to_may_be_rotated_from_outside() {
                     assert!(!before.contains(line) && line.ends_with('}'), "{name}: {line}");
                 }
             }
-            verify(&spool);
+            spool.verify(&[]);
         }
     }
 }
@@ -501,7 +479,7 @@ fn a_kill_after_a_rotation_from_outside_tears_nothing() {
                 text = lines.into_iter().map(|line| format!("{line}\n")).collect();
             }
             assert_eq!(text, "AAAAAAAAAAAAAAAA\nbb\n", "abort:{number} {created}");
-            verify(&spool);
+            spool.verify(&[]);
             if ended {
                 assert!(number > 10);
                 break;

@@ -12,6 +12,7 @@ use arrow_array::builder::{
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 
+pub use super::times::date;
 use super::{times, timestamp};
 use crate::record::columns::Type;
 
@@ -220,11 +221,6 @@ fn boolean(text: &str) -> Option<bool> {
     } else {
         None
     }
-}
-
-/// Days since 1970.
-pub fn date(text: &str) -> Option<i32> {
-    times::date(text)
 }
 
 /// Microseconds since 1970 in UTC. Without an offset it is UTC already.

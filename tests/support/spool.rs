@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -134,6 +134,36 @@ impl Spool {
         let mut command = self.command("run");
         let child = command.args(["--log-level", "debug"]).stderr(file).spawn().unwrap();
         Daemon { child, log }
+    }
+
+    /// Runs `verify`, which must find nothing.
+    #[track_caller]
+    pub fn verify(&self, arguments: &[&str]) {
+        let output = self.run("verify", arguments);
+        let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+        assert!(output.status.success(), "{said}");
+    }
+
+    /// The names in a folder, but for locks.
+    pub fn names_in(&self, folder: &str) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.path(folder)).into_iter().flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.ends_with(".spoolmill-lock")).collect()
+    }
+
+    /// The text of a file that may be compressed, by its suffix.
+    pub fn plain(&self, name: &str) -> String {
+        let bytes = fs::read(self.path(name)).unwrap();
+        let unpacked = match name.rsplit('.').next() {
+            Some("gz") => {
+                let mut plain = Vec::new();
+                flate2::read::MultiGzDecoder::new(&*bytes).read_to_end(&mut plain).unwrap();
+                plain
+            }
+            Some("zst") => zstd::stream::decode_all(&*bytes).unwrap(),
+            _ => bytes,
+        };
+        String::from_utf8(unpacked).unwrap()
     }
 
     pub fn read(&self, name: &str) -> String {
