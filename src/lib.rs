@@ -111,7 +111,8 @@
 //! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came
 //! after what it belongs to was closed. *Left out*: a group whose row cannot be computed. *Stopped*: a view
 //! that sees nothing more until it is rebuilt. *Generation*: one life of an output file, until it is rotated
-//! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file.
+//! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file. *Retention*: closed
+//! outputs, archived inputs and history go when `keep` no longer covers them.
 //! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an
 //! earlier one. *Requeue*: to put a file back that was set aside, or take a processed one again. *Tally*:
 //! the totals of everything committed, minute by minute. *Hint*: a notification that something may have

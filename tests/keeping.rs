@@ -314,3 +314,55 @@ fn a_size_is_kept_beside_a_file_that_does_not_go() {
     spool.run_once();
     assert_eq!(kept(), ["09", "10", "11", "x", "y"]);
 }
+
+/// One file that cannot be removed is told and passed over; when none can, none is forgotten.
+#[test]
+fn a_file_that_cannot_be_removed_keeps_no_others() {
+    let mut told = false;
+    for number in 1..8 {
+        let mut spool = job("", "");
+        for name in ["a", "b", "c", "d"] {
+            spool.drop_file(name, "1\n");
+            spool.run_once();
+        }
+        let text = spool.read("job.toml").replace("[done]", "[done]\nkeep = \"0s\"");
+        fs::write(spool.path("job.toml"), text).unwrap();
+        spool.environment("SPOOLMILL_FAULT", "fail:remove:1:1+");
+        spool.run("run", &["--once"]);
+        assert_archive(&spool, &["a", "b", "c", "d"]);
+        spool.environment("SPOOLMILL_FAULT", &format!("fail:remove:1:{number}"));
+        let said = spool.run("run", &["--once"]);
+        spool.no_environment();
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let left = archive(&spool);
+        if said.contains("a file stays in the archive") {
+            told = true;
+            assert_eq!(left.len(), 2, "{number}: {left:?} {said}");
+        } else {
+            spool.run_once();
+            assert_archive(&spool, &["d"]);
+        }
+        assert!(left.contains("d"), "{number}: {left:?}");
+    }
+    assert!(told);
+}
+
+/// A drop folder within the archive: files that were renamed there were not moved, and stay.
+#[test]
+fn a_drop_folder_within_the_archive_keeps_what_was_renamed_in_it() {
+    let spool = job("", "");
+    let text = spool.read("job.toml");
+    let renaming = text.replace("{ move = \"archive\" }", "\"rename\"");
+    fs::write(spool.path("job.toml"), renaming).unwrap();
+    spool.drop_file("a", "1\n");
+    spool.run_once();
+    let around = text.replace("\"archive\"", "\".\"").replace("[done]", "[done]\nkeep = \"0s\"");
+    fs::write(spool.path("job.toml"), around).unwrap();
+    for name in ["b", "c"] {
+        spool.drop_file(name, "2\n");
+        spool.run_once();
+    }
+    spool.run_once();
+    spool.assert_names(&["processed-a"]);
+    assert!(!spool.path("b").exists() && spool.path("c").exists());
+}

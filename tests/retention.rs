@@ -281,3 +281,63 @@ fn a_failed_fsync_while_room_is_made_stops_the_program() {
     spool.run_once();
     spool.verify(&[]);
 }
+
+/// More than one turn removes at once.
+#[test]
+fn many_closed_files_go_in_several_turns() {
+    let spool = job("size = \"1B\"");
+    drop_one(&spool, 11);
+    spool.run_once();
+    let text = spool.read("job.toml") + "[engine]\nfiles_per_commit = 1\n";
+    std::fs::write(spool.path("job.toml"), text).unwrap();
+    for number in 12..=150 {
+        drop_one(&spool, number);
+    }
+    spool.run_once();
+    assert!(ledger_remembers(&spool) > 128 * outputs().len());
+    let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");
+    std::fs::write(spool.path("job.toml"), rule).unwrap();
+    let daemon = spool.start();
+    wait_for("all of them go", || ledger_remembers(&spool) == 0);
+    daemon.stop();
+    assert!(outputs().iter().all(|folder| spool.names_in(folder).is_empty()));
+}
+
+/// A version that did not write down what it had closed: only the plain file is known, by its inode.
+#[test]
+fn what_an_earlier_version_has_compressed_stays() {
+    for (compress, left) in [("", 0), (", compress = \"gzip\"", 1)] {
+        let spool = job(&format!("size = \"1B\"{compress}"));
+        drop_one(&spool, 11);
+        spool.run_once();
+        let ledger = rusqlite::Connection::open(spool.path("state/ledger.db")).unwrap();
+        ledger.execute("UPDATE rotated SET kept = NULL, bytes = NULL, closed_ms = 0", ()).unwrap();
+        drop(ledger);
+        let before = spool.names_in("rejects").len();
+        assert_eq!(before, 1);
+        let rule = job(&format!("size = \"1B\", keep = \"1h\"{compress}")).read("job.toml");
+        std::fs::write(spool.path("job.toml"), rule).unwrap();
+        spool.run_once();
+        assert_eq!(spool.names_in("rejects").len(), left, "{compress}");
+        assert_eq!(ledger_remembers(&spool), 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_for_rejects_as_well() {
+    for (rotate, says) in [
+        ("keep = \"1d\"", "neither `size` nor `every`"),
+        ("every = \"0s\"", "found 0"),
+        ("size = \"1B\", keep = \"much\"", "expected a duration such as \"7d\" or a size"),
+        (
+            "size = \"1B\", keep = 7",
+            "a duration such as \"7d\" or a size such as \"10GiB\", in quotes",
+        ),
+    ] {
+        let outputs = format!("[rejects]\npath = \"r.jsonl\"\nrotate = {{ {rotate} }}\n");
+        let refused = Spool::new(&outputs).run("check", &[]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains(says), "{rotate}: {said}");
+        assert!(said.contains("rejects.rotate"), "{rotate}: {said}");
+    }
+}

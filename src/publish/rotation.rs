@@ -341,3 +341,30 @@ pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read + Send>)>>
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Kept;
+
+    /// Nothing compresses after its rotation is gone, beside the next one of the same file.
+    #[test]
+    fn a_compression_ends_with_its_rotation() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut rotation =
+            Rotation::new(Rule::default(), crate::microbatch::Target(1), Path::new("/o"));
+        let (stop, seen) = (rotation.stop.clone(), ended.clone());
+        let work = move || {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            seen.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        let (name, kept) = (OsString::from("closed"), Kept::Unknown);
+        let rotated = Rotated { generation: 0, name, inode: 1, closed_ms: 0, kept };
+        rotation.compressing = Some((rotated, std::thread::spawn(work)));
+        drop(rotation);
+        assert!(ended.load(Ordering::Relaxed));
+    }
+}

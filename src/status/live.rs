@@ -174,6 +174,21 @@ pub fn runner(state: &Path) -> Option<u32> {
 mod tests {
     use super::*;
 
+    /// Whatever the names are, it is read again.
+    #[test]
+    fn it_fits_its_page() {
+        let state = tempfile::tempdir().unwrap();
+        let mut live = Live { started_ms: 7, next: Some("n".repeat(1020)), ..Live::default() };
+        live.no_room = live.next.clone();
+        live.failed(&"e".repeat(5000));
+        live.pauses(Some(&"p".repeat(5000)));
+        live.put_off_later((100..999).map(|number| number.to_string()));
+        assert!((1..=TEXT_MAX).contains(&live.later.concat().len()));
+        Told::open(state.path()).tell_now(&live);
+        let read = Live::read(state.path());
+        assert_eq!((read.started_ms, read.paused), (7, live.paused));
+    }
+
     #[test]
     fn what_is_told_is_read_back_whatever_was_there() {
         let state = tempfile::tempdir().unwrap();
