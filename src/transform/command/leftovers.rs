@@ -77,12 +77,14 @@ impl Family {
             let is_last = !is_running();
             let mut is_any = false;
             for pid in left() {
-                let strays = is_last && is_marked(pid);
+                let is_stray = is_last && is_marked(pid);
                 let how = if self.has(pid) { Signal::KILL } else { signal };
-                if self.has(pid) || strays {
+                if self.has(pid) || is_stray {
                     is_any = true;
                     // It may have ended already.
                     let _ = rustix::process::kill_process(pid, how);
+                } else if is_last && is_in_exec(pid) {
+                    is_any = true;
                 }
             }
             reap();
@@ -120,6 +122,27 @@ fn is_marked(pid: Pid) -> bool {
     environment.unwrap_or_default().split(|byte| *byte == 0).any(|of| of.starts_with(MARK))
 }
 
+/// True for a process within execve(2): nobody can read its environment yet. The kernel says that one has
+/// been set up by giving its bounds (`env_start` and `env_end` in `proc_pid_stat(5)`).
+fn is_in_exec(pid: Pid) -> bool {
+    /// Fields are counted from 1. The state comes after the name, as field 3.
+    const ENV_START: usize = 50 - 3;
+    let of = format!("/proc/{}", pid.as_raw_nonzero());
+    // Another user's may not be read, and its fields are 0 as well.
+    if !std::fs::read(format!("{of}/environ")).is_ok_and(|all| all.is_empty()) {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("{of}/stat")).unwrap_or_default();
+    // The name may hold anything.
+    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+    let mut fields = fields.split_whitespace();
+    let is_zombie = fields.next() == Some("Z");
+    let mut bounds = fields.skip(ENV_START - 1);
+    let (Some(start), Some(end)) = (bounds.next(), bounds.next()) else { return false };
+    // It may have been set up since the first read: then they differ.
+    !is_zombie && (end == "0" || start != end)
+}
+
 fn has_open(pid: Pid, name: &str) -> bool {
     let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
     let mut links = open.into_iter().flatten().flatten();
@@ -141,8 +164,18 @@ pub fn end_all() {
     for group in groups {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
-    for pid in left().into_iter().filter(|pid| is_marked(*pid)) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    let begun = Instant::now();
+    while begun.elapsed() < DYING / 4 {
+        let (marked, others): (Vec<_>, Vec<_>) =
+            left().into_iter().partition(|pid| is_marked(*pid));
+        for pid in &marked {
+            let _ = rustix::process::kill_process(*pid, Signal::KILL);
+        }
+        reap();
+        if marked.is_empty() && !others.into_iter().any(is_in_exec) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
