@@ -6,7 +6,7 @@
 //! ```text
 //! input/            staging/               state/ledger.db             output
 //! Input --decode--> records --transform--> records --encode/stage--> Microbatch --commit--> Committed --publish--> published
-//! source/   decode/           transform/   encode/, staging.rs           ledger/ (one          publish.rs
+//! source/   decode/           transform/   encode/, staging.rs           ledger/ (one          publish.rs, sink/
 //!                                                                        transaction)
 //!                                afterwards, as housekeeping: source/archive/ renames the input to processed-*
 //! ```
@@ -26,7 +26,7 @@
 //! | [`telemetry`] | logs | nothing |
 //! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |
 //! | [`record`] | the nouns that travel | nothing |
-//! | [`microbatch`] | the nouns of a commit | `record` |
+//! | [`microbatch`] | the nouns of a commit | `durable`, `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
 //! | [`source`] | which files are complete, in which order; the archive | `clock`, `durable`, `failure`, `pulse`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
@@ -34,14 +34,14 @@
 //! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |
 //! | [`encode`] | records to bytes: one file per format | `record` |
 //! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
-//! | [`sink`] | where records go | `durable` |
+//! | [`sink`] | where records go | `durable`, `failure`, `microbatch` |
 //! | [`ledger`] | the commit point | `clock`, `durable`, `failure`, `microbatch`, `record` |
-//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `microbatch`, `units` |
+//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `microbatch`, `sink`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | `clock`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `pulse`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
-//! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `source`, `transform`, `units` |
+//! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `sink`, `source`, `transform`, `units` |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `clock`, `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `pulse`, `record`, `sink`, `transform` |
-//! | [`status`] | how a job stands, seen from outside | `clock`, `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `source`, `telemetry` |
+//! | [`status`] | how a job stands, seen from outside | `clock`, `config`, `decode`, `durable`, `ledger`, `pipeline`, `publish`, `record`, `sink`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `clock`, `config`, `durable`, `ledger`, `pulse`, `status` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | any above |
 //! | [`cli`] | one file per verb | any above |

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 
+use crate::durable::Likeness;
 use crate::record::{Home, Identity};
 
 /// A file that is appended to, by its row in the ledger.
@@ -17,6 +18,45 @@ pub struct Position {
     pub generation: u64,
     /// Bytes committed to this generation.
     pub end: u64,
+}
+
+/// The last span of a target that the ledger knows of: what a file ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastSpan {
+    /// Where it begins.
+    pub start: u64,
+    /// Bytes.
+    pub length: u64,
+    /// CRC-32 over them.
+    pub checksum: u32,
+}
+
+/// Which file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// Its inode.
+    pub inode: u64,
+    /// When it was made, in nanoseconds since 1970, where the file system says so.
+    pub born_ns: Option<i64>,
+}
+
+impl FileId {
+    /// False for another file, as far as can be known.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let born = self.born_ns.zip(other.born_ns);
+        self.inode == other.inode && born.is_none_or(|(one, other)| one == other)
+    }
+}
+
+/// The file of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputFile {
+    /// The generation that it is of.
+    pub generation: u64,
+    /// Which file it is; `None` while there is none, or where it is not known.
+    pub id: Option<FileId>,
+    /// Mode and owner of it, or of the one before it.
+    pub like: Likeness,
 }
 
 /// The bytes that a microbatch adds to a target.

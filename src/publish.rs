@@ -1,52 +1,31 @@
-//! Committed to published: the bytes that the ledger owes, written where the ledger says.
+//! Committed to published: each sink gets the bytes that the ledger owes to it.
 //!
 //! Invariants:
 //! - Only a [`Committed`] is published, at the offset in its row; doing it again changes nothing.
-//! - Nothing is ever truncated. An output that is missing was taken away, and a new generation
-//!   begins; one that is shorter than the ledger says is damage, and stops the daemon.
 //! - What was published is durable after [`Publisher::sync`], not before; until then the ledger
 //!   holds the bytes.
 
-mod appended;
 mod compressing;
-mod found;
-pub mod parts;
 mod retention;
 pub mod rotation;
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, OutputFile};
-use crate::microbatch::{Owed, Target};
-use appended::Appended;
-pub use found::{begins_otherwise, checksum};
-use parts::Parts;
+use crate::ledger::{Committed, Ledger};
+use crate::microbatch::{OutputFile, Owed, Target};
+use crate::sink::{Next, Recovery, Sink, Start};
 
 /// Where staged files wait, in the state directory.
 pub const STAGING: &str = "staging";
 
 /// The outputs of one job.
 pub struct Publisher {
-    outputs: Vec<(Target, Output)>,
-    staging: Dir,
-}
-
-/// An output, by what it is on the disk.
-enum Output {
-    Appended(Appended),
-    Parts(Parts),
-}
-
-/// The kind of an output, its path, and its header.
-#[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
-    /// One file, which begins with these bytes.
-    File(&'a Path, &'a [u8]),
-    /// A folder with a file for each microbatch.
-    Folder(&'a Path),
+    outputs: Vec<(Target, Box<dyn Sink>)>,
+    staging: Arc<Dir>,
 }
 
 /// Renames an output out of the way, so that the next span begins a new one; `sequence` is the last
@@ -95,35 +74,20 @@ pub fn owed_message(path: &Path, bytes: u64) -> String {
 }
 
 impl Publisher {
-    /// Publishes to these places from the staging directory in this state directory.
-    pub fn open(targets: &[(Target, Place<'_>)], state: &Path) -> Result<Self> {
-        let staging = state.join(STAGING);
-        let open = |(target, place): &(Target, Place<'_>)| {
-            let output = match place {
-                Place::File(path, header) => Output::Appended(Appended::open(path, header)?),
-                Place::Folder(path) => Output::Parts(Parts::open(path, state)?),
-            };
-            Ok((*target, output))
-        };
-        let outputs = targets.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { outputs, staging: Dir::open(&staging)? })
+    /// Publishes to these sinks. Staged files wait in `staging`, unless a sink keeps them.
+    pub fn new(outputs: Vec<(Target, Box<dyn Sink>)>, staging: Arc<Dir>) -> Self {
+        Self { outputs, staging }
     }
 
     /// Looks where each output ends, before a commit says where the next span begins. True when one of them,
     /// in which there was something, goes on in a new file.
     pub fn observe(&mut self, ledger: &mut Ledger) -> Result<bool> {
         let mut begins = false;
-        for (target, output) in &mut self.outputs {
-            let output = match output {
-                Output::Appended(output) => output,
-                Output::Parts(parts) => {
-                    parts.observe(ledger.last_sequence())?;
-                    continue;
-                }
-            };
+        for (target, sink) in &mut self.outputs {
             let position = ledger.position(*target);
-            let ends_in = || ledger.last_span(*target, position);
-            let observed = output.observe(position, ends_in)?;
+            let last_span = || ledger.last_span(*target, position);
+            let committed = ledger.last_sequence();
+            let observed = sink.observe(Next { position, committed, last_span: &last_span })?;
             begins |= observed.generation != position.generation;
             if observed != position {
                 ledger.reposition(*target, observed);
@@ -137,22 +101,8 @@ impl Publisher {
         &mut self,
         group: &(impl Iterator<Item = &'a Committed> + Clone),
     ) -> Result<()> {
-        for (target, output) in &mut self.outputs {
-            let target = *target;
-            let mine = move |span: &Owed<'_>| span.addition.target == target;
-            match output {
-                Output::Appended(output) => {
-                    let spans = group.clone().flat_map(Committed::owed).filter(mine);
-                    output.publish(spans, &self.staging)?;
-                }
-                Output::Parts(output) => {
-                    for committed in group.clone() {
-                        for span in committed.owed().filter(mine) {
-                            output.publish(committed.sequence(), span)?;
-                        }
-                    }
-                }
-            }
+        for (target, sink) in &mut self.outputs {
+            sink.publish(&owed_to(*target, group.clone()))?;
         }
         Ok(())
     }
@@ -162,12 +112,15 @@ impl Publisher {
         let mut owed = ledger.owed()?;
         self.check_known(&owed, ledger)?;
         let mut relocated = false;
-        for (target, output) in &mut self.outputs {
-            let Output::Appended(output) = output else { continue };
-            let spans = owed.iter().flat_map(Committed::owed);
-            let first =
-                spans.filter(|span| span.addition.target == *target).map(|span| span.at).next();
-            relocated |= output.recover(*target, first, ledger)?;
+        for (target, sink) in &mut self.outputs {
+            let end = ledger.position(*target);
+            let first = owed_to(*target, owed.iter()).first().map_or(end, |span| span.at);
+            let last_span = ledger.last_span(*target, first)?;
+            let start = Start { end, first, last_span, file: ledger.file_of(*target)? };
+            if let Recovery::Relocate { header } = sink.recover(start)? {
+                ledger.relocate(*target, first, &header)?;
+                relocated = true;
+            }
         }
         if relocated {
             owed = ledger.owed()?;
@@ -188,27 +141,25 @@ impl Publisher {
     /// Makes everything published durable; returns the files of which the ledger does not know yet.
     pub fn sync(&mut self) -> Result<Vec<(Target, OutputFile)>> {
         let mut news = Vec::new();
-        for (target, output) in &mut self.outputs {
-            match output {
-                Output::Appended(output) => {
-                    output.sync()?;
-                    news.extend(output.news().into_iter().map(|file| (*target, file)));
-                }
-                Output::Parts(output) => output.sync()?,
-            }
+        for (target, sink) in &mut self.outputs {
+            sink.sync()?;
+            news.extend(sink.news().into_iter().map(|file| (*target, file)));
         }
         Ok(news)
     }
 
-    /// Removes a staging file that nothing needs any more.
+    /// Removes a staged file that nothing needs any more.
     pub fn discard(&self, name: &OsStr) -> Result<()> {
-        let parts = self.outputs.iter().find_map(|(_, output)| match output {
-            Output::Parts(parts) if parts::is_waiting(name) => Some(parts),
-            _ => None,
-        });
-        match parts {
-            Some(parts) => parts.discard(name),
-            None => Ok(self.staging.unlink(name)?),
+        for (_, sink) in &self.outputs {
+            if sink.discard(name)? {
+                return Ok(());
+            }
         }
+        Ok(self.staging.unlink(name)?)
     }
+}
+
+/// The spans of a group that are owed to one output.
+fn owed_to<'a>(target: Target, group: impl Iterator<Item = &'a Committed>) -> Vec<Owed<'a>> {
+    group.flat_map(Committed::owed).filter(|span| span.addition.target == target).collect()
 }

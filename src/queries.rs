@@ -27,9 +27,9 @@ use crate::failure::Failure;
 use crate::ledger::{Ahead, Ledger, Rewritten};
 use crate::microbatch::Target;
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
-use crate::publish::parts;
 use crate::pulse::Pulse;
 use crate::record::text_schema;
+use crate::sink::folder;
 use crate::transform::Transform;
 use finals::Final;
 use tables::Tables;
@@ -168,9 +168,10 @@ impl Queries {
     /// Why no view can begin in a job whose ledger knows of no microbatch: its output has records already. The
     /// state was lost, or the file is somebody else's. Views of the names in `known` were told what to do.
     pub fn refuses_lost(&self, config: &Config, known: &[String]) -> Option<String> {
-        let output = config.output.as_deref()?;
-        let bytes = if config.written.output.format.is_columnar() {
-            let parts = parts::list(output).ok()?;
+        let destination = config.output.as_ref()?;
+        let output = destination.path();
+        let bytes = if destination.is_folder() {
+            let parts = folder::list(output).ok()?;
             parts.iter().filter_map(|part| Some(part.metadata().ok()?.len())).sum()
         } else {
             output.metadata().ok()?.len()
@@ -259,7 +260,7 @@ impl Queries {
         let both = self.views.get(number).zip(self.output.as_ref());
         let (definition, schema) =
             both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
-        let output = config.output.as_deref();
+        let output = config.output_path();
         let output = output.ok_or_else(|| Failure::fatal("the job has no output"))?;
         tracing::info!(view = definition.name, "is rebuilt from the output");
         let judge = self.judge();

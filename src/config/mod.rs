@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use crate::decode::frame::Framing;
 use crate::decode::quotes::BLOCK_MAX;
+use crate::encode;
+use crate::sink::Destination;
 use crate::source::archive::Action;
 use crate::source::rules::Rules;
 use input::{check_pattern, framing, rules};
@@ -94,7 +96,7 @@ pub struct Config {
     /// Framing of the input.
     pub framing: Framing,
     /// The output file; `run` needs one.
-    pub output: Option<PathBuf>,
+    pub output: Option<Destination>,
     /// The rejects file; there is one when there is an output.
     pub rejects: Option<PathBuf>,
     /// The directory of the ledger.
@@ -154,34 +156,35 @@ impl Config {
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);
         let output = written.output.path.as_ref().map(absolute);
-        let config = Self {
-            directory: written.input.directory.as_ref().map(absolute),
-            rules: rules(&written.input)?,
-            framing: framing(&written, workers)?,
-            rejects: written
-                .rejects
-                .path
-                .as_ref()
-                .map(absolute)
-                .or_else(|| output.as_deref().map(|path| beside(path, ".rejects.jsonl"))),
-            output,
-            state: state_directory(&written, path, &base),
-            workers,
-            file: path.to_owned(),
-            base,
-            written,
-            text: text.to_owned(),
-        };
+        let output = output.map(|path| destination(written.output.format, path));
+        let config =
+            Self {
+                directory: written.input.directory.as_ref().map(absolute),
+                rules: rules(&written.input)?,
+                framing: framing(&written, workers)?,
+                rejects: written.rejects.path.as_ref().map(absolute).or_else(|| {
+                    output.as_ref().map(|output| beside(output.path(), ".rejects.jsonl"))
+                }),
+                output,
+                state: state_directory(&written, path, &base),
+                workers,
+                file: path.to_owned(),
+                base,
+                written,
+                text: text.to_owned(),
+            };
         config.check_places()?;
         Ok(config)
     }
 
     /// The places must not be inside each other: what spoolmill writes must never be its input.
     fn check_places(&self) -> Result<(), Problem> {
-        if self.output.is_some() && self.output == self.rejects {
+        let output = self.output_path();
+        if output.is_some() && output == self.rejects.as_deref() {
             return Err(Problem::new("rejects.path", "is the same file as `output.path`"));
         }
-        if self.late().is_some_and(|late| [&self.output, &self.rejects].contains(&&Some(late))) {
+        if self.late().is_some_and(|late| [output, self.rejects.as_deref()].contains(&Some(&late)))
+        {
             let message = "is the same file as `output.path` or `rejects.path`";
             return Err(Problem::new("event_time.late", message));
         }
@@ -189,7 +192,7 @@ impl Config {
         let Some(directory) = &self.directory else { return Ok(()) };
         let (archive, results) = (self.archive(), self.results());
         let places = [
-            ("output.path", self.output.as_deref()),
+            ("output.path", output),
             ("rejects.path", self.rejects.as_deref()),
             ("state.directory", Some(self.state.as_path())),
             ("done.action", archive.as_deref()),
@@ -219,7 +222,7 @@ impl Config {
         own.extend(state.map(|name| self.state.join(name)));
         #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
         let mut written = vec![
-            ("output.path", self.output.clone()),
+            ("output.path", self.output_path().map(Path::to_owned)),
             ("rejects.path", self.rejects.clone()),
             ("event_time.late", self.late()),
         ];
@@ -264,9 +267,15 @@ impl Config {
         names
     }
 
+    /// The path of the output.
+    pub fn output_path(&self) -> Option<&Path> {
+        self.output.as_ref().map(Destination::path)
+    }
+
     /// Every file that the job writes, views and late records included.
     pub fn outputs(&self) -> Vec<PathBuf> {
-        let mut all: Vec<_> = self.output.iter().chain(&self.rejects).cloned().collect();
+        let output = self.output_path().map(Path::to_owned);
+        let mut all: Vec<_> = output.into_iter().chain(self.rejects.clone()).collect();
         all.extend(self.late());
         #[cfg(feature = "sql")]
         all.extend(self.written.view.iter().map(|view| self.absolute(&view.path)));
@@ -301,8 +310,7 @@ impl Config {
         #[cfg(feature = "sql")]
         if let Some(event_time) = &self.written.event_time {
             let given = event_time.late.as_ref().map(|path| self.absolute(path));
-            return given
-                .or_else(|| self.output.as_deref().map(|path| beside(path, ".late.jsonl")));
+            return given.or_else(|| self.output_path().map(|path| beside(path, ".late.jsonl")));
         }
         None
     }
@@ -319,7 +327,7 @@ impl Config {
     pub fn as_understood(&self) -> String {
         let mut written = self.written.clone();
         written.input.directory.clone_from(&self.directory);
-        written.output.path.clone_from(&self.output);
+        written.output.path = self.output_path().map(Path::to_owned);
         written.rejects.path.clone_from(&self.rejects);
         written.state.directory = Some(self.state.clone());
         written.engine.workers = Some(self.workers);
@@ -337,6 +345,11 @@ impl Config {
     pub fn problem(&self, problem: &Problem) -> Error {
         explain(problem, &self.text, &self.file)
     }
+}
+
+/// Where records in a format go: a columnar file is whole, and cannot be appended to.
+fn destination(format: encode::Format, path: PathBuf) -> Destination {
+    if format.is_columnar() { Destination::Folder(path) } else { Destination::File(path) }
 }
 
 /// The path with a suffix.

@@ -68,15 +68,13 @@ impl Config {
         };
         check_drop_folder(directory)?;
         make("state.directory", &self.state, durable::create_private_dir)?;
-        let is_folder = self.written.output.format.is_columnar();
-        let folder = if is_folder { output } else { output.parent().unwrap_or(Path::new("/")) };
-        make_folder("output.path", folder)?;
+        make_folder("output.path", output.folder())?;
         make_folder("rejects.path", rejects.parent().unwrap_or(Path::new("/")))?;
         for (key, place) in self.results() {
             make_folder(key, place.parent().unwrap_or(Path::new("/")))?;
         }
-        let files = [("output.path", output), ("rejects.path", rejects)];
-        for (key, path) in files.into_iter().skip(usize::from(is_folder)) {
+        let output = (!output.is_folder()).then(|| ("output.path", output.path()));
+        for (key, path) in output.into_iter().chain([("rejects.path", rejects.as_path())]) {
             let no_file = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file());
             if no_file {
                 let message = format!("found \"{}\", which is no regular file", path.display());

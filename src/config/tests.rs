@@ -23,7 +23,7 @@ fn an_empty_file_is_all_defaults() {
 fn relative_paths_start_from_the_job_file() {
     let config = parse("[input]\ndirectory = '../srv/in'\n[output]\npath = 'out.txt'").unwrap();
     assert_eq!(config.directory, Some(PathBuf::from("/srv/in")));
-    assert_eq!(config.output, Some(PathBuf::from("/etc/out.txt")));
+    assert_eq!(config.output_path(), Some(Path::new("/etc/out.txt")));
     assert_eq!(config.rejects, Some(PathBuf::from("/etc/out.txt.rejects.jsonl")));
 }
 

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Halt};
 use crate::ledger::Ahead;
 use crate::publish;
 use crate::queries::Queries;
+use crate::sink::file;
 use crate::source::claim::Claim;
 use crate::status::live;
 
@@ -23,7 +24,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
         super::opening::check_locks(&config.outputs()).map_err(Failure::into_error)?;
         Claim::check(folder, &super::job::claimant(config)).map_err(Failure::into_error)?;
     }
-    let Some(output) = &config.output else { return Ok(()) };
+    let Some(output) = config.output_path() else { return Ok(()) };
     let header = queries.output().and_then(|schema| config.written.output.format.header(&schema));
     let ledger = Ahead::open(&config.state)?;
     let known = Ahead::views_at_first(&config.state, ledger.as_ref())?;
@@ -43,7 +44,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
         refused.map_or(Ok(()), |message| Err(Halt(message)))?;
         check_format(config, ledger.format(output)?)?;
     }
-    if let Some(reason) = publish::begins_otherwise(output, &header.unwrap_or_default()) {
+    if let Some(reason) = file::begins_otherwise(output, &header.unwrap_or_default()) {
         return Err(config.problem(&Problem::new("output.path", reason)).into());
     }
     Ok(())
@@ -51,7 +52,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
 
 /// An output is continued in the format in which it was begun.
 pub fn check_format(config: &Config, was: Option<String>) -> anyhow::Result<()> {
-    let (format, Some(output)) = (config.written.output.format, &config.output) else {
+    let (format, Some(output)) = (config.written.output.format, config.output_path()) else {
         return Ok(());
     };
     let is = format.signature();

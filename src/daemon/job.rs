@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::ahead::check_format;
-use super::opening::{claim, keeping, locks, open_archive, open_queries, open_views, sweep};
+use super::opening::{
+    Output, claim, keeping, locks, open_archive, open_publisher, open_queries, open_views, sweep,
+};
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
 use crate::decode::compression;
@@ -20,10 +22,11 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::earlier::Earlier;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::Tolerance;
-use crate::publish::parts::WAITING;
-use crate::publish::{self, Place, Publisher};
+use crate::publish;
 use crate::pulse::Pulse;
 use crate::queries::Queries;
+use crate::sink::folder::WAITING;
+use crate::sink::{Destination, file};
 use crate::source::Source;
 use crate::source::claim::Claimant;
 use crate::source::input::Input;
@@ -76,33 +79,30 @@ impl Job {
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         ledger.claim(&config.state, &config.job_file(), directory)?;
-        let targets = [ledger.target(output)?, ledger.target(rejects)?];
+        let targets = [ledger.target(output.path())?, ledger.target(rejects)?];
         let late_path = config.late();
         let late = late_path.as_ref().map(|path| ledger.target(path)).transpose()?;
         let format = config.written.output.format;
         let header = queries.output().and_then(|schema| format.header(&schema)).unwrap_or_default();
-        let place = if format.is_columnar() {
-            claim(output, &config, &ledger, targets[0])?;
-            Place::Folder(output)
-        } else {
-            Place::File(output, &header)
-        };
+        claim(output, &config, &ledger, targets[0])?;
         let views = open_views(&config, &queries, late, &mut ledger)?;
-        let of_views = views.targets();
-        let mut places = vec![(targets[0], place), (targets[1], Place::File(rejects, &[]))];
-        let of_late = late.into_iter().zip(&late_path);
-        places.extend(of_late.map(|(target, path)| (target, Place::File(path, &[]))));
-        places.extend(
-            of_views.iter().map(|(target, path, header)| (*target, Place::File(path, header))),
-        );
-        let publisher = Publisher::open(&places, &config.state)?;
+        let file = |(target, path, header)| {
+            let destination = Destination::File(path);
+            Output { target, destination, header }
+        };
+        let (destination, header_of) = (output.clone(), header.clone());
+        let mut outputs = vec![Output { target: targets[0], destination, header: header_of }];
+        outputs.push(file((targets[1], rejects.clone(), Vec::new())));
+        outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
+        outputs.extend(views.targets().into_iter().map(file));
+        let publisher = open_publisher(&outputs, &config.state)?;
         let archiver = open_archive(&config, &mut ledger)?;
         let rules = config.rules.clone();
         let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
         source.claim(claimant(&config))?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
-        let parts = format.is_columnar().then(|| sweep(&ledger, output, WAITING, least));
+        let parts = output.is_folder().then(|| sweep(&ledger, output.path(), WAITING, least));
         let parts = parts.transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
@@ -201,9 +201,9 @@ impl Job {
     }
 
     /// Where the records go, good or bad.
-    pub(super) fn output_folders(&self) -> impl Iterator<Item = &std::path::Path> {
-        let outputs = [&self.config.output, &self.config.rejects];
-        outputs.into_iter().flatten().filter_map(|output| output.parent())
+    pub(super) fn output_folders(&self) -> impl Iterator<Item = &Path> {
+        let outputs = [self.config.output_path(), self.config.rejects.as_deref()];
+        outputs.into_iter().flatten().filter_map(Path::parent)
     }
 
     /// Publishes, archives and makes durable all that is committed.
@@ -229,7 +229,7 @@ impl Job {
         if pipeline.ledger.position(self.targets[0]).generation > closed.len() as u64 {
             tracing::warn!("an earlier output was taken away: only what is there now counts");
         }
-        let output = config.output.as_deref().unwrap_or(Path::new("/"));
+        let output = config.output_path().unwrap_or(Path::new("/"));
         let closed = closed.iter().map(|rotated| output.with_file_name(&rotated.name));
         let closed: Vec<_> = closed.collect();
         let read = |number| queries.read_for_view(number, config, &closed, pulse);
@@ -240,7 +240,7 @@ impl Job {
     /// Makes what is to be made of the whole output, if the job has ended and it is not made yet.
     /// The output must have been published.
     pub fn make_finals(&mut self, pulse: &Pulse) -> anyhow::Result<()> {
-        let Some(output) = &self.config.output else { return Ok(()) };
+        let Some(output) = self.config.output_path() else { return Ok(()) };
         if self.pipeline.ledger.has_ended().map_err(Failure::into_error)? {
             self.queries.finish(&self.config, output, pulse)?;
             self.pipeline.ledger.forget_end().map_err(Failure::into_error)?;
@@ -293,8 +293,8 @@ fn make_room(pipeline: &mut Pipeline, source: &Source, failure: Failure) -> Fail
 fn continues(config: &Config, ledger: &mut Ledger, target: Target, header: &[u8]) -> Result<()> {
     check_format(config, ledger.format(target)?).map_err(Failure::Fatal)?;
     ledger.writes(target, config.written.output.format.signature())?;
-    let output = config.output.as_deref().unwrap_or(std::path::Path::new(""));
-    match publish::begins_otherwise(output, header) {
+    let output = config.output_path().unwrap_or(Path::new(""));
+    match file::begins_otherwise(output, header) {
         Some(reason) => {
             let problem = Problem::new("output.path", reason);
             Err(Failure::Fatal(config.problem(&problem).into()))

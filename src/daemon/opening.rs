@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
@@ -12,9 +13,12 @@ use crate::ledger::{Committed, Ledger};
 use crate::microbatch::{Payload, Target};
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
-use crate::publish::parts;
 use crate::publish::rotation::Rotation;
+use crate::publish::{Publisher, STAGING};
 use crate::queries::Queries;
+use crate::sink::file::FileSink;
+use crate::sink::folder::{self, FolderSink};
+use crate::sink::{Destination, Sink};
 use crate::source::archive::Archiver;
 use crate::staging::StagingArea;
 
@@ -65,12 +69,39 @@ pub fn open_queries(config: &Config) -> anyhow::Result<Queries> {
     }
 }
 
-/// Makes sure that the folder is this job's.
-pub fn claim(output: &Path, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
-    durable::create_dir_all(output)?;
+/// An output of a job: its row in the ledger, its place, its header.
+pub struct Output {
+    /// The row.
+    pub target: Target,
+    /// The place.
+    pub destination: Destination,
+    /// The bytes that each generation of it begins with.
+    pub header: Vec<u8>,
+}
+
+/// Opens the sink of each output.
+pub fn open_publisher(outputs: &[Output], state: &Path) -> Result<Publisher> {
+    let staging = Arc::new(Dir::open(&state.join(STAGING))?);
+    let open = |output: &Output| -> Result<(Target, Box<dyn Sink>)> {
+        let sink: Box<dyn Sink> = match &output.destination {
+            Destination::File(path) => {
+                Box::new(FileSink::open(path, &output.header, staging.clone())?)
+            }
+            Destination::Folder(path) => Box::new(FolderSink::open(path, state)?),
+        };
+        Ok((output.target, sink))
+    };
+    let sinks = outputs.iter().map(open).collect::<Result<_>>()?;
+    Ok(Publisher::new(sinks, staging))
+}
+
+/// Makes sure that the output is this job's, where it says so.
+pub fn claim(output: &Destination, config: &Config, ledger: &Ledger, target: Target) -> Result<()> {
+    let Destination::Folder(path) = output else { return Ok(()) };
+    durable::create_dir_all(path)?;
     let owed = ledger.owed()?;
     let owes = owed.iter().flat_map(Committed::owed).any(|span| span.addition.target == target);
-    parts::claim(output, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
+    folder::claim(path, &config.state, ledger.last_sequence(), owes).map_err(Failure::Fatal)
 }
 
 /// Removes what an earlier run staged and never committed. The prefix tells the names of one
@@ -120,7 +151,7 @@ pub fn keeping(config: &Config, targets: [Target; 2], late: Option<Target>) -> K
     let [output, rejects] = targets;
     let late_path = config.late();
     let closed = [
-        (config.rotation(), Some(output), config.output.as_deref()),
+        (config.rotation(), Some(output), config.output_path()),
         (config.rejects_rotation(), Some(rejects), config.rejects.as_deref()),
         (config.rejects_rotation(), late, late_path.as_deref()),
     ];

@@ -49,7 +49,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use crate::clock::now_ms;
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Microbatch, Position, Target};
+use crate::microbatch::{LastSpan, Microbatch, OutputFile, Position, Target};
 use crate::record::Home;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
@@ -59,7 +59,6 @@ pub use committed::Committed;
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Cell, Entry, Look, Outcome};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
-pub use outputs::{FileId, OutputFile};
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
@@ -407,18 +406,15 @@ impl Ledger {
 
     /// The last span of `target` that ends at `position`, with its checksum: what the file should
     /// end in.
-    pub fn last_span(&self, target: Target, position: Position) -> Result<Option<(u64, u64, u32)>> {
+    pub fn last_span(&self, target: Target, position: Position) -> Result<Option<LastSpan>> {
         let select = "SELECT start, length, checksum FROM span
             WHERE target = ? AND generation = ? AND start + length = ? AND length > 0
             ORDER BY sequence DESC LIMIT 1";
         let values = params![target.0, position.generation, position.end];
-        let found = self
-            .connection
-            .query_row(select, values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
-        match found {
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
-            found => found.map(Some).map_err(failure),
-        }
+        let span = |row: &rusqlite::Row<'_>| {
+            Ok(LastSpan { start: row.get(0)?, length: row.get(1)?, checksum: row.get(2)? })
+        };
+        self.connection.query_row(select, values, span).optional().map_err(failure)
     }
 
     /// Moves the owed spans of `target` to the beginning of a new generation: the file that they

@@ -8,35 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{Ledger, failure};
 use crate::durable::Likeness;
 use crate::failure::Result;
-use crate::microbatch::Target;
-
-/// Which file it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
-    /// Its inode.
-    pub inode: u64,
-    /// When it was made, in nanoseconds since 1970, where the file system says so.
-    pub born_ns: Option<i64>,
-}
-
-impl FileId {
-    /// False for another file, as far as can be known.
-    pub fn is_same(&self, other: &Self) -> bool {
-        let born = self.born_ns.zip(other.born_ns);
-        self.inode == other.inode && born.is_none_or(|(one, other)| one == other)
-    }
-}
-
-/// The file of an output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutputFile {
-    /// The generation that it is of.
-    pub generation: u64,
-    /// Which file it is; `None` while there is none, or where it is not known.
-    pub id: Option<FileId>,
-    /// Mode and owner of it, or of the one before it.
-    pub like: Likeness,
-}
+use crate::microbatch::{FileId, OutputFile, Target};
 
 pub(super) fn put(connection: &Connection, files: &[(Target, OutputFile)]) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(

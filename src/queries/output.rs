@@ -16,9 +16,9 @@ use crate::decode::json::Json;
 use crate::decode::parquet::Parquet;
 use crate::encode;
 use crate::pipeline::flow::Flow;
-use crate::publish::parts;
 use crate::pulse::Pulse;
 use crate::record::columns::{Columns, Type};
+use crate::sink::folder;
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 
@@ -44,7 +44,7 @@ pub fn written<'a>(
     framing: &'a Framing,
 ) -> anyhow::Result<Blocks<'a>> {
     if let decode::Format::Parquet(parquet) = decode {
-        let parts = if output.is_dir() { parts::list(output)? } else { vec![output.to_owned()] };
+        let parts = if output.is_dir() { folder::list(output)? } else { vec![output.to_owned()] };
         return Ok(Blocks::Decoded(parquet.chain(parts)));
     }
     let file: frame::Reader<'_> = match File::open(output) {

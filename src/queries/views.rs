@@ -38,7 +38,7 @@ pub fn plan(
 
 fn is_taken(config: &Config, path: &std::path::Path) -> bool {
     let mut finals = config.written.finals.iter();
-    config.output.as_deref() == Some(path)
+    config.output_path() == Some(path)
         || config.rejects.as_deref() == Some(path)
         || config.late().as_deref() == Some(path)
         || finals.any(|made| config.absolute(&made.path) == path)

@@ -14,7 +14,9 @@ use anyhow::Context as _;
 use crate::config::Config;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
-use crate::publish::{checksum, parts, rotation};
+use crate::publish::rotation;
+use crate::sink::file::checksum;
+use crate::sink::folder;
 use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
 use crate::source::stamp::Stamp;
 use crate::telemetry::escaped;
@@ -104,9 +106,8 @@ impl Audit<'_> {
 
     /// The spans of one target against what is on the disk.
     fn target(&mut self, look: &Look, row: &TargetRow) -> anyhow::Result<()> {
-        if self.config.output.as_deref() == Some(&row.path)
-            && self.config.written.output.format.is_columnar()
-        {
+        let output = self.config.output.as_ref();
+        if output.is_some_and(|output| output.is_folder() && output.path() == row.path) {
             look.spans(row.target, |span| self.part(row, span))?;
             return self.drop_if_outdated(row);
         }
@@ -243,7 +244,7 @@ impl Audit<'_> {
 
     /// A file of its own for each microbatch; one that is gone was taken by its reader.
     fn part(&mut self, row: &TargetRow, span: SpanRow) -> anyhow::Result<()> {
-        let path = row.path.join(parts::name(span.sequence));
+        let path = row.path.join(folder::name(span.sequence));
         let Ok(file) = File::open(&path) else { return Ok(()) };
         let length = file.metadata()?.len();
         let found =

@@ -9,9 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::{Next, Recovery, Sink, Start};
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Owed, Payload};
+use crate::microbatch::{Owed, Payload, Position};
 
 /// Prefix of the names of waiting files. Readers of such folders skip names that begin with a dot.
 pub const WAITING: &str = ".spoolmill-wait-";
@@ -29,45 +30,28 @@ const SUFFIX: &str = ".parquet";
 /// Digits of a sequence number: with these, the order of the names is that of the microbatches.
 const DIGITS: usize = 16;
 
-/// The files of one output.
-pub struct Parts {
+/// A folder with a file for each microbatch.
+pub struct FolderSink {
     dir: Dir,
     state: PathBuf,
     unsynced: bool,
 }
 
-impl Parts {
+impl FolderSink {
     /// The folder at `path`, of the job whose state is in `state`. What an earlier process has renamed
     /// there may not be durable yet.
     pub fn open(path: &Path, state: &Path) -> Result<Self> {
         Ok(Self { dir: Dir::open(path)?, state: state.to_owned(), unsynced: true })
     }
 
-    /// The folder must be the one that its path leads to. Where it was replaced, the next file goes to
-    /// the new one: what waits in the old one has to be made again.
-    pub fn observe(&mut self, last: u64) -> Result<()> {
-        let Some(there) = self.dir.successor()? else { return Ok(()) };
-        let path = there.path().to_owned();
-        self.sync()?;
-        claim(&path, &self.state, last, false).map_err(Failure::Fatal)?;
-        self.dir = there;
-        let replaced = format!("the output folder {} was replaced", path.display());
-        Err(Failure::Transient(anyhow::anyhow!("{replaced}; going on in the new one")))
-    }
-
-    /// Removes a file that waits and that nothing needs any more.
-    pub fn discard(&self, name: &OsStr) -> Result<()> {
-        Ok(self.dir.unlink(name)?)
-    }
-
     /// Makes the file of a microbatch visible, unless it has been before.
-    pub fn publish(&mut self, sequence: u64, span: Owed<'_>) -> Result<()> {
+    fn publish_part(&mut self, span: &Owed<'_>) -> Result<()> {
         let Payload::File(waiting) = &span.addition.payload else {
             return Err(Failure::fatal("the ledger holds bytes for an output that is a folder"));
         };
         self.unsynced = true;
         let Some(staged) = self.dir.stat(waiting)? else { return Ok(()) };
-        let name = name(sequence);
+        let name = name(span.sequence);
         if let Some(there) = self.dir.stat(&name)? {
             if (there.st_dev, there.st_ino) == (staged.st_dev, staged.st_ino) {
                 // A rename in two steps, of which one was made.
@@ -81,15 +65,6 @@ impl Parts {
         Err(self.is_taken(&name))
     }
 
-    /// Makes everything published durable.
-    pub fn sync(&mut self) -> Result<()> {
-        if self.unsynced {
-            self.dir.sync("output directory")?;
-            self.unsynced = false;
-        }
-        Ok(())
-    }
-
     fn is_taken(&self, name: &OsStr) -> Failure {
         let path = self.dir.path().join(name);
         Failure::halt(format!(
@@ -99,9 +74,43 @@ impl Parts {
     }
 }
 
-/// True for the name of a file that waits.
-pub fn is_waiting(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(WAITING.as_bytes())
+impl Sink for FolderSink {
+    /// Each file is there or it waits: nothing is compared.
+    fn recover(&mut self, _: Start) -> Result<Recovery> {
+        Ok(Recovery::Agrees)
+    }
+
+    /// The folder must be the one that its path leads to. Where it was replaced, the next file goes to
+    /// the new one: what waits in the old one has to be made again.
+    fn observe(&mut self, next: Next<'_>) -> Result<Position> {
+        let Some(there) = self.dir.successor()? else { return Ok(next.position) };
+        let path = there.path().to_owned();
+        self.sync()?;
+        claim(&path, &self.state, next.committed, false).map_err(Failure::Fatal)?;
+        self.dir = there;
+        let replaced = format!("the output folder {} was replaced", path.display());
+        Err(Failure::Transient(anyhow::anyhow!("{replaced}; going on in the new one")))
+    }
+
+    fn publish(&mut self, owed: &[Owed<'_>]) -> Result<()> {
+        owed.iter().try_for_each(|span| self.publish_part(span))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.unsynced {
+            self.dir.sync("output directory")?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, name: &OsStr) -> Result<bool> {
+        let is_own = name.as_bytes().starts_with(WAITING.as_bytes());
+        if is_own {
+            self.dir.unlink(name)?;
+        }
+        Ok(is_own)
+    }
 }
 
 /// Makes sure that the folder at `path` is the one that the ledger in `state` has written to so far,

@@ -5,8 +5,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::durable::Likeness;
-use crate::ledger::{FileId, OutputFile};
-use crate::microbatch::Position;
+use crate::microbatch::{FileId, OutputFile, Position};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1024 * 1024;
@@ -28,9 +27,6 @@ impl Found {
         Self { length: metadata.len(), id, like: Likeness::of(metadata) }
     }
 }
-
-/// Where the last span begins, its length, and its checksum.
-pub(super) type Ending = (u64, u64, u32);
 
 /// True when another file than the one that was continued has its name.
 pub(super) fn is_other(known: Option<OutputFile>, position: Position, there: FileId) -> bool {

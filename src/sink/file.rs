@@ -1,16 +1,24 @@
 //! An output that is one file, appended to.
+//!
+//! Invariants: bytes are written where their span says, so that writing them again changes nothing. Nothing is
+//! ever truncated. An output that is missing was taken away, and a new generation begins; one that is shorter
+//! than the ledger says is damage, and stops the daemon.
 
-use std::ffi::OsString;
+mod found;
+
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::found::{Ending, Found, checksum, is_other};
+use super::{Next, Recovery, Sink, Start};
 use crate::durable::{self, Dir, fault};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Ledger, OutputFile};
-use crate::microbatch::{Owed, Payload, Position, Target};
+use crate::microbatch::{LastSpan, OutputFile, Owed, Payload, Position};
+use found::{Found, is_other};
+pub use found::{begins_otherwise, checksum};
 
 /// Bytes copied at once from a staging file.
 const COPY_BYTES: usize = 1024 * 1024;
@@ -19,8 +27,10 @@ const COPY_BYTES: usize = 1024 * 1024;
 const VERIFIED_BYTES: u64 = 4 * 1024 * 1024;
 
 /// One file that is appended to.
-pub struct Appended {
+pub struct FileSink {
     path: PathBuf,
+    /// Where staged files wait.
+    staging: Arc<Dir>,
     dir: Dir,
     name: OsString,
     /// The header of each generation.
@@ -51,11 +61,12 @@ impl Run {
     }
 }
 
-impl Appended {
-    /// The file at `path`, each generation of which begins with `header`.
-    pub fn open(path: &Path, header: &[u8]) -> Result<Self> {
+impl FileSink {
+    /// The file at `path`, each generation of which begins with `header`; staged files wait in `staging`.
+    pub fn open(path: &Path, header: &[u8], staging: Arc<Dir>) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
+            staging,
             dir: Dir::open(path.parent().unwrap_or(Path::new("/")))?,
             name: path.file_name().unwrap_or_default().to_owned(),
             header: header.to_vec(),
@@ -68,14 +79,43 @@ impl Appended {
             dir_unsynced: false,
         })
     }
+}
 
-    /// The position that the next span can have: what the ledger says, as long as the file agrees. `ends_in`
-    /// is what the file should end in.
-    pub fn observe(
-        &mut self,
-        position: Position,
-        ends_in: impl FnOnce() -> Result<Option<Ending>>,
-    ) -> Result<Position> {
+impl Sink for FileSink {
+    fn recover(&mut self, start: Start) -> Result<Recovery> {
+        let Start { end, first, last_span, file } = start;
+        self.known = file;
+        self.told = file;
+        self.generation = file.map_or(0, |file| file.generation);
+        let known = self.known;
+        let found = self.look()?;
+        let other = found.as_ref().filter(|found| first.end > 0 && is_other(known, end, found.id));
+        match (&found, other) {
+            (None, _) | (_, Some(Found { length: 0, .. })) if first.end > 0 && first != end => {
+                if let Some(moved) = self.find_moved(known, first)? {
+                    tracing::info!(output = %self.path.display(), "its file was renamed, and gets the rest");
+                    self.file = Some(moved);
+                    return Ok(Recovery::Agrees);
+                }
+                return Ok(Recovery::Relocate { header: self.header.clone() });
+            }
+            (None, _) | (_, Some(Found { length: 0, .. })) => return Ok(Recovery::Agrees),
+            (_, Some(other)) => {
+                self.continues_copy(first, other, last_span)?;
+            }
+            (Some(found), None) if found.length < first.end => {
+                return Err(self.damaged(first.end, found.length));
+            }
+            (Some(_), None) => self.verify_end(last_span)?,
+        }
+        if let Some(found) = &found {
+            self.knows(end.generation, found);
+        }
+        Ok(Recovery::Agrees)
+    }
+
+    fn observe(&mut self, next: Next<'_>) -> Result<Position> {
+        let position = next.position;
         self.follow_folder()?;
         let before = self.known;
         let is_news = |before: &OutputFile| before.id.is_some() && self.told != Some(*before);
@@ -92,12 +132,12 @@ impl Appended {
         if is_other && found.length == 0 {
             tracing::info!(output = %self.path.display(), "is another file, and empty; a new one begins");
             self.left.extend(untold);
-            let next = self.begins(position, true);
-            self.knows(next.generation, &found);
-            return Ok(next);
+            let begun = self.begins(position, true);
+            self.knows(begun.generation, &found);
+            return Ok(begun);
         }
         if is_other {
-            self.continues_copy(position, &found, ends_in()?)?;
+            self.continues_copy(position, &found, (next.last_span)()?)?;
         }
         self.knows(position.generation, &found);
         let length = found.length;
@@ -113,6 +153,51 @@ impl Appended {
         Ok(Position { end: length, ..position })
     }
 
+    /// Spans that follow each other are one write.
+    fn publish(&mut self, owed: &[Owed<'_>]) -> Result<()> {
+        let mut run = Run::default();
+        for span in owed {
+            self.of_generation(span.at.generation);
+            match &span.addition.payload {
+                Payload::Memory(bytes) => {
+                    if run.end() != span.at.end {
+                        self.write_run(&run)?;
+                        run = Run { start: span.at.end, bytes: Vec::new() };
+                    }
+                    run.bytes.extend_from_slice(bytes);
+                }
+                Payload::File(name) => {
+                    self.write_run(&run)?;
+                    run = Run::default();
+                    self.publish_file(span, name)?;
+                }
+            }
+        }
+        self.write_run(&run)?;
+        if owed.is_empty() { Ok(()) } else { self.know() }
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
+            durable::sync_data(file, &self.path, "output")?;
+            self.unsynced = false;
+        }
+        if self.dir_unsynced {
+            self.dir.sync("output directory")?;
+            self.dir_unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn news(&mut self) -> Vec<OutputFile> {
+        let mut news = std::mem::take(&mut self.left);
+        news.extend(self.known.filter(|_| self.known != self.told));
+        self.told = self.known;
+        news
+    }
+}
+
+impl FileSink {
     /// A new file begins where another one was.
     fn begins(&mut self, position: Position, is_next: bool) -> Position {
         let generation = position.generation + u64::from(is_next);
@@ -131,11 +216,13 @@ impl Appended {
         &self,
         position: Position,
         found: &Found,
-        ends_in: Option<Ending>,
+        ends_in: Option<LastSpan>,
     ) -> Result<()> {
         let is_copy = found.length >= position.end
             && match ends_in {
-                Some((start, length, checksum)) => self.verify(start, length, checksum).is_ok(),
+                Some(LastSpan { start, length, checksum }) => {
+                    self.verify(start, length, checksum).is_ok()
+                }
                 None => false,
             };
         if is_copy {
@@ -150,95 +237,12 @@ impl Appended {
         )))
     }
 
-    /// Takes over what the ledger knows of the file that is continued.
-    pub fn remember(&mut self, file: Option<OutputFile>) {
-        (self.known, self.told) = (file, file);
-        self.generation = file.map_or(0, |file| file.generation);
-    }
-
-    /// The files that were left and the one that is continued, where the ledger has to be told of them. They
-    /// must be durable.
-    pub fn news(&mut self) -> Vec<OutputFile> {
-        let mut news = std::mem::take(&mut self.left);
-        news.extend(self.known.filter(|_| self.known != self.told));
-        self.told = self.known;
-        news
-    }
-
-    /// Writes spans in their order. Those that follow each other are one write.
-    pub fn publish<'a>(
-        &mut self,
-        spans: impl Iterator<Item = Owed<'a>>,
-        staging: &Dir,
-    ) -> Result<()> {
-        let (mut run, mut is_written) = (Run::default(), false);
-        for span in spans {
-            is_written = true;
-            self.of_generation(span.at.generation);
-            match &span.addition.payload {
-                Payload::Memory(bytes) => {
-                    if run.end() != span.at.end {
-                        self.write_run(&run)?;
-                        run = Run { start: span.at.end, bytes: Vec::new() };
-                    }
-                    run.bytes.extend_from_slice(bytes);
-                }
-                Payload::File(name) => {
-                    self.write_run(&run)?;
-                    run = Run::default();
-                    self.publish_file(span, staging, name)?;
-                }
-            }
-        }
-        self.write_run(&run)?;
-        if is_written { self.know() } else { Ok(()) }
-    }
-
     /// From now on another file is known for what it is.
     fn know(&mut self) -> Result<()> {
         if let Some(found) = self.found()? {
             self.knows(self.generation, &found);
         }
         Ok(())
-    }
-
-    /// At the start: compares the file with what the ledger says, of which everything from `first`
-    /// on is owed. True when what is owed begins a new file, since the old one was taken away.
-    pub fn recover(
-        &mut self,
-        target: Target,
-        first: Option<Position>,
-        ledger: &mut Ledger,
-    ) -> Result<bool> {
-        let end = ledger.position(target);
-        let first = first.unwrap_or(end);
-        self.remember(ledger.file_of(target)?);
-        let known = self.known;
-        let found = self.look()?;
-        let other = found.as_ref().filter(|found| first.end > 0 && is_other(known, end, found.id));
-        match (&found, other) {
-            (None, _) | (_, Some(Found { length: 0, .. })) if first.end > 0 && first != end => {
-                if let Some(moved) = self.find_moved(known, first)? {
-                    tracing::info!(output = %self.path.display(), "its file was renamed, and gets the rest");
-                    self.file = Some(moved);
-                    return Ok(false);
-                }
-                ledger.relocate(target, first, &self.header)?;
-                return Ok(true);
-            }
-            (None, _) | (_, Some(Found { length: 0, .. })) => return Ok(false),
-            (_, Some(other)) => {
-                self.continues_copy(first, other, ledger.last_span(target, first)?)?;
-            }
-            (Some(found), None) if found.length < first.end => {
-                return Err(self.damaged(first.end, found.length));
-            }
-            (Some(_), None) => self.verify_end(target, ledger, first)?,
-        }
-        if let Some(found) = &found {
-            self.knows(end.generation, found);
-        }
-        Ok(false)
     }
 
     /// The file that was continued, where it was renamed when a part of what is owed was in it: the rest
@@ -259,19 +263,6 @@ impl Appended {
             }
         }
         Ok(None)
-    }
-
-    /// Makes everything published durable.
-    pub fn sync(&mut self) -> Result<()> {
-        if let Some(file) = self.file.as_ref().filter(|_| self.unsynced) {
-            durable::sync_data(file, &self.path, "output")?;
-            self.unsynced = false;
-        }
-        if self.dir_unsynced {
-            self.dir.sync("output directory")?;
-            self.dir_unsynced = false;
-        }
-        Ok(())
     }
 
     /// The folder may have been replaced: what counts is what the path leads to.
@@ -379,20 +370,13 @@ impl Appended {
 
     /// Publishes a staging file: renamed into place where the output does not exist yet, else
     /// copied.
-    fn publish_file(
-        &mut self,
-        span: Owed<'_>,
-        staging: &Dir,
-        name: &std::ffi::OsStr,
-    ) -> Result<()> {
+    fn publish_file(&mut self, span: &Owed<'_>, name: &OsStr) -> Result<()> {
+        let staging = self.staging.clone();
         if staging.stat(name)?.is_none() {
             return self.already_published(span);
         }
         let skip = span.addition.skip;
-        if self.file.is_none()
-            && (span.at.end, skip) == (0, 0)
-            && self.rename_into_place(staging, name)?
-        {
+        if self.file.is_none() && (span.at.end, skip) == (0, 0) && self.rename_into_place(name)? {
             return Ok(());
         }
         self.create_if_missing()?;
@@ -423,8 +407,8 @@ impl Appended {
         )))
     }
 
-    fn rename_into_place(&mut self, staging: &Dir, name: &std::ffi::OsStr) -> Result<bool> {
-        match staging.rename_no_replace(name, &self.dir, &self.name) {
+    fn rename_into_place(&mut self, name: &OsStr) -> Result<bool> {
+        match self.staging.rename_no_replace(name, &self.dir, &self.name) {
             Ok(true) => {
                 let file = self.dir.open_existing(&self.name)?;
                 if let Some(known) = self.known {
@@ -443,7 +427,7 @@ impl Appended {
     }
 
     /// The staging file is gone, so it became the output before a crash; or it is lost.
-    fn already_published(&mut self, span: Owed<'_>) -> Result<()> {
+    fn already_published(&mut self, span: &Owed<'_>) -> Result<()> {
         let found = if self.file.is_some() { self.found()? } else { self.look()? };
         let length = found.map_or(0, |found| found.length);
         if length < span.at.end + span.addition.length {
@@ -454,12 +438,10 @@ impl Appended {
     }
 
     /// Checks that the output ends in the bytes that the ledger remembers.
-    fn verify_end(&self, target: Target, ledger: &Ledger, position: Position) -> Result<()> {
-        match ledger.last_span(target, position)? {
-            Some((start, length, checksum)) if length <= VERIFIED_BYTES => {
-                self.verify(start, length, checksum)
-            }
-            _ => Ok(()),
+    fn verify_end(&self, last_span: Option<LastSpan>) -> Result<()> {
+        match last_span.filter(|last| last.length <= VERIFIED_BYTES) {
+            Some(LastSpan { start, length, checksum }) => self.verify(start, length, checksum),
+            None => Ok(()),
         }
     }
 
