@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Pipeline;
 use super::background::{Background, Load};
 use super::vanished::Vanished;
-use super::{Pipeline, prepare};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Named, Stands};
@@ -232,7 +232,7 @@ impl Pipeline {
         let touched = &mut self.archiving.touched;
         let (folder, rules) = (source.folder(), source.rules());
         let of = (&debt, is_home(&debt, source));
-        let archived = self.archiver.recover(folder, rules, of, prepare::hash, touched);
+        let archived = self.archiver.recover(folder, rules, of, touched);
         let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
         note_failed(&debt, &archived, source);
         if archived.is_ok() && has_name {

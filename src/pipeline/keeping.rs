@@ -165,8 +165,7 @@ impl Pipeline {
             return Ok(());
         }
         let named = self.ledger.archived_name(debt.sequence)?;
-        let hash = super::prepare::hash;
-        let found = self.archiver.find_archived(source.folder(), debt, named.as_deref(), hash);
+        let found = self.archiver.find_archived(source.folder(), debt, named.as_deref());
         let Some((dir, name)) = found else { return Ok(()) };
         // What an earlier configuration has left in the drop folder was not moved, and stays.
         if name.as_bytes().starts_with(PROCESSED.as_bytes()) {

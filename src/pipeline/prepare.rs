@@ -23,7 +23,7 @@ use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Target};
 use crate::record::{self, Identity, Reject};
-use crate::source::input::Input;
+use crate::source::input::{Input, hash};
 use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
@@ -266,14 +266,6 @@ fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
     let identity = identity(input, hash);
     let batch = Microbatch::empty(input.name().to_owned(), identity, now_ms());
     Ok(Microbatch { quarantined: Some(reason), ..batch })
-}
-
-/// BLAKE3 over all bytes of a file.
-pub fn hash(file: &File) -> io::Result<[u8; 32]> {
-    let mut hash = blake3::Hasher::new();
-    let mut whole = Whole { file, hash: &mut hash, left: u64::MAX, at: 0 };
-    io::copy(&mut whole, &mut io::sink())?;
-    Ok(*hash.finalize().as_bytes())
 }
 
 impl Tolerance {

@@ -8,9 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::prepare;
 use crate::source::archive::Debt;
-use crate::source::input::Input;
+use crate::source::input::{Input, hash};
 
 /// How long a file is known. A rename shows within one scan.
 const KNOWN_FOR: Duration = Duration::from_mins(1);
@@ -85,5 +84,5 @@ impl Vanished {
 fn is(debt: &Debt, input: &Input) -> bool {
     let (known, stamp) = (&debt.identity, &input.stamp);
     (known.inode, known.size, known.modified_ns) == (stamp.inode, stamp.size, stamp.modified_ns)
-        && prepare::hash(&input.file).is_ok_and(|hash| hash == known.hash)
+        && hash(&input.file).is_ok_and(|hash| hash == known.hash)
 }

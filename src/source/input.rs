@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -14,6 +15,9 @@ use rustix::io::Errno;
 use super::queue::Key;
 use super::stamp::Stamp;
 use crate::durable::{Dir, fault};
+
+/// Bytes hashed at once.
+const HASH_BYTES: usize = 64 * 1024;
 
 /// A complete file, taken.
 #[derive(Debug)]
@@ -76,6 +80,24 @@ pub fn open(folder: &Dir, name: &OsStr) -> Found {
 pub fn is_of_process(error: &std::io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN))
+}
+
+/// BLAKE3 over all bytes of a file. A signal is heard meanwhile.
+///
+/// # Errors
+/// When the file cannot be read, or when the work is to stop.
+pub fn hash(file: &File) -> std::io::Result<[u8; 32]> {
+    let (mut hash, mut at) = (blake3::Hasher::new(), 0);
+    let mut buffer = vec![0; HASH_BYTES];
+    loop {
+        crate::pulse::alive()?;
+        let got = file.read_at(&mut buffer, at)?;
+        if got == 0 {
+            return Ok(*hash.finalize().as_bytes());
+        }
+        hash.update(buffer.get(..got).unwrap_or_default());
+        at += got as u64;
+    }
 }
 
 /// Opens the folder that `name` is in.

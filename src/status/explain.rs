@@ -95,8 +95,7 @@ fn became(
     let debt =
         Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
     let named = look.archived_name(*sequence)?;
-    let found =
-        archiver.find_archived(&folder, &debt, named.as_deref(), crate::pipeline::prepare::hash);
+    let found = archiver.find_archived(&folder, &debt, named.as_deref());
     let there = found.map(|(dir, name)| {
         let path = dir.path().join(name);
         let shown = path.strip_prefix(folder.path()).unwrap_or(&path);

@@ -324,9 +324,7 @@ impl Audit<'_> {
         let debt =
             Debt { name: name.clone(), identity: *identity, home: None, sequence: *sequence, fate };
         let named = look.archived_name(*sequence)?;
-        let hash = crate::pipeline::prepare::hash;
-        let Some((dir, found)) = archiver.find_archived(folder, &debt, named.as_deref(), hash)
-        else {
+        let Some((dir, found)) = archiver.find_archived(folder, &debt, named.as_deref()) else {
             // It went back into the drop folder, and has been taken or is going to be.
             if self.repeated.contains(sequence) || is_back(folder, entry) {
                 return Ok(());
@@ -365,7 +363,7 @@ impl Audit<'_> {
 
     fn content(&mut self, entry: &Entry, path: &Path) {
         let (shown, sequence) = (escaped(path.as_os_str().as_encoded_bytes()), entry.sequence);
-        match File::open(path).and_then(|file| crate::pipeline::prepare::hash(&file)) {
+        match File::open(path).and_then(|file| crate::source::input::hash(&file)) {
             Ok(hash) if hash == entry.identity.hash => {}
             Ok(_) => self.tell(&format!(
                 "{shown} was changed: it is not what microbatch {sequence} has read; restore it"

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::input::{self, Writers};
+use crate::source::input::{self, Writers, hash};
 use crate::source::rules::{FAILED, PROCESSED, Rules};
 use crate::source::stamp::Stamp;
 
@@ -30,14 +30,13 @@ impl Archiver {
         folder: &Dir,
         rules: &Rules,
         (debt, is_home): (&Debt, bool),
-        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
         let Some(place) = Place::there(folder, &debt.name)? else { return Ok(Archived::Gone) };
         // Whatever was done before may not be durable yet.
         touched.recovers(self.target.is_some());
         let debt = (debt, is_home);
-        let archived = self.recover_at(&place, folder, rules, debt, &hash, touched);
+        let archived = self.recover_at(&place, folder, rules, debt, touched);
         place.touch(touched);
         archived
     }
@@ -48,10 +47,9 @@ impl Archiver {
         folder: &Dir,
         rules: &Rules,
         (debt, is_home): (&Debt, bool),
-        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
         touched: &mut Touched,
     ) -> Result<Archived> {
-        let archived = self.find_for_sure(folder, debt, hash)?;
+        let archived = self.find_for_sure(folder, debt)?;
         if let (Some((dir, name)), Fate::Failed(report)) = (&archived, &debt.fate) {
             touched.reported(report_failure(dir, name, debt.sequence, report)?);
         }
@@ -100,14 +98,9 @@ impl Archiver {
     }
 
     /// Where the archived input is. What could not be read is not therefore another file.
-    fn find_for_sure(
-        &self,
-        folder: &Dir,
-        debt: &Debt,
-        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
-    ) -> Result<Option<(Dir, OsString)>> {
+    fn find_for_sure(&self, folder: &Dir, debt: &Debt) -> Result<Option<(Dir, OsString)>> {
         let trouble = Cell::new(None);
-        let found = self.find_archived(folder, debt, None, |file| {
+        let found = self.find_whole(folder, debt, None, &|file| {
             hash(file).map_err(|error| {
                 let again = std::io::Error::from(error.kind());
                 trouble.set(Some(error));
@@ -189,7 +182,16 @@ impl Archiver {
         folder: &Dir,
         debt: &Debt,
         named: Option<&OsStr>,
-        hash: impl Fn(&File) -> std::io::Result<[u8; 32]>,
+    ) -> Option<(Dir, OsString)> {
+        self.find_whole(folder, debt, named, &hash)
+    }
+
+    fn find_whole(
+        &self,
+        folder: &Dir,
+        debt: &Debt,
+        named: Option<&OsStr>,
+        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
     ) -> Option<(Dir, OsString)> {
         let identity = &debt.identity;
         self.find_by(folder, debt, named, &|file, stamp| {
