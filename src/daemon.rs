@@ -338,7 +338,7 @@ impl<'a> Daemon<'a> {
             let name = telemetry::text(name);
             anyhow::bail!("{name} could not be taken: {why}; {GAVE_UP}")
         }
-        match self.job.pipeline.stuck() {
+        match self.job.source.stuck() {
             Some((name, tries)) if tries >= ONCE_TRIES => {
                 let name = telemetry::text(name);
                 anyhow::bail!("{name} is committed but could not be archived; {GAVE_UP}")

@@ -4,8 +4,6 @@
 //! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
 //! a failure in between is rolled forward, never back.
 
-mod archiving;
-mod background;
 pub mod earlier;
 pub mod flow;
 mod formats;
@@ -16,7 +14,6 @@ pub mod prepare;
 mod report;
 mod rotating;
 mod sift;
-mod vanished;
 #[cfg(feature = "sql")]
 pub mod views;
 #[cfg(not(feature = "sql"))]
@@ -27,7 +24,6 @@ mod whole;
 mod work;
 
 use std::ffi::OsString;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::durable::fault;
@@ -36,12 +32,11 @@ use crate::ledger::{Committed, Ledger, Settled, Told, ViewId};
 use crate::microbatch::{Microbatch, Payload};
 use crate::publish::{self, Publisher};
 use crate::record::Home;
-use crate::source::Source;
-use crate::source::archive::{Archiver, Debt};
+use crate::source::archive::Debt;
 use crate::source::input::{self, Input, Writers};
 use crate::source::queue::Why;
+use crate::source::{Acknowledged, Source};
 use crate::staging::StagingArea;
-use archiving::Archiving;
 use earlier::Earlier;
 use keeping::Keeping;
 use late_writes::LateWrites;
@@ -58,8 +53,6 @@ pub struct Pipeline {
     pub ledger: Ledger,
     /// The outputs.
     pub publisher: Publisher,
-    /// The way out of the drop folder.
-    pub archiver: Arc<Archiver>,
     /// The continuous queries.
     pub views: Views,
     earlier: Earlier,
@@ -67,7 +60,6 @@ pub struct Pipeline {
     pub keeping: Keeping,
     /// One that the clock made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
-    archiving: Archiving,
     /// Archived files that somebody has written to.
     pub late_writes: LateWrites,
     /// Published, not durable yet: up to this sequence number.
@@ -84,19 +76,16 @@ impl Pipeline {
     pub fn new(
         ledger: Ledger,
         publisher: Publisher,
-        archiver: Archiver,
         views: Views,
         (earlier, keeping): (Earlier, Keeping),
     ) -> Self {
         Self {
             ledger,
             publisher,
-            archiver: Arc::new(archiver),
             views,
             earlier,
             keeping,
             unpublished: Vec::new(),
-            archiving: Archiving::default(),
             late_writes: LateWrites::default(),
             published: None,
             staged_files: Vec::new(),
@@ -305,9 +294,46 @@ impl Pipeline {
         for (committed, input) in std::mem::take(&mut self.unpublished) {
             self.note_published(&committed);
             log(&committed);
-            self.archiving.unarchived.extend(input.map(|input| (debt(&committed), input)));
+            if let Some(input) = input {
+                source.acknowledge(debt(&committed), input);
+            }
         }
-        self.archive_all(source)
+        self.archive(source)
+    }
+
+    /// Archives what is committed, as far as it can be now.
+    fn archive(&mut self, source: &mut Source) -> Result<()> {
+        source.archive()?;
+        self.take_news(source)
+    }
+
+    /// Takes over what the source has archived. That an input was altered is told to the ledger at once.
+    fn take_news(&mut self, source: &mut Source) -> Result<()> {
+        while let Some((debt, path)) = source.next_altered() {
+            self.note_altered(debt, path)?;
+            source.altered_is_told();
+        }
+        if source.is_unsynced() {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        let Acknowledged { archived, named, gone, elsewhere } = source.take_acknowledged();
+        self.settled.named.extend(named);
+        self.settled.gone.extend(gone);
+        self.settled.elsewhere.extend(elsewhere);
+        for (debt, altered) in archived {
+            self.settled.archived.push(debt.sequence);
+            match altered {
+                Some(path) => self.late_writes.note(path),
+                None => self.prune_late(&debt, source),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the drop folder was replaced, looks in the new one for what is owed to an earlier one.
+    pub fn move_in(&mut self, source: &mut Source) -> Result<()> {
+        let moved = source.move_in();
+        self.take_news(source).and(moved)
     }
 
     fn note_published(&mut self, committed: &Committed) {
@@ -329,13 +355,10 @@ impl Pipeline {
         for committed in owed {
             self.note_published(&committed);
             if let Some(home) = unarchived.get(&committed.sequence()) {
-                let batch = committed.batch();
-                source.hold(&batch.name, &batch.identity, *home);
-                self.settled.elsewhere.push((committed.sequence(), false));
-                self.archiving.recovers(Debt { home: *home, ..debt(&committed) });
+                source.owes(Debt { home: *home, ..debt(&committed) });
             }
         }
-        self.archive_all(source)?;
+        self.archive(source)?;
         self.sync(source)?;
         self.settle()
     }
@@ -368,7 +391,10 @@ impl Pipeline {
     pub fn sync(&mut self, source: &mut Source) -> Result<()> {
         let files = self.publisher.sync()?;
         self.settled.files.extend(files);
-        self.sync_archive(source)?;
+        source.collect_archived()?;
+        self.take_news(source)?;
+        source.sync()?;
+        self.take_news(source)?;
         self.unsynced_since = None;
         self.settled.published = self.published.take().or(self.settled.published);
         self.settled_files.append(&mut self.staged_files);

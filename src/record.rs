@@ -5,6 +5,7 @@
 pub mod columns;
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -87,6 +88,32 @@ pub struct Home {
     pub device: u64,
     /// The inode number of the drop folder.
     pub folder: u64,
+}
+
+/// The kind of file under a name that a microbatch has given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stands {
+    /// The input.
+    Input,
+    /// Bytes that came to the input after its commit.
+    Rest,
+    /// Why the input was set aside.
+    Report,
+}
+
+/// A name that a microbatch has given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The microbatch.
+    pub sequence: u64,
+    /// The kind of file there.
+    pub stands: Stands,
+    /// The name, without its folder.
+    pub name: OsString,
+    /// The inode of the file that was put there.
+    pub inode: u64,
+    /// Of a report: the name of the file that it is about.
+    pub beside: Option<OsString>,
 }
 
 /// The records decoded from one block of a file.

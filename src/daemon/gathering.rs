@@ -126,13 +126,7 @@ impl Job {
         if let Some(input) = self.carried.take() {
             return Ok(Some(input));
         }
-        while let Some(input) = self.source.take()? {
-            let input = self.pipeline.archive_if_committed(input, &mut self.source)?;
-            if input.is_some() {
-                return Ok(input);
-            }
-        }
-        Ok(None)
+        self.source.take()
     }
 
     /// Prepares inputs, on all workers where there are several.

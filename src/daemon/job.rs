@@ -96,9 +96,9 @@ impl Job {
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
         outputs.extend(views.targets().into_iter().map(file));
         let publisher = open_publisher(&outputs, &config.state)?;
-        let archiver = open_archive(&config, &mut ledger)?;
         let rules = config.rules.clone();
         let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
+        source.archive_by(open_archive(&config, &mut ledger)?);
         source.claim(claimant(&config))?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
@@ -106,13 +106,8 @@ impl Job {
         let parts = parts.transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
-        let mut pipeline = Pipeline::new(
-            ledger,
-            publisher,
-            archiver,
-            views,
-            (earlier, keeping(&config, targets, late)),
-        );
+        let mut pipeline =
+            Pipeline::new(ledger, publisher, views, (earlier, keeping(&config, targets, late)));
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
         let recovered = pipeline.recover(&mut source);
@@ -152,9 +147,7 @@ impl Job {
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
         self.source.scan_if_due(now).map_err(Failure::Transient)?;
-        if let Some(left) = self.source.take_left() {
-            self.pipeline.move_in(&left, &mut self.source)?;
-        }
+        self.pipeline.move_in(&mut self.source)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&mut self.source)?;
         }
@@ -213,7 +206,7 @@ impl Job {
         self.give_back_carried();
         self.pipeline.catch_up(&mut self.source)?;
         self.pipeline.sync(&mut self.source)?;
-        self.pipeline.leave_folder(&self.source);
+        self.source.leave();
         self.pipeline.settle()?;
         self.pipeline.finish_rotation(waits)?;
         self.pipeline.replace_all_views()
@@ -269,7 +262,6 @@ impl Job {
     pub fn next_due(&self) -> Instant {
         let others = [
             self.pipeline.sync_due(),
-            self.pipeline.stuck_due(),
             self.pipeline.late_writes.due(),
             self.pipeline.views.due(),
             self.pipeline.idle_due(),

@@ -5,11 +5,11 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::archived::{self, Named};
+use super::archived;
 use super::{Ledger, Look, failure};
 use crate::clock::now_ms;
 use crate::failure::Result;
-use crate::record::Identity;
+use crate::record::{Identity, Named};
 
 /// An archived input, as far as it is known where its bytes are.
 #[derive(Debug, Clone)]

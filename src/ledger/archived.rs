@@ -12,50 +12,14 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::look::{ENTRIES, Entry, Look, entry};
 use super::{Ledger, failure};
 use crate::failure::Result;
-
-/// The kind of file under a name that a microbatch has given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stands {
-    /// The input.
-    Input,
-    /// Bytes that came to the input after its commit.
-    Rest,
-    /// Why the input was set aside.
-    Report,
-}
-
-impl Stands {
-    /// As it stands in the table.
-    fn number(self) -> i64 {
-        match self {
-            Self::Input => 0,
-            Self::Rest => 1,
-            Self::Report => 2,
-        }
-    }
-}
-
-/// A name that a microbatch has given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// The microbatch.
-    pub sequence: u64,
-    /// The kind of file there.
-    pub stands: Stands,
-    /// The name, without its folder.
-    pub name: OsString,
-    /// The inode of the file that was put there.
-    pub inode: u64,
-    /// Of a report: the name of the file that it is about.
-    pub beside: Option<OsString>,
-}
+use crate::record::{Named, Stands};
 
 pub(super) fn put(connection: &Connection, named: &[Named]) -> rusqlite::Result<()> {
     let mut insert =
         connection.prepare_cached("INSERT OR REPLACE INTO archived_name VALUES (?, ?, ?, ?, ?)")?;
     for Named { sequence, stands, name, inode, beside } in named {
         let beside = beside.as_ref().map(|name| name.as_bytes());
-        let (stands, inode) = (stands.number(), inode.cast_signed());
+        let (stands, inode) = (number_of(*stands), inode.cast_signed());
         insert.execute(params![sequence, stands, name.as_bytes(), inode, beside])?;
     }
     Ok(())
@@ -142,5 +106,14 @@ impl Look {
             Ok((OsString::from_vec(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned()))
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+/// A kind of file as it stands in the table.
+fn number_of(stands: Stands) -> i64 {
+    match stands {
+        Stands::Input => 0,
+        Stands::Rest => 1,
+        Stands::Report => 2,
     }
 }

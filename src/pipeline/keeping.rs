@@ -165,13 +165,13 @@ impl Pipeline {
             return Ok(());
         }
         let named = self.ledger.archived_name(debt.sequence)?;
-        let found = self.archiver.find_archived(source.folder(), debt, named.as_deref());
+        let found = source.archiver().find_archived(source.folder(), debt, named.as_deref());
         let Some((dir, name)) = found else { return Ok(()) };
         // What an earlier configuration has left in the drop folder was not moved, and stays.
         if name.as_bytes().starts_with(PROCESSED.as_bytes()) {
             return Ok(());
         }
-        let mut archives = self.archiver.archives();
+        let mut archives = source.archiver().archives();
         let Some(archive) = archives.find(|archive| dir.path().starts_with(archive)) else {
             return Ok(());
         };

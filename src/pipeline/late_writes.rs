@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use super::archiving::named_report;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Archive, Named, Stands};
+use crate::ledger::Archive;
+use crate::record::{Named, Stands};
 use crate::source::Source;
 use crate::source::archive::{Debt, begins_with, set_aside_rest, shown_stem};
 use crate::source::input::{self, Found, Writers};
@@ -119,7 +119,7 @@ impl Pipeline {
             let (name, inode, reported) =
                 set_aside_rest(&home, input, &file, from, sequence, &reason)?;
             named.push(Named { sequence, stands: Stands::Rest, name, inode, beside: None });
-            named.push(named_report(reported));
+            named.push(reported.into());
         }
         self.ledger.note_altered(sequence, stamp.size, &named)?;
         tell(path, sequence);
@@ -128,7 +128,7 @@ impl Pipeline {
 
     /// The microbatch whose input the archived file is.
     fn archived_as(&self, path: &Path, stamp: &Stamp, source: &Source) -> Result<Option<Archive>> {
-        let folders = [Some(source.folder()), self.archiver.target()];
+        let folders = [Some(source.folder()), source.archiver().target()];
         let names = folders.into_iter().flatten().filter_map(|folder| {
             path.strip_prefix(folder.path()).ok().map(|name| shown_stem(name.as_os_str()))
         });

@@ -8,6 +8,7 @@
 //!
 //! Out of scope: what is in a file, but for the rules of completeness.
 
+mod acknowledge;
 pub mod archive;
 mod bounded;
 pub mod claim;
@@ -37,6 +38,8 @@ use walkdir::WalkDir;
 use crate::durable::{self, Dir};
 use crate::failure::Result;
 use crate::record::{Home, Identity};
+pub use acknowledge::Acknowledged;
+use acknowledge::Archiving;
 use claim::{Claim, Claimant};
 use complete::Plain;
 use in_hand::InHand;
@@ -89,6 +92,7 @@ pub struct Source {
     failed: u64,
     claim: Option<Claim>,
     closing: Closing,
+    archiving: Archiving,
     /// When it was last asked whether the folder can be written to, and it could.
     asked: Cell<Option<Instant>>,
 }
@@ -134,6 +138,7 @@ impl Source {
             failed: 0,
             claim: None,
             closing: Closing::No,
+            archiving: Archiving::default(),
             asked: Cell::default(),
             only_reads: false,
         })
@@ -151,19 +156,9 @@ impl Source {
         &self.folder
     }
 
-    /// The same, to be kept.
-    pub fn shared_folder(&self) -> Arc<Dir> {
-        self.folder.clone()
-    }
-
     /// The rules of the folder.
     pub fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// The same, to be kept.
-    pub fn shared_rules(&self) -> Arc<Rules> {
-        self.rules.clone()
     }
 
     /// Takes a hint.
@@ -252,11 +247,6 @@ impl Source {
         home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
     }
 
-    /// The folder before this one, once after it was replaced.
-    pub fn take_left(&mut self) -> Option<Arc<Dir>> {
-        self.left.take()
-    }
-
     /// True when the folder is another one than before; the caller has to watch it again.
     pub fn folder_identity(&self) -> (u64, u64) {
         (self.folder_stamp.device, self.folder_stamp.inode)
@@ -299,7 +289,7 @@ impl Source {
     }
 
     /// A file was set aside.
-    pub fn note_failed(&mut self) {
+    fn note_failed(&mut self) {
         self.failed += 1;
     }
 
@@ -331,7 +321,10 @@ impl Source {
                 if !self.in_hand.has(file) {
                     self.queue.take(input.name());
                     self.in_hand.take(input.name(), file);
-                    return Ok(Some(input));
+                    match self.archive_if_committed(input)? {
+                        Some(input) => return Ok(Some(input)),
+                        None => continue,
+                    }
                 }
                 // It was renamed since it was taken: what becomes of it is to be known first.
                 self.wait(input.key, waiting.as_ref(), input.stamp, Why::InHand, Some(LOOK_AGAIN));
@@ -369,14 +362,14 @@ impl Source {
     }
 
     /// The input is archived, or gone: a file under its name is a new one.
-    pub fn release(&mut self, key: Key) {
+    fn release(&mut self, key: Key) {
         self.in_hand.let_go(&key.name);
         self.put_off.remove(&key.name);
         self.queue.release(key, false);
     }
 
     /// A file that is committed but not archived yet is not to be taken.
-    pub fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
+    fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
         if let Some(home) = home {
             self.in_hand.take(name, (home.device, identity.inode));
         }
@@ -385,7 +378,7 @@ impl Source {
     }
 
     /// The name that was held is free: whatever is there now is a new file.
-    pub fn free(&mut self, name: &OsStr) {
+    fn free(&mut self, name: &OsStr) {
         self.put_off.remove(name);
         self.in_hand.let_go(name);
         match Key::of(&self.folder, name, self.rules.order) {
@@ -424,9 +417,10 @@ impl Source {
         !self.queue.has_due(Some(key)) && !self.queue.has_hopeful(Some(key), true)
     }
 
-    /// When [`Source::take`] may have more to give, hints aside.
+    /// When [`Source::take`] may have more to give, or something is to be archived, hints aside.
     pub fn next_due(&self) -> Instant {
-        self.queue.next_due().map_or(self.scan_due, |due| due.min(self.scan_due))
+        let others = [self.queue.next_due(), self.archive_due()];
+        others.into_iter().flatten().fold(self.scan_due, Instant::min)
     }
 
     /// Files that are known and not done, and of these the ones that are not complete yet.

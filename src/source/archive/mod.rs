@@ -8,12 +8,14 @@
 //! - A file that somebody still writes to waits under its hidden name until that is over.
 //! - The renames are durable after [`Touched::sync`], not before.
 
+pub(super) mod background;
 mod hidden;
 mod names;
 mod recovery;
 mod report;
 mod shelter;
 mod touched;
+pub(super) mod vanished;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -32,7 +34,7 @@ use hidden::{Hidden, hide, put_back, set_aside_altered};
 use names::rename_free;
 pub use names::{HIDDEN, shown_stem};
 use report::report_failure;
-pub use report::{REPORT_SUFFIX, Reported, begins_with, set_aside_rest};
+pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
 pub use shelter::CROWD;
 pub use touched::Touched;
 
@@ -100,8 +102,8 @@ pub enum Archived {
     Held(Duration),
 }
 
-/// Archives the inputs of one job.
-#[derive(Debug)]
+/// Archives the inputs of one job; in place, unless it is told otherwise.
+#[derive(Debug, Default)]
 pub struct Archiver {
     action: Action,
     target: Option<Dir>,

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use super::names::{archived_name, first_free};
 use crate::durable::{self, Dir, Likeness};
 use crate::failure::{Failure, Result};
+use crate::record::{Named, Stands};
 use crate::source::input::{self, Found};
 use crate::source::rules::{FAILED, shortened};
 use crate::source::stamp::Stamp;
@@ -39,6 +40,13 @@ pub struct Reported {
     pub beside: OsString,
     /// Its inode.
     pub inode: u64,
+}
+
+impl From<Reported> for Named {
+    fn from(report: Reported) -> Self {
+        let Reported { sequence, name, beside, inode } = report;
+        Self { sequence, stands: Stands::Report, name, inode, beside: Some(beside) }
+    }
 }
 
 /// Writes `<archived>.error.json`, unless it is there as it would be written. Where another file has that

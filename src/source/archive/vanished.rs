@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::source::archive::Debt;
+use super::Debt;
 use crate::source::input::{Input, hash};
 
 /// How long a file is known. A rename shows within one scan.

@@ -11,18 +11,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Pipeline;
-use super::background::{Background, Load};
-use super::vanished::Vanished;
+use super::Source;
+use super::archive::background::{Background, Load};
+use super::archive::vanished::Vanished;
+use super::archive::{Archived, Archiver, Debt, Fate, Touched};
+use super::input::Input;
+use super::queue::Key;
+use super::rules::{FAILED, PROCESSED};
+use super::stamp::Stamp;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Named, Stands};
-use crate::source::Source;
-use crate::source::archive::{Archived, Debt, Fate, Reported, Touched};
-use crate::source::input::Input;
-use crate::source::queue::Key;
-use crate::source::rules::{FAILED, PROCESSED};
-use crate::source::stamp::Stamp;
+use crate::record::{Named, Stands};
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,20 +31,37 @@ const DOUBLED_MAX: u32 = 6;
 
 /// The inputs that are committed and not durably archived.
 #[derive(Default)]
-pub struct Archiving {
+pub(super) struct Archiving {
+    archiver: Arc<Archiver>,
     /// With the descriptor that was read.
-    pub(super) unarchived: Vec<(Debt, Input)>,
+    unarchived: Vec<(Debt, Input)>,
     /// By when they are due, and sequence number.
     waiting: BTreeMap<(Instant, u64), Waiting>,
     /// How many of them have their names still.
     names: HashMap<OsString, usize>,
     /// Set aside as altered, and not yet told to the ledger.
-    untold: Vec<(Debt, PathBuf)>,
+    altered: Vec<(Debt, PathBuf)>,
     touched: Touched,
     background: Background,
     /// Renamed, but not durably.
     renamed: Vec<Renamed>,
     vanished: Vanished,
+    acknowledged: Acknowledged,
+    /// Something has been done that is not durable.
+    is_unsynced: bool,
+}
+
+/// Inputs of which there is news for the ledger.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// Durably out of the way. Where the file is not what was committed any more, its path.
+    pub archived: Vec<(Debt, Option<PathBuf>)>,
+    /// Names that were given, and are durable; not the usual names of inputs.
+    pub named: Vec<Named>,
+    /// Of these microbatches the input was not there any more.
+    pub gone: Vec<u64>,
+    /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
+    pub elsewhere: Vec<(u64, bool)>,
 }
 
 /// An input that cannot be archived just now.
@@ -67,11 +83,6 @@ struct Renamed {
 }
 
 impl Archiving {
-    /// An earlier process has committed it and left it.
-    pub fn recovers(&mut self, debt: Debt) {
-        self.wait(Waiting { debt, tries: 0, is_held: false, has_name: true }, Duration::ZERO);
-    }
-
     fn wait(&mut self, waiting: Waiting, pause: Duration) {
         if waiting.has_name {
             *self.names.entry(waiting.debt.name.clone()).or_default() += 1;
@@ -94,44 +105,88 @@ impl Archiving {
         }
         Some(waiting)
     }
-
-    /// Frees this name for a new file, unless another debt has it.
-    fn free(&self, name: &OsStr, source: &mut Source) {
-        if !self.names.contains_key(name) {
-            source.free(name);
-        }
-    }
 }
 
-impl Pipeline {
+impl Source {
+    /// From now on committed inputs are archived in this way.
+    pub fn archive_by(&mut self, archiver: Archiver) {
+        self.archiving.archiver = Arc::new(archiver);
+    }
+
+    /// The way out of the folder.
+    pub fn archiver(&self) -> &Archiver {
+        &self.archiving.archiver
+    }
+
+    /// An input is committed: it is never offered again, and is archived by [`Source::archive`].
+    pub fn acknowledge(&mut self, debt: Debt, input: Input) {
+        self.archiving.unarchived.push((debt, input));
+    }
+
+    /// An earlier process has committed an input and left it.
+    pub fn owes(&mut self, debt: Debt) {
+        self.hold(&debt.name, &debt.identity, debt.home);
+        self.archiving.acknowledged.elsewhere.push((debt.sequence, false));
+        let waiting = Waiting { debt, tries: 0, is_held: false, has_name: true };
+        self.archiving.wait(waiting, Duration::ZERO);
+    }
+
+    /// Takes the news for the ledger.
+    pub fn take_acknowledged(&mut self) -> Acknowledged {
+        std::mem::take(&mut self.archiving.acknowledged)
+    }
+
+    /// An input that was altered after its commit, and where it was set aside. It counts as archived after
+    /// [`Source::altered_is_told`].
+    pub fn next_altered(&self) -> Option<&(Debt, PathBuf)> {
+        self.archiving.altered.last()
+    }
+
+    /// The ledger knows of [`Source::next_altered`].
+    pub fn altered_is_told(&mut self) {
+        if let Some((debt, _)) = self.archiving.altered.pop() {
+            self.archiving.is_unsynced = true;
+            self.archiving.renamed.push(Renamed { debt, path: None });
+        }
+    }
+
+    /// True when [`Source::sync`] has something to make durable.
+    pub fn is_unsynced(&self) -> bool {
+        self.archiving.is_unsynced
+    }
+
+    /// Frees this name for a new file, unless another debt has it.
+    fn free_if_paid(&mut self, name: &OsStr) {
+        if !self.archiving.names.contains_key(name) {
+            self.free(name);
+        }
+    }
+
     /// Archives what is committed, and tries again what is due.
-    pub(super) fn archive_all(&mut self, source: &mut Source) -> Result<()> {
-        let more_comes = source.next_name().is_some();
+    ///
+    /// # Errors
+    /// When nothing can be archived any more. A file that cannot be archived now is tried again.
+    pub fn archive(&mut self) -> Result<()> {
+        let more_comes = self.next_name().is_some();
         if self.archiving.unarchived.is_empty() && more_comes && self.archiving.background.is_busy()
         {
             return Ok(());
         }
-        self.collect_archived(source)?;
+        self.collect_archived()?;
         let now = Instant::now();
-        while let Some((debt, path)) = self.archiving.untold.pop() {
-            if let Err(failure) = self.note_altered(&debt, &path) {
-                self.archiving.untold.push((debt, path));
-                return Err(failure);
-            }
-            self.unsynced_since.get_or_insert(now);
-            self.archiving.renamed.push(Renamed { debt, path: None });
-        }
         let first = self.archiving.waiting.first_key_value();
         let is_due = first.is_some_and(|((due, _), _)| *due <= now);
         if self.archiving.unarchived.is_empty() && !is_due {
             return Ok(());
         }
-        self.unsynced_since.get_or_insert(now);
-        let lost_why = match self.archiver.follow(&mut self.archiving.touched) {
+        self.archiving.is_unsynced = true;
+        let lost_why = match self.archiving.archiver.follow(&mut self.archiving.touched) {
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => Some(format!("{:#}", failure.into_error())),
             Ok(there) => {
-                self.archiver = there.map_or(self.archiver.clone(), Arc::new);
+                if let Some(there) = there {
+                    self.archive_by(there);
+                }
                 None
             }
         };
@@ -141,10 +196,10 @@ impl Pipeline {
             Some(Failure::Transient(anyhow::anyhow!("{lost}")))
         };
         let files = self.archiving.unarchived.len();
-        let is_crowd = self.archiving.touched.expect(files, source.folder())?;
+        let is_crowd = self.archiving.touched.expect(files, &self.folder)?;
         let unarchived = std::mem::take(&mut self.archiving.unarchived);
         let unarchived = if is_crowd && more_comes && lost_why.is_none() {
-            self.archive_behind(unarchived, source)
+            self.archive_behind(unarchived)
         } else {
             unarchived
         };
@@ -152,7 +207,7 @@ impl Pipeline {
         while let Some((debt, input)) = unarchived.next() {
             let done = match lost(&debt) {
                 Some(failure) => self.archived(debt, Err(failure), 0, true),
-                None => self.archive(debt, input, source),
+                None => self.archive_one(debt, input),
             };
             if let Err(failure) = done {
                 self.archiving.unarchived.extend(unarchived);
@@ -164,30 +219,25 @@ impl Pipeline {
                 Some(failure) => {
                     self.archived(waiting.debt, Err(failure), waiting.tries, waiting.has_name)?;
                 }
-                None => self.archive_again(waiting, source)?,
+                None => self.archive_again(waiting)?,
             }
         }
         Ok(())
     }
 
-    fn archive(&mut self, debt: Debt, input: Input, source: &mut Source) -> Result<()> {
-        let touched = &mut self.archiving.touched;
-        let archived = self.archiver.archive(
-            source.folder(),
-            source.rules(),
-            &debt,
-            (&input.file, &input.stamp),
-            touched,
-        );
-        self.finish_archive(debt, input.key, archived, source)
+    fn archive_one(&mut self, debt: Debt, input: Input) -> Result<()> {
+        let Archiving { archiver, touched, .. } = &mut self.archiving;
+        let opened = (&input.file, &input.stamp);
+        let archived = archiver.archive(&self.folder, &self.rules, &debt, opened, touched);
+        self.finish_archive(debt, input.key, archived)
     }
 
     /// Archives these files while the next ones are gathered; gives them back where that cannot be.
-    fn archive_behind(&mut self, files: Vec<(Debt, Input)>, source: &Source) -> Vec<(Debt, Input)> {
+    fn archive_behind(&mut self, files: Vec<(Debt, Input)>) -> Vec<(Debt, Input)> {
         let load = Load {
-            archiver: self.archiver.clone(),
-            folder: source.shared_folder(),
-            rules: source.shared_rules(),
+            archiver: self.archiving.archiver.clone(),
+            folder: self.folder.clone(),
+            rules: self.rules.clone(),
             files,
             touched: std::mem::take(&mut self.archiving.touched),
         };
@@ -196,47 +246,40 @@ impl Pipeline {
         load.files
     }
 
-    /// Takes up what has been archived behind.
-    fn collect_archived(&mut self, source: &mut Source) -> Result<()> {
+    /// Waits for what is archived meanwhile.
+    pub fn collect_archived(&mut self) -> Result<()> {
         let Some(unloaded) = self.archiving.background.collect()? else { return Ok(()) };
         self.archiving.touched.merge(unloaded.touched);
         let mut done = Ok(());
         for (debt, input, archived) in unloaded.archived {
-            done = self.finish_archive(debt, input.key, archived, source).and(done);
+            done = self.finish_archive(debt, input.key, archived).and(done);
         }
         done
     }
 
-    fn finish_archive(
-        &mut self,
-        debt: Debt,
-        key: Key,
-        archived: Result<Archived>,
-        source: &mut Source,
-    ) -> Result<()> {
-        let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
-        note_failed(&debt, &archived, source);
+    fn finish_archive(&mut self, debt: Debt, key: Key, archived: Result<Archived>) -> Result<()> {
+        let archived = archived.map(|archived| self.or_elsewhere(archived, &debt));
+        self.note_set_aside(&debt, &archived);
         match &archived {
             // What is there now, if anything, is a new file.
             Ok(Archived::Gone | Archived::Replaced | Archived::Elsewhere) => {
-                self.archiving.free(&debt.name, source);
+                self.free_if_paid(&debt.name);
             }
-            Ok(_) => source.release(key),
+            Ok(_) => self.release(key),
             Err(_) => {}
         }
         self.archived(debt, archived, 0, true)
     }
 
-    fn archive_again(&mut self, waiting: Waiting, source: &mut Source) -> Result<()> {
+    fn archive_again(&mut self, waiting: Waiting) -> Result<()> {
         let Waiting { debt, tries, has_name, .. } = waiting;
-        let touched = &mut self.archiving.touched;
-        let (folder, rules) = (source.folder(), source.rules());
-        let of = (&debt, is_home(&debt, source));
-        let archived = self.archiver.recover(folder, rules, of, touched);
-        let archived = archived.map(|archived| or_elsewhere(archived, &debt, source));
-        note_failed(&debt, &archived, source);
+        let of = (&debt, self.is_in_its_home(&debt));
+        let Archiving { archiver, touched, .. } = &mut self.archiving;
+        let archived = archiver.recover(&self.folder, &self.rules, of, touched);
+        let archived = archived.map(|archived| self.or_elsewhere(archived, &debt));
+        self.note_set_aside(&debt, &archived);
         if archived.is_ok() && has_name {
-            self.archiving.free(&debt.name, source);
+            self.free_if_paid(&debt.name);
         }
         self.archived(debt, archived, tries, has_name)
     }
@@ -276,7 +319,7 @@ impl Pipeline {
                 return Ok(());
             }
             Archived::Elsewhere => {
-                self.settled.elsewhere.push((debt.sequence, true));
+                self.archiving.acknowledged.elsewhere.push((debt.sequence, true));
                 self.archiving.vanished.keep(debt);
                 return Ok(());
             }
@@ -284,15 +327,12 @@ impl Pipeline {
             // Where another file has its name it may have been renamed before.
             Archived::Gone | Archived::Replaced => {
                 self.archiving.vanished.note(debt.clone());
-                self.settled.gone.push(debt.sequence);
+                self.archiving.acknowledged.gone.push(debt.sequence);
                 None
             }
             Archived::Altered(path) => {
-                if let Err(failure) = self.note_altered(&debt, &path) {
-                    self.archiving.untold.push((debt, path));
-                    return Err(failure);
-                }
-                None
+                self.archiving.altered.push((debt, path));
+                return Ok(());
             }
         };
         self.archiving.renamed.push(Renamed { debt, path });
@@ -300,67 +340,63 @@ impl Pipeline {
     }
 
     fn is_deleted(&self, debt: &Debt) -> bool {
-        self.archiver.deletes() && debt.fate == Fate::Processed
+        self.archiving.archiver.deletes() && debt.fate == Fate::Processed
     }
 
     /// Archives `input` if it is a committed one that was renamed before it could be; gives it back
     /// if not.
-    pub fn archive_if_committed(
-        &mut self,
-        input: Input,
-        source: &mut Source,
-    ) -> Result<Option<Input>> {
+    pub(super) fn archive_if_committed(&mut self, input: Input) -> Result<Option<Input>> {
         let Some(debt) = self.archiving.vanished.take(&input) else { return Ok(Some(input)) };
-        self.collect_archived(source)?;
+        self.collect_archived()?;
         let (file, microbatch) = (crate::telemetry::text(input.name()), debt.sequence);
         tracing::warn!(file, microbatch, "was committed under another name");
-        self.unsynced_since.get_or_insert_with(Instant::now);
-        self.archive(debt, input, source)?;
+        self.archiving.is_unsynced = true;
+        self.archive_one(debt, input)?;
         Ok(None)
     }
 
     /// Makes the renames durable. What was written to a file meanwhile is found out.
-    pub(super) fn sync_archive(&mut self, source: &mut Source) -> Result<()> {
-        self.collect_archived(source)?;
-        self.sync_archive_in(source.folder(), source)
+    pub fn sync(&mut self) -> Result<()> {
+        self.collect_archived()?;
+        self.sync_in(&self.folder.clone())?;
+        self.archiving.is_unsynced = false;
+        Ok(())
     }
 
-    /// The drop folder was replaced: what was renamed in the one before is made durable there, and what is
+    /// Where the drop folder was replaced: what was renamed in the one before is made durable there, and what is
     /// owed to an earlier one is looked for in this one.
-    pub fn move_in(&mut self, left: &Dir, source: &mut Source) -> Result<()> {
-        self.collect_archived(source)?;
-        self.sync_archive_in(left, source)?;
+    pub fn move_in(&mut self) -> Result<()> {
+        let Some(left) = self.left.take() else { return Ok(()) };
+        self.collect_archived()?;
+        self.sync_in(&left)?;
         let mut done = Ok(());
         for debt in self.archiving.vanished.take_elsewhere() {
-            self.settled.elsewhere.push((debt.sequence, false));
-            source.hold(&debt.name, &debt.identity, debt.home);
-            self.unsynced_since.get_or_insert_with(Instant::now);
+            self.archiving.acknowledged.elsewhere.push((debt.sequence, false));
+            self.hold(&debt.name, &debt.identity, debt.home);
+            self.archiving.is_unsynced = true;
             let waiting = Waiting { debt, tries: 0, is_held: false, has_name: true };
-            done = self.archive_again(waiting, source).and(done);
+            done = self.archive_again(waiting).and(done);
         }
         done
     }
 
-    fn sync_archive_in(&mut self, folder: &Dir, source: &Source) -> Result<()> {
-        let reports = self.archiving.touched.sync(folder, &self.archiver)?;
-        self.settled.named.extend(reports.into_iter().map(named_report));
-        for Renamed { debt, path } in std::mem::take(&mut self.archiving.renamed) {
-            self.settled
+    fn sync_in(&mut self, folder: &Dir) -> Result<()> {
+        let Archiving { archiver, touched, renamed, acknowledged, .. } = &mut self.archiving;
+        let reports = touched.sync(folder, archiver)?;
+        acknowledged.named.extend(reports.into_iter().map(Named::from));
+        for Renamed { debt, path } in renamed.drain(..) {
+            acknowledged
                 .named
                 .extend(path.as_deref().and_then(|path| named_unusually(path, &debt)));
-            self.settled.archived.push(debt.sequence);
-            if let Some(path) = path.filter(|path| differs(path, &debt)) {
-                self.late_writes.note(path);
-            } else {
-                self.prune_late(&debt, source);
-            }
+            let path = path.filter(|path| differs(path, &debt));
+            acknowledged.archived.push((debt, path));
         }
         Ok(())
     }
 
     /// The job ends.
-    pub fn leave_folder(&mut self, source: &Source) {
-        if let Err(error) = self.archiving.touched.leave_folder(source.folder()) {
+    pub fn leave(&mut self) {
+        if let Err(error) = self.archiving.touched.leave_folder(&self.folder) {
             tracing::debug!(%error, "the folder for hidden names stays");
         }
     }
@@ -374,8 +410,30 @@ impl Pipeline {
     }
 
     /// When the next file that could not be archived is due.
-    pub fn stuck_due(&self) -> Option<Instant> {
+    pub(super) fn archive_due(&self) -> Option<Instant> {
         self.archiving.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// An input that is missing in another folder than its own may be found when its folder comes back.
+    fn or_elsewhere(&self, archived: Archived, debt: &Debt) -> Archived {
+        match archived {
+            Archived::Gone | Archived::Replaced if !self.is_in_its_home(debt) => {
+                Archived::Elsewhere
+            }
+            archived => archived,
+        }
+    }
+
+    fn is_in_its_home(&self, debt: &Debt) -> bool {
+        debt.home.is_none_or(|home| self.is_home(&debt.name, home))
+    }
+
+    fn note_set_aside(&mut self, debt: &Debt, archived: &Result<Archived>) {
+        match archived {
+            Ok(Archived::As(_)) if debt.fate != Fate::Processed => self.note_failed(),
+            Ok(Archived::Altered(_)) => self.note_failed(),
+            _ => {}
+        }
     }
 }
 
@@ -392,32 +450,6 @@ fn named_unusually(path: &Path, debt: &Debt) -> Option<Named> {
     let named =
         || Named { sequence, stands: Stands::Input, name: name.to_owned(), inode, beside: None };
     (!prefixes.iter().any(is_usual)).then(named)
-}
-
-/// A report as the ledger is told of it.
-pub(super) fn named_report(report: Reported) -> Named {
-    let Reported { sequence, name, beside, inode } = report;
-    Named { sequence, stands: Stands::Report, name, inode, beside: Some(beside) }
-}
-
-/// An input that is missing in another folder than its own may be found when its folder comes back.
-fn or_elsewhere(archived: Archived, debt: &Debt, source: &Source) -> Archived {
-    match archived {
-        Archived::Gone | Archived::Replaced if !is_home(debt, source) => Archived::Elsewhere,
-        archived => archived,
-    }
-}
-
-fn is_home(debt: &Debt, source: &Source) -> bool {
-    debt.home.is_none_or(|home| source.is_home(&debt.name, home))
-}
-
-fn note_failed(debt: &Debt, archived: &Result<Archived>, source: &mut Source) {
-    match archived {
-        Ok(Archived::As(_)) if debt.fate != Fate::Processed => source.note_failed(),
-        Ok(Archived::Altered(_)) => source.note_failed(),
-        _ => {}
-    }
 }
 
 /// True when the file is not what was committed any more.
