@@ -8,7 +8,7 @@
 //! Input --decode--> records --transform--> records --encode/stage--> Microbatch --commit--> Committed --publish--> published
 //! source/   decode/           transform/   encode/, staging.rs           ledger/ (one          publish.rs, sink/
 //!                                                                        transaction)
-//!                                afterwards, as housekeeping: source/archive/ renames the input to processed-*
+//!                                afterwards, as housekeeping: source/folder/ renames the input to processed-*
 //! ```
 //!
 //! [`pipeline`] reads top to bottom in that order. Only the [`ledger`] makes a
@@ -48,7 +48,7 @@
 //!
 //! A module imports only from rows above its own. Stages never import each other, the ledger or `config`.
 //! `tests/tidy.rs` holds this table against the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `datafusion` in [`engine`],
-//! `notify` in [`source::watch`], `toml` in [`config`], fsync and rename in [`durable`].
+//! `notify` in [`source::folder::watch`], `toml` in [`config`], fsync and rename in [`durable`].
 //!
 //! # The promises
 //!

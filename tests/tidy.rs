@@ -109,7 +109,7 @@ fn the_map_of_modules_is_the_code() {
 fn each_dependency_has_one_door() {
     for (words, door) in [
         (vec!["rusqlite"], "ledger/"),
-        (vec!["notify::"], "source/watch.rs"),
+        (vec!["notify::"], "source/folder/watch.rs"),
         (vec!["toml::"], "config/"),
         (vec!["tokio::signal"], "cli/signals.rs"),
         (vec!["datafusion::", "tokio::runtime::Runtime"], "engine/"),
@@ -119,7 +119,7 @@ fn each_dependency_has_one_door() {
         (vec!["hyper::", "hyper_util", "http_body_util"], "http/"),
         (vec!["walkdir"], "source/"),
         (vec!["fsync(", "fdatasync(", "renameat", "unlinkat", "linkat("], "durable.rs"),
-        (vec!["unsafe {"], "source/input.rs"),
+        (vec!["unsafe {"], "source/folder/input.rs"),
     ] {
         for (name, text) in sources() {
             let code: String = text

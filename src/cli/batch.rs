@@ -32,8 +32,8 @@ use crate::pipeline::flow::{Delivery as _, Flow, Origin};
 use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::replaced::Replaced;
-use crate::source::Source;
-use crate::source::stamp::Stamp;
+use crate::source::folder::Source;
+use crate::source::folder::stamp::Stamp;
 use crate::telemetry::escaped;
 use crate::transform::command::{About, Bounds};
 

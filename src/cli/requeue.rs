@@ -19,11 +19,11 @@ use crate::config::Config;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome};
 use crate::record::Stands;
-use crate::source::archive::REPORT_SUFFIX;
-use crate::source::input::{self, Found, is_regular};
-use crate::source::requeued::Requeued;
-use crate::source::rules::FAILED;
-use crate::source::stamp::Stamp;
+use crate::source::folder::archive::REPORT_SUFFIX;
+use crate::source::folder::input::{self, Found, is_regular};
+use crate::source::folder::requeued::Requeued;
+use crate::source::folder::rules::FAILED;
+use crate::source::folder::stamp::Stamp;
 use crate::status::explain::{archived_as, is_input};
 use crate::telemetry::escaped;
 
@@ -117,7 +117,7 @@ fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<
 /// Every file in the drop folder that was set aside.
 fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
     let folder = config.directory.as_deref().context("the job has no `input.directory`")?;
-    let names = crate::source::failed(folder, config.rules.recursive)?;
+    let names = crate::source::folder::failed(folder, config.rules.recursive)?;
     named(config, look, names.into_iter().map(|name| folder.join(name)).collect())
 }
 

@@ -20,7 +20,7 @@ use super::{Misuse, signalled, signals};
 use crate::clock::since_1970;
 use crate::durable::{self, Dir};
 use crate::pulse::Pulse;
-use crate::source::rules::{FAILED, PROCESSED};
+use crate::source::folder::rules::{FAILED, PROCESSED};
 use crate::units::{Size, Span};
 
 /// Bytes read at once.

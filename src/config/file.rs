@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "sql")]
 use crate::event_time;
-use crate::source::archive::Action;
-use crate::source::rules::{Duplicates, Empty, HardLinks, Order, Watch};
+use crate::source::folder::archive::Action;
+use crate::source::folder::rules::{Duplicates, Empty, HardLinks, Order, Watch};
 use crate::units::{Keep, Size, Span};
 use crate::{decode, encode, transform};
 

@@ -6,8 +6,8 @@ use regex::bytes::Regex;
 use super::{Problem, file};
 use crate::decode;
 use crate::decode::frame::{self, Framing};
-use crate::source::globs;
-use crate::source::rules::{Complete, Rules, never_taken};
+use crate::source::folder::globs;
+use crate::source::folder::rules::{Complete, Rules, never_taken};
 use crate::transform::Transform;
 
 pub fn rules(input: &file::Input) -> Result<Rules, Problem> {

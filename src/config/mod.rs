@@ -22,8 +22,8 @@ use crate::decode::frame::Framing;
 use crate::decode::quotes::BLOCK_MAX;
 use crate::encode;
 use crate::sink::Destination;
-use crate::source::archive::Action;
-use crate::source::rules::Rules;
+use crate::source::folder::archive::Action;
+use crate::source::folder::rules::Rules;
 use input::{check_pattern, framing, rules};
 use paths::{check_paths, normal, resolved};
 

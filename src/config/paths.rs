@@ -1,7 +1,7 @@
 //! Paths, compared as what they lead to.
 
 use super::{Problem, file};
-use crate::source::archive::Action;
+use crate::source::folder::archive::Action;
 use std::path::{Component, Path, PathBuf};
 
 /// The path without `.` and `..`, by its text.

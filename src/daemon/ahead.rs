@@ -10,7 +10,7 @@ use crate::ledger::Ahead;
 use crate::publish;
 use crate::queries::Queries;
 use crate::sink::file;
-use crate::source::claim::Claim;
+use crate::source::folder::claim::Claim;
 use crate::status::live;
 
 /// Checks what a start of this job would find.

@@ -13,8 +13,8 @@ use crate::failure::{Failure, Result};
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared};
 use crate::pipeline::views::Closed;
 use crate::pulse::Pulse;
-use crate::source::input::Input;
-use crate::source::queue::{Key, Why};
+use crate::source::folder::input::Input;
+use crate::source::folder::queue::{Key, Why};
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 

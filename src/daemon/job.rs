@@ -27,10 +27,10 @@ use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::folder::WAITING;
 use crate::sink::{Destination, file};
-use crate::source::Source;
-use crate::source::claim::Claimant;
-use crate::source::input::Input;
-use crate::source::requeued::Requeued;
+use crate::source::folder::Source;
+use crate::source::folder::claim::Claimant;
+use crate::source::folder::input::Input;
+use crate::source::folder::requeued::Requeued;
 use crate::staging::StagingArea;
 use crate::transform::command::Bounds;
 
@@ -340,6 +340,6 @@ pub fn tolerance(config: &Config) -> Tolerance {
     Tolerance {
         records,
         ratio: written.rejects.max_bad_ratio,
-        refuse_empty: written.input.empty == crate::source::rules::Empty::Quarantine,
+        refuse_empty: written.input.empty == crate::source::folder::rules::Empty::Quarantine,
     }
 }

@@ -19,7 +19,7 @@ use crate::queries::Queries;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
 use crate::sink::{Destination, Sink};
-use crate::source::archive::Archiver;
+use crate::source::folder::archive::Archiver;
 use crate::staging::StagingArea;
 
 /// One lock in the state directory, one beside each output.

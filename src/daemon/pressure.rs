@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use crate::durable::free_bytes as free;
 use crate::failure::{Failure, Result};
-use crate::source::archive::CROWD;
+use crate::source::folder::archive::CROWD;
 
 /// Refuses to go on while one of these places has less than `least` bytes free.
 pub fn check_disk<'a>(places: impl IntoIterator<Item = &'a Path>, least: u64) -> Result<()> {

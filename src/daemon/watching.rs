@@ -7,8 +7,8 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use super::{Setting, Until, Wake};
 use crate::config::Config;
-use crate::source::rules;
-use crate::source::watch::{self, Hint, Watch};
+use crate::source::folder::rules;
+use crate::source::folder::watch::{self, Hint, Watch};
 
 /// The watch on the drop folder; `None` where it is to be polled.
 pub fn open_watch(

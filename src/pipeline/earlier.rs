@@ -11,8 +11,8 @@ use super::prepare::Prepared;
 use crate::failure::Result;
 use crate::ledger::{Committed, Ledger};
 use crate::microbatch::Microbatch;
-use crate::source::requeued::Requeued;
-use crate::source::rules::Duplicates;
+use crate::source::folder::requeued::Requeued;
+use crate::source::folder::rules::Duplicates;
 
 /// How many contents are known: some megabytes of memory.
 const KNOWN_MAX: usize = 65_536;

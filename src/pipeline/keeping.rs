@@ -16,9 +16,9 @@ use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::Pruned;
 use crate::publish::rotation::Rotation;
-use crate::source::Source;
-use crate::source::archive::{Debt, Fate};
-use crate::source::rules::PROCESSED;
+use crate::source::folder::Source;
+use crate::source::folder::archive::{Debt, Fate};
+use crate::source::folder::rules::PROCESSED;
 use crate::units::Keep;
 
 /// Longest time for pruning before files are looked for again.

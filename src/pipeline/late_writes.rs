@@ -14,10 +14,10 @@ use super::Pipeline;
 use crate::failure::{Failure, Result};
 use crate::ledger::Archive;
 use crate::record::{Named, Stands};
-use crate::source::Source;
-use crate::source::archive::{Debt, begins_with, set_aside_rest, shown_stem};
-use crate::source::input::{self, Found, Writers};
-use crate::source::stamp::Stamp;
+use crate::source::folder::Source;
+use crate::source::folder::archive::{Debt, begins_with, set_aside_rest, shown_stem};
+use crate::source::folder::input::{self, Found, Writers};
+use crate::source::folder::stamp::Stamp;
 
 /// Bytes that are copied to a file of their own: more stays in the archived file, since its owner could fill
 /// the disk with it.

@@ -23,7 +23,7 @@ use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Target};
 use crate::record::{self, Identity, Reject};
-use crate::source::input::{Input, hash};
+use crate::source::folder::input::{Input, hash};
 use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;

@@ -6,7 +6,7 @@ use super::Pipeline;
 use crate::clock::now_ms;
 use crate::failure::{Failure, Result};
 use crate::publish::rotation::{Rotation, Rule};
-use crate::source::Source;
+use crate::source::folder::Source;
 
 impl Pipeline {
     /// Closes the outputs for which that is due, and does what was decided before.

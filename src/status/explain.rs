@@ -14,11 +14,11 @@ use crate::decode::compression;
 use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome};
 use crate::record::Stands;
-use crate::source::Standing;
-use crate::source::archive::{Action, Archiver, Debt, Fate};
-use crate::source::queue::Why;
-use crate::source::rules::{Complete, FAILED, PROCESSED};
-use crate::source::stamp::Stamp;
+use crate::source::folder::Standing;
+use crate::source::folder::archive::{Action, Archiver, Debt, Fate};
+use crate::source::folder::queue::Why;
+use crate::source::folder::rules::{Complete, FAILED, PROCESSED};
+use crate::source::folder::stamp::Stamp;
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are told, the newest.

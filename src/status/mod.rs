@@ -18,7 +18,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::decode::compression;
 use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble};
-use crate::source::{Source, Survey};
+use crate::source::folder::{Source, Survey};
 use live::{Live, Trouble};
 
 /// How long the drop folder is looked at while the daemon runs.

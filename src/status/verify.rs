@@ -17,8 +17,8 @@ use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
 use crate::publish::rotation;
 use crate::sink::file::checksum;
 use crate::sink::folder;
-use crate::source::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
-use crate::source::stamp::Stamp;
+use crate::source::folder::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
+use crate::source::folder::stamp::Stamp;
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are looked at, the newest, for whose file stands under it.
@@ -363,7 +363,7 @@ impl Audit<'_> {
 
     fn content(&mut self, entry: &Entry, path: &Path) {
         let (shown, sequence) = (escaped(path.as_os_str().as_encoded_bytes()), entry.sequence);
-        match File::open(path).and_then(|file| crate::source::input::hash(&file)) {
+        match File::open(path).and_then(|file| crate::source::folder::input::hash(&file)) {
             Ok(hash) if hash == entry.identity.hash => {}
             Ok(_) => self.tell(&format!(
                 "{shown} was changed: it is not what microbatch {sequence} has read; restore it"

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::report::REPORT_SUFFIX;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::rules::{FAILED, PROCESSED, shortened};
+use crate::source::folder::rules::{FAILED, PROCESSED, shortened};
 
 /// How many names are tried for an archived file before giving up.
 const NAMES_TRIED: u32 = 1000;

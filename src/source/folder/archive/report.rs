@@ -9,9 +9,9 @@ use super::names::{archived_name, first_free};
 use crate::durable::{self, Dir, Likeness};
 use crate::failure::{Failure, Result};
 use crate::record::{Named, Stands};
-use crate::source::input::{self, Found};
-use crate::source::rules::{FAILED, shortened};
-use crate::source::stamp::Stamp;
+use crate::source::folder::input::{self, Found};
+use crate::source::folder::rules::{FAILED, shortened};
+use crate::source::folder::stamp::Stamp;
 
 /// Suffix of the report of a failed file.
 pub const REPORT_SUFFIX: &str = ".error.json";

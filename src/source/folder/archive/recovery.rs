@@ -17,9 +17,9 @@ use super::{
 };
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::input::{self, Writers, hash};
-use crate::source::rules::{FAILED, PROCESSED, Rules};
-use crate::source::stamp::Stamp;
+use crate::source::folder::input::{self, Writers, hash};
+use crate::source::folder::rules::{FAILED, PROCESSED, Rules};
+use crate::source::folder::stamp::Stamp;
 
 impl Archiver {
     /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the

@@ -11,9 +11,9 @@ use super::report::{self, Reported, report_failure};
 use super::{Debt, Fate, Place, Touched};
 use crate::durable::Dir;
 use crate::failure::Result;
-use crate::source::input::Writers;
-use crate::source::rules::{FAILED, Rules};
-use crate::source::stamp::Stamp;
+use crate::source::folder::input::Writers;
+use crate::source::folder::rules::{FAILED, Rules};
+use crate::source::folder::stamp::Stamp;
 
 /// A file under its hidden name. In this order: whether somebody writes to it, then how it is; so what is
 /// written before the last writer goes shows in its size and time.

@@ -1,7 +1,7 @@
 //! Many committed inputs are archived while the next group is gathered.
 //!
 //! Invariants: one batch of files is under way at a time, and what became of it is collected before
-//! anything else is archived or made durable. Nothing is decided here: see [`crate::source::acknowledge`].
+//! anything else is archived or made durable. Nothing is decided here: see [`crate::source::folder::acknowledge`].
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::{Archived, Archiver, Debt, Touched};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::input::Input;
-use crate::source::rules::Rules;
+use crate::source::folder::input::Input;
+use crate::source::folder::rules::Rules;
 
 /// Files to be archived, and what that takes.
 pub struct Load {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Debt;
-use crate::source::input::{Input, hash};
+use crate::source::folder::input::{Input, hash};
 
 /// How long a file is known. A rename shows within one scan.
 const KNOWN_FOR: Duration = Duration::from_mins(1);

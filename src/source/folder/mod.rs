@@ -1,0 +1,486 @@
+//! The drop folder: which files are complete, and in which order they are taken.
+//!
+//! Invariants:
+//! - The scan is the truth, a hint only shortens the wait; both end in the same look at the file.
+//! - The folder is not listed while hints come in, but at the start, when hints were lost, and now
+//!   and then; the more a scan costs, the rarer it gets.
+//! - A file is offered once until it is released.
+//!
+//! Out of scope: what is in a file, but for the rules of completeness.
+
+mod acknowledge;
+pub mod archive;
+mod bounded;
+pub mod claim;
+pub mod complete;
+pub mod globs;
+mod in_hand;
+pub mod input;
+mod look;
+pub mod queue;
+pub mod requeued;
+pub mod rules;
+pub mod stamp;
+mod standing;
+mod survey;
+pub mod watch;
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use walkdir::WalkDir;
+
+use crate::durable::{self, Dir};
+use crate::failure::Result;
+use crate::record::{Home, Identity};
+pub use acknowledge::Acknowledged;
+use acknowledge::Archiving;
+use claim::{Claim, Claimant};
+use complete::Plain;
+use in_hand::InHand;
+use input::Input;
+use queue::{Key, Queue, Why};
+use rules::Rules;
+use stamp::Stamp;
+pub use standing::Standing;
+pub use survey::Survey;
+use watch::Hint;
+
+/// Time between scans when there are no events.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Scanning may use at most 1/`SCAN_SHARE` of the time.
+const SCAN_SHARE: u32 = 100;
+
+/// How long a file that could not be read, or that somebody writes to, is left alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a file is put off that cannot be taken for now; doubled each time, up to [`PUT_OFF_MAX`].
+const PUT_OFF: Duration = Duration::from_secs(1);
+
+/// The longest such time.
+const PUT_OFF_MAX: Duration = Duration::from_mins(5);
+
+/// The state of one drop folder.
+pub struct Source {
+    rules: Arc<Rules>,
+    folder: Arc<Dir>,
+    folder_stamp: Stamp,
+    /// The one before, until somebody asks for it.
+    left: Option<Arc<Dir>>,
+    queue: Queue,
+    in_hand: InHand,
+    plain: Plain,
+    polls: bool,
+    shares_clock: bool,
+    opened: Instant,
+    scan_due: Instant,
+    last_scan: Option<(Instant, Duration, Stamp)>,
+    /// How often each file was put off.
+    put_off: HashMap<Box<OsStr>, u32>,
+    /// Nothing is going to be renamed.
+    only_reads: bool,
+    /// Names whose marker is there without them.
+    orphans: HashSet<Box<OsStr>>,
+    /// The job's entry in the list of jobs on the folder.
+    claimant: Option<Claimant>,
+    failed: u64,
+    claim: Option<Claim>,
+    closing: Closing,
+    archiving: Archiving,
+    /// When it was last asked whether the folder can be written to, and it could.
+    asked: Cell<Option<Instant>>,
+}
+
+/// How far the job is in ending.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Closing {
+    /// It goes on.
+    #[default]
+    No,
+    /// It takes what there is: all of it, or what stands before the file that ends the job.
+    Before(Option<Key>),
+}
+
+impl Source {
+    /// Opens the folder. `polls` says that there will be no hints, `shares_clock` that the times of
+    /// its files come from this machine's clock.
+    pub fn open(
+        directory: &Path,
+        rules: Rules,
+        polls: bool,
+        shares_clock: bool,
+        plain: Plain,
+    ) -> durable::Result<Self> {
+        let folder = Dir::open(directory)?;
+        let folder_stamp = stamp_of(&folder)?;
+        Ok(Self {
+            rules: Arc::new(rules),
+            folder: Arc::new(folder),
+            folder_stamp,
+            left: None,
+            queue: Queue::default(),
+            in_hand: InHand::default(),
+            plain,
+            polls,
+            shares_clock,
+            opened: Instant::now(),
+            scan_due: Instant::now(),
+            last_scan: None,
+            put_off: HashMap::new(),
+            orphans: HashSet::new(),
+            claimant: None,
+            failed: 0,
+            claim: None,
+            closing: Closing::No,
+            archiving: Archiving::default(),
+            asked: Cell::default(),
+            only_reads: false,
+        })
+    }
+
+    /// Makes sure that no other job takes the same files, for as long as this is open.
+    pub fn claim(&mut self, own: Claimant) -> Result<()> {
+        self.claim = Some(Claim::take(self.folder.path(), &own)?);
+        self.claimant = Some(own);
+        Ok(())
+    }
+
+    /// The folder's descriptor.
+    pub fn folder(&self) -> &Dir {
+        &self.folder
+    }
+
+    /// The rules of the folder.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Takes a hint.
+    pub fn hint(&mut self, hint: Hint) {
+        match hint {
+            Hint::Lost => self.scan_due = Instant::now(),
+            Hint::Renamed(name) => {
+                if self.rules.is_candidate(&name) {
+                    self.queue.renamed(&name);
+                }
+                self.touched(&name);
+            }
+            Hint::Touched(name) => self.touched(&name),
+            // It is no input any more.
+            Hint::Written(_) => {}
+        }
+    }
+
+    fn touched(&mut self, name: &OsStr) {
+        let name = match self.rules.marked(name) {
+            Some(marked) if self.rules.is_candidate(marked) => marked,
+            None if self.rules.is_candidate(name) => name,
+            _ => return,
+        };
+        let (folder, order) = (&self.folder, self.rules.order);
+        self.queue.seen(name, || Key::of(folder, name, order));
+    }
+
+    /// Lists the folder if that is due. An unchanged folder is not listed again.
+    ///
+    /// # Errors
+    /// When the folder cannot be read: it may have been unmounted or removed, and may come back.
+    pub fn scan_if_due(&mut self, now: Instant) -> anyhow::Result<()> {
+        self.queue.wake(now);
+        if now < self.scan_due {
+            return Ok(());
+        }
+        self.reopen_if_replaced()?;
+        let before = stamp_of(&self.folder)?;
+        if !self.polls && self.is_settled(&before, now) {
+            self.scan_due = now + self.rules.rescan;
+            return Ok(());
+        }
+        self.scan()?;
+        let took = now.elapsed();
+        self.last_scan = Some((now, took, before));
+        let pause = if self.polls { POLL } else { self.rules.rescan };
+        self.scan_due = Instant::now() + pause.max(took * SCAN_SHARE);
+        Ok(())
+    }
+
+    /// True when no name can have changed since the last scan began: the folder's own times are the
+    /// same, and were old enough then for another change to show.
+    fn is_settled(&self, stamp: &Stamp, now: Instant) -> bool {
+        let Some((at, _, then)) = &self.last_scan else { return false };
+        let unchanged =
+            (then.modified_ns, then.changed_ns) == (stamp.modified_ns, stamp.changed_ns);
+        !self.rules.recursive && unchanged && stamp.age() > now.duration_since(*at) + LOOK_AGAIN
+    }
+
+    /// The folder may have been unmounted or created again: what counts is what its path leads to.
+    fn reopen_if_replaced(&mut self) -> anyhow::Result<()> {
+        let there = Dir::open(self.folder.path())?;
+        let stamp = stamp_of(&there)?;
+        if (stamp.device, stamp.inode) != (self.folder_stamp.device, self.folder_stamp.inode) {
+            // Whether or not the new one can be had, the old one is of no use.
+            self.claim = None;
+            let claim = self.claimant.as_ref().map(|own| Claim::take(there.path(), own));
+            self.claim = claim.transpose().map_err(crate::failure::Failure::into_error)?;
+            tracing::warn!(folder = %self.folder.path().display(), "the drop folder was replaced");
+            self.left = Some(std::mem::replace(&mut self.folder, Arc::new(there)));
+            self.folder_stamp = stamp;
+            self.last_scan = None;
+        }
+        Ok(())
+    }
+
+    /// True when the folder is the one that a file of this name was in; a file system that is not mounted may
+    /// have held it.
+    pub fn is_home(&self, name: &OsStr, home: Home) -> bool {
+        let device = match input::open_parent(&self.folder, name) {
+            Ok(None) => Some(self.folder_stamp.device),
+            Ok(Some(parent)) => parent.stat_self().ok().map(|stat| stat.st_dev),
+            Err(_) => None,
+        };
+        home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
+    }
+
+    /// True when the folder is another one than before; the caller has to watch it again.
+    pub fn folder_identity(&self) -> (u64, u64) {
+        (self.folder_stamp.device, self.folder_stamp.inode)
+    }
+
+    fn scan(&mut self) -> anyhow::Result<()> {
+        let depth = if self.rules.recursive { usize::MAX } else { 1 };
+        let root: PathBuf = self.folder.path().to_owned();
+        let mut failed = 0;
+        self.queue.begin_scan();
+        for entry in WalkDir::new(&root).min_depth(1).max_depth(depth).follow_links(false) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // What went away during the scan is no loss; the folder itself would be.
+                Err(error) if error.depth() > 0 => {
+                    let is_gone = error
+                        .io_error()
+                        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                    if !is_gone {
+                        tracing::warn!(%error, "a part of the drop folder cannot be read");
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let name = if self.rules.recursive {
+                entry.path().strip_prefix(&root).unwrap_or(entry.path()).as_os_str()
+            } else {
+                entry.file_name()
+            };
+            failed += u64::from(survey::is_failed(name));
+            if entry.file_type().is_file() && self.rules.is_candidate(name) {
+                let (folder, order) = (&self.folder, self.rules.order);
+                self.queue.scanned(name, || Key::of(folder, name, order));
+            }
+        }
+        self.queue.end_scan();
+        self.failed = failed;
+        Ok(())
+    }
+
+    /// A file was set aside.
+    fn note_failed(&mut self) {
+        self.failed += 1;
+    }
+
+    /// Files that were set aside and were there at the last scan, or came since.
+    pub fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// The next complete file in order, if there is one now.
+    ///
+    /// # Errors
+    /// When nothing can be opened at all just now; the file keeps its place.
+    pub fn take(&mut self) -> Result<Option<Input>> {
+        loop {
+            let end = match &self.closing {
+                Closing::Before(end) => end.clone(),
+                Closing::No => None,
+            };
+            // What ends the job comes when nothing before it is left.
+            let up_to = match &end {
+                Some(end) if self.is_drained() => Bound::Included(end),
+                Some(end) => Bound::Excluded(end),
+                None => Bound::Unbounded,
+            };
+            let Some((key, waiting)) = self.queue.pop(up_to) else { return Ok(None) };
+            let is_end = end.as_ref() == Some(&key);
+            if let Some(input) = self.look(key, waiting.as_ref())? {
+                let file = (input.stamp.device, input.stamp.inode);
+                if !self.in_hand.has(file) {
+                    self.queue.take(input.name());
+                    self.in_hand.take(input.name(), file);
+                    match self.archive_if_committed(input)? {
+                        Some(input) => return Ok(Some(input)),
+                        None => continue,
+                    }
+                }
+                // It was renamed since it was taken: what becomes of it is to be known first.
+                self.wait(input.key, waiting.as_ref(), input.stamp, Why::InHand, Some(LOOK_AGAIN));
+            }
+            if is_end && end.is_some_and(|end| !self.queue.is_waiting(&end.name)) {
+                // What was to end the job went away.
+                self.closing = Closing::No;
+            }
+        }
+    }
+
+    /// The input changed, or was not needed after all: it is looked at again.
+    pub fn give_back(&mut self, input: Input) {
+        self.in_hand.let_go(input.name());
+        self.queue.release(input.key, true);
+    }
+
+    /// The input cannot be taken yet: it waits.
+    pub fn put_off(&mut self, input: Input, why: Why) {
+        let pause = match why {
+            Why::Incomplete => {
+                let unchanged = self.unchanged_for(&input.stamp, None);
+                self.rules.incomplete_grace.saturating_sub(unchanged)
+            }
+            Why::WriterOpen => LOOK_AGAIN,
+            _ => {
+                let tries = self.put_off.entry(input.key.name.clone()).or_default();
+                *tries = tries.saturating_add(1);
+                PUT_OFF.saturating_mul(1 << (*tries - 1).min(16)).min(PUT_OFF_MAX)
+            }
+        };
+        self.in_hand.let_go(input.name());
+        self.queue.release(input.key.clone(), false);
+        self.wait(input.key, None, input.stamp, why, Some(pause));
+    }
+
+    /// The input is archived, or gone: a file under its name is a new one.
+    fn release(&mut self, key: Key) {
+        self.in_hand.let_go(&key.name);
+        self.put_off.remove(&key.name);
+        self.queue.release(key, false);
+    }
+
+    /// A file that is committed but not archived yet is not to be taken.
+    fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
+        if let Some(home) = home {
+            self.in_hand.take(name, (home.device, identity.inode));
+        }
+        let key = Key::of(&self.folder, name, self.rules.order);
+        self.queue.hold(name, key.as_ref());
+    }
+
+    /// The name that was held is free: whatever is there now is a new file.
+    fn free(&mut self, name: &OsStr) {
+        self.put_off.remove(name);
+        self.in_hand.let_go(name);
+        match Key::of(&self.folder, name, self.rules.order) {
+            Some(key) => self.queue.release(key, true),
+            None => self.queue.forget(name),
+        }
+    }
+
+    /// The job ends: from now on only what is complete, or becomes so by being left alone, is
+    /// taken, and nothing from `last` on.
+    pub fn close(&mut self, last: Option<Key>) {
+        if self.closing == Closing::No {
+            self.closing = Closing::Before(last);
+            self.queue.wake_short();
+        }
+    }
+
+    /// The input did not end the job after all.
+    pub fn did_not_end(&mut self, key: &Key) {
+        if self.closing == Closing::Before(Some(key.clone())) {
+            self.closing = Closing::No;
+        }
+    }
+
+    /// True once the job has ended: nothing more will become complete by being left alone.
+    pub fn is_drained(&self) -> bool {
+        let below = match &self.closing {
+            Closing::No => return false,
+            Closing::Before(last) => last.as_ref(),
+        };
+        !self.queue.has_due(below) && !self.queue.has_hopeful(below, true)
+    }
+
+    /// True when the job could end before `key` without waiting for a file that stands before it.
+    pub fn is_drained_before(&self, key: &Key) -> bool {
+        !self.queue.has_due(Some(key)) && !self.queue.has_hopeful(Some(key), true)
+    }
+
+    /// When [`Source::take`] may have more to give, or something is to be archived, hints aside.
+    pub fn next_due(&self) -> Instant {
+        let others = [self.queue.next_due(), self.archive_due()];
+        others.into_iter().flatten().fold(self.scan_due, Instant::min)
+    }
+
+    /// Files that are known and not done, and of these the ones that are not complete yet.
+    pub fn pending(&self) -> (usize, usize) {
+        let (due, waiting, taken) = self.queue.counts();
+        (due + waiting + taken, waiting)
+    }
+
+    /// True while files are there that are taken now, or as soon as they are complete.
+    pub fn is_under_way(&self) -> bool {
+        self.queue.is_under_way()
+    }
+
+    /// How long the file that has waited longest has been unchanged.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.queue.oldest_wait(Instant::now())
+    }
+
+    /// A file that is complete and cannot be taken just now, if there is one, and why.
+    pub fn put_off_for_now(&self) -> Option<(&OsStr, &'static str)> {
+        self.queue.first_that_waits(|why| match why {
+            Why::Unreadable => Some("it cannot be read"),
+            Why::Unmovable => Some("the folder it is in cannot be written to"),
+            Why::NoRoom => Some("its records do not fit on the disk"),
+            Why::Later => Some("its command has asked to be tried later"),
+            _ => None,
+        })
+    }
+
+    /// The files that were put off for this reason.
+    pub fn put_off_for(&self, why: Why) -> impl Iterator<Item = &OsStr> {
+        // Only files that were put off are asked, and they are few.
+        let names = self.put_off.keys().map(|name| &**name);
+        names.filter(move |name| self.queue.waits_for(name, why))
+    }
+
+    /// The next file in order, if one is due.
+    pub fn next_name(&self) -> Option<&OsStr> {
+        self.queue.first()
+    }
+}
+
+/// The files in a drop folder that were set aside, and their reports, by their names relative to it, in order.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn failed(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let depth = if recursive { usize::MAX } else { 1 };
+    let walk = WalkDir::new(folder).min_depth(1).max_depth(depth).sort_by_file_name();
+    let mut names = Vec::new();
+    for entry in walk {
+        let entry = entry?;
+        let is_failed = entry.file_name().as_encoded_bytes().starts_with(rules::FAILED.as_bytes());
+        if is_failed && entry.file_type().is_file() {
+            names.push(entry.path().strip_prefix(folder).unwrap_or(entry.path()).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn stamp_of(folder: &Dir) -> durable::Result<Stamp> {
+    folder.stat_self().map(|stat| Stamp::of(&stat))
+}
