@@ -1,6 +1,6 @@
 //! The daemon: one loop that wakes, does what is due, and sleeps.
 //!
-//! Invariants: everything that can wake it is in [`Wake`]; a stop or a reload is looked at
+//! Invariants: everything that wakes it goes through one channel; a stop or a reload is looked at
 //! between groups, and a stop also inside a long one, which is then abandoned; a failure that may
 //! pass pauses the loop and quarantines nothing.
 
@@ -11,11 +11,9 @@ pub mod job;
 mod opening;
 mod pressure;
 mod starting;
-mod watching;
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,15 +25,10 @@ use crate::ledger::Ledger;
 use crate::pulse::{self, Pulse};
 use crate::queries::Queries;
 use crate::source::folder::queue::Why;
-use crate::source::folder::watch::{Hint, Watch};
 use crate::status::live::{Live, Told};
 use crate::telemetry;
 pub use aside::Aside;
 use job::{Job, Round};
-use watching::{open_watch, start_watch, watch_archive};
-
-/// Wakes that may wait. When more come, one scan takes their place.
-pub const WAKES_MAX: usize = 16 * 1024;
 
 /// The first pause after a failure that may pass; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -56,15 +49,6 @@ const ENDED: &str = "ended by its end marker";
 /// How often systemd is told what goes on.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
-/// An event that wakes the daemon.
-#[derive(Debug)]
-pub enum Wake {
-    /// Something may have come.
-    Hint(Hint),
-    /// A signal came; the pulse says which.
-    Signal,
-}
-
 /// When the daemon ends without a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -78,8 +62,8 @@ pub enum Until {
 pub struct Setting {
     /// When it ends without a signal.
     pub until: Until,
-    /// The events that wake it, and the sender for them.
-    pub wakes: (SyncSender<Wake>, Receiver<Wake>),
+    /// Wakes it: something may have come, or a signal, of which the pulse knows more.
+    pub wakes: (SyncSender<()>, Receiver<()>),
     /// Heartbeat and stop flag.
     pub pulse: Pulse,
     /// When the program was started, in milliseconds since 1970.
@@ -195,11 +179,6 @@ enum Ending {
 /// The daemon, with its job open.
 struct Daemon<'a> {
     job: Job,
-    watch: Option<Watch>,
-    /// On the folder that inputs are moved to.
-    _archive_watch: Option<Watch>,
-    watched: (u64, u64),
-    hints_lost: Arc<AtomicBool>,
     setting: &'a Setting,
     reload: bool,
     /// A reload waits until what is committed has been published.
@@ -212,31 +191,19 @@ struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    /// Opens the job and recovers what an earlier run left. The watch comes first, so that nothing
-    /// can come between it and the first scan.
+    /// Opens the job and recovers what an earlier run left.
     fn open(config: Config, setting: &'a Setting) -> crate::failure::Result<Self> {
-        let hints_lost = Arc::new(AtomicBool::new(false));
-        let network = config.network_file_system();
-        let watch = open_watch(&config, setting, &hints_lost, network).map_err(Failure::Fatal)?;
-        let polls = watch.is_none();
         let (mut told, before) = (Told::open(&config.state), Live::read(&config.state));
-        let mut job = Job::open(config, polls, network.is_none())?;
+        let mut job = Job::open(config, setting)?;
         job.rebuild_views(&setting.pulse)?;
         let folder = job.source.folder().path().display().to_string();
-        tracing::info!(folder, "{}", if polls { "polling" } else { "watching" });
+        tracing::info!(folder, "{}", if job.source.polls() { "polling" } else { "watching" });
         let live = before.started(setting.started_ms, setting.listens.clone());
         told.tell_now(&live);
-        let archive = job.config().archive().filter(|_| !polls);
-        let recursive = job.config().rules.recursive;
         Ok(Self {
-            _archive_watch: archive
-                .and_then(|folder| watch_archive(&folder, recursive, setting, &hints_lost)),
-            watched: job.source.folder_identity(),
             committed_at_start: job.pipeline.ledger.last_sequence(),
             failed_at_start: job.pipeline.ledger.quarantined(),
             job,
-            watch,
-            hints_lost,
             setting,
             reload: false,
             postponed: false,
@@ -276,7 +243,6 @@ impl<'a> Daemon<'a> {
                             Err(error) => return Ok(Ending::Missed(error)),
                         }
                     }
-                    self.watch_again();
                     let due = self.tell_live();
                     let next = self.job.next_due();
                     self.sleep_until(due.map_or(next, |due| due.min(next)));
@@ -393,28 +359,13 @@ impl<'a> Daemon<'a> {
         if let Some(every) = self.setting.pulse.every() {
             wait = wait.min(every);
         }
-        match self.setting.wakes.1.recv_timeout(wait) {
-            Ok(wake) => self.hear(wake),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
+        // Whether it was woken or the time is over, the loop looks.
+        let _ = self.setting.wakes.1.recv_timeout(wait);
     }
 
     fn hear_all(&mut self) {
-        while let Ok(wake) = self.setting.wakes.1.try_recv() {
-            self.hear(wake);
-        }
+        while self.setting.wakes.1.try_recv().is_ok() {}
         self.reload |= self.setting.pulse.take_reload();
-        if self.hints_lost.swap(false, Ordering::Relaxed) {
-            self.job.source.hint(Hint::Lost);
-        }
-    }
-
-    fn hear(&mut self, wake: Wake) {
-        match wake {
-            Wake::Hint(Hint::Written(path)) => self.job.pipeline.late_writes.note(path),
-            Wake::Hint(hint) => self.job.source.hint(hint),
-            Wake::Signal => {}
-        }
     }
 
     /// After a failure that may pass: says so, waits, and gives the next pause.
@@ -463,23 +414,6 @@ impl<'a> Daemon<'a> {
                 None
             }
         }
-    }
-
-    /// A folder that was replaced is watched again.
-    fn watch_again(&mut self) {
-        let identity = self.job.source.folder_identity();
-        if self.watch.is_none() || identity == self.watched {
-            return;
-        }
-        self.watched = identity;
-        let config = self.job.config();
-        let Some(directory) = &config.directory else { return };
-        let sender = &self.setting.wakes.0;
-        match start_watch(directory, config.rules.recursive, sender, &self.hints_lost) {
-            Ok(watch) => self.watch = Some(watch),
-            Err(error) => tracing::warn!(%error, "the new drop folder cannot be watched; scanning"),
-        }
-        self.job.source.hint(Hint::Lost);
     }
 
     fn tell_status(&mut self) {

@@ -316,10 +316,13 @@ impl Pipeline {
         if source.is_unsynced() {
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
-        let Acknowledged { archived, named, gone, elsewhere } = source.take_acknowledged();
+        let Acknowledged { archived, named, gone, elsewhere, written } = source.take_acknowledged();
         self.settled.named.extend(named);
         self.settled.gone.extend(gone);
         self.settled.elsewhere.extend(elsewhere);
+        for path in written {
+            self.late_writes.note(path);
+        }
         for (debt, altered) in archived {
             self.settled.archived.push(debt.sequence);
             match altered {
@@ -328,12 +331,6 @@ impl Pipeline {
             }
         }
         Ok(())
-    }
-
-    /// Where the drop folder was replaced, looks in the new one for what is owed to an earlier one.
-    pub fn move_in(&mut self, source: &mut Source) -> Result<()> {
-        let moved = source.move_in();
-        self.take_news(source).and(moved)
     }
 
     fn note_published(&mut self, committed: &Committed) {
@@ -391,10 +388,13 @@ impl Pipeline {
     pub fn sync(&mut self, source: &mut Source) -> Result<()> {
         let files = self.publisher.sync()?;
         self.settled.files.extend(files);
-        source.collect_archived()?;
-        self.take_news(source)?;
         source.sync()?;
         self.take_news(source)?;
+        if source.is_unsynced() {
+            // An input was found altered, and the ledger knows by now.
+            source.sync()?;
+            self.take_news(source)?;
+        }
         self.unsynced_since = None;
         self.settled.published = self.published.take().or(self.settled.published);
         self.settled_files.append(&mut self.staged_files);
@@ -420,8 +420,8 @@ impl Pipeline {
 
 /// Notes where the input was, for the commit.
 fn at_home(Prepared { batch, input, .. }: Prepared, source: &Source) -> (Microbatch, Input) {
-    let (_, folder) = source.folder_identity();
-    (Microbatch { home: Some(Home { device: input.stamp.device, folder }), ..batch }, input)
+    let home = Home { device: input.stamp.device, folder: source.folder_inode() };
+    (Microbatch { home: Some(home), ..batch }, input)
 }
 
 /// The mistake of the shell script, for the test that must catch it.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{JobFile, Strict, signals};
 use crate::clock::now_ms;
-use crate::daemon::{self, Setting, Until, WAKES_MAX};
+use crate::daemon::{self, Setting, Until};
 use crate::http;
 use crate::pulse::Pulse;
 
@@ -35,7 +35,7 @@ impl Run {
         config.check_surroundings()?;
         let pulse = Pulse::of_the_service();
         let started_ms = now_ms();
-        let wakes = sync_channel(WAKES_MAX);
+        let wakes = sync_channel(1);
         signals::forward(wakes.0.clone(), pulse.clone())?;
         if !self.reset_view.is_empty() {
             daemon::reset_views(&config, &self.reset_view)?;

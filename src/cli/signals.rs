@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::daemon::Wake;
 use crate::pulse::Pulse;
 use crate::transform::command;
 
@@ -17,17 +16,17 @@ const IGNORED: [libc::c_int; 5] =
     [libc::SIGIO, libc::SIGXFSZ, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 /// From now on SIGTERM and SIGINT stop and SIGHUP reloads.
-pub fn forward(wakes: SyncSender<Wake>, pulse: Pulse) -> anyhow::Result<()> {
+pub fn forward(wakes: SyncSender<()>, pulse: Pulse) -> anyhow::Result<()> {
     // The pulse first: work under way looks at it, and so does the loop before it sleeps. A queue that is full
     // holds wakes enough.
     let (hangup, asked) = (wakes.clone(), pulse.clone());
     let reload = move || {
         asked.ask_reload();
-        let _ = hangup.try_send(Wake::Signal);
+        let _ = hangup.try_send(());
     };
     let stop = move |signal| {
         pulse.stop_by(signal);
-        let _ = wakes.try_send(Wake::Signal);
+        let _ = wakes.try_send(());
     };
     listen(stop, Some(reload))
 }

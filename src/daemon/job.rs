@@ -7,13 +7,14 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
+use super::Setting;
 use super::ahead::check_format;
 use super::opening::{
-    Output, claim, keeping, locks, open_archive, open_publisher, open_queries, open_views, sweep,
+    Output, claim, keeping, locks, open_archive, open_publisher, open_queries, open_source,
+    open_views, sweep,
 };
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
-use crate::decode::compression;
 use crate::durable;
 use crate::failure::{Failure, Result};
 use crate::ledger::Ledger;
@@ -67,12 +68,14 @@ pub struct Job {
 
 impl Job {
     /// Takes the locks, opens everything, and recovers what an earlier run left.
-    pub fn open(config: Config, polls: bool, shares_clock: bool) -> Result<Self> {
+    pub fn open(config: Config, setting: &Setting) -> Result<Self> {
         let (Some(directory), Some(output), Some(rejects)) =
             (&config.directory, &config.output, &config.rejects)
         else {
             return Err(Failure::fatal("the job has no input directory or no output"));
         };
+        // The watch comes first, so that nothing can come between it and the first scan.
+        let mut source = open_source(&config, directory, setting)?;
         let locks = locks(&config.state, &config.outputs())?;
         let staging_path = config.state.join(publish::STAGING);
         durable::create_private_dir(&staging_path)?;
@@ -96,8 +99,6 @@ impl Job {
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
         outputs.extend(views.targets().into_iter().map(file));
         let publisher = open_publisher(&outputs, &config.state)?;
-        let rules = config.rules.clone();
-        let mut source = Source::open(directory, rules, polls, shares_clock, compression::plain)?;
         source.archive_by(open_archive(&config, &mut ledger)?);
         source.claim(claimant(&config))?;
         let least = config.written.engine.min_free.0;
@@ -146,8 +147,7 @@ impl Job {
         self.queries.refresh();
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
-        self.source.scan_if_due(now).map_err(Failure::Transient)?;
-        self.pipeline.move_in(&mut self.source)?;
+        self.source.poll(now)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(&mut self.source)?;
         }

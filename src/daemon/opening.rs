@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::{Setting, Until};
 use crate::config::Config;
+use crate::decode::compression;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger};
@@ -19,7 +21,10 @@ use crate::queries::Queries;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
 use crate::sink::{Destination, Sink};
+use crate::source::folder::Source;
 use crate::source::folder::archive::Archiver;
+use crate::source::folder::rules::Watch;
+use crate::source::folder::watching::Watching;
 use crate::staging::StagingArea;
 
 /// One lock in the state directory, one beside each output.
@@ -133,6 +138,44 @@ pub fn sweep(
         tracing::info!(files = swept, "removed what was staged and never committed");
     }
     Ok(staging)
+}
+
+/// Opens the drop folder, and watches it where it can and is to be.
+pub fn open_source(config: &Config, directory: &Path, setting: &Setting) -> Result<Source> {
+    let network = config.network_file_system();
+    let watching = watch(config, directory, setting, network).map_err(Failure::Fatal)?;
+    let rules = config.rules.clone();
+    Ok(Source::open(directory, rules, watching, network.is_none(), compression::plain)?)
+}
+
+fn watch(
+    config: &Config,
+    directory: &Path,
+    setting: &Setting,
+    network: Option<&'static str>,
+) -> anyhow::Result<Option<Watching>> {
+    let wanted = config.rules.watch;
+    // What is only to be drained is only scanned.
+    if setting.until == Until::Drained || wanted == Watch::Poll {
+        return Ok(None);
+    }
+    if let Some(file_system) = network.filter(|_| wanted == Watch::Auto) {
+        tracing::info!(file_system, "no events there; polling the drop folder");
+        return Ok(None);
+    }
+    let wakes = setting.wakes.0.clone();
+    let wake = Arc::new(move || {
+        // One that waits already is enough.
+        let _ = wakes.try_send(());
+    });
+    match Watching::start(directory, config.rules.recursive, wake) {
+        Ok(watching) => Ok(Some(watching)),
+        Err(error) if wanted == Watch::Auto => {
+            tracing::warn!(%error, "the drop folder cannot be watched; polling it");
+            Ok(None)
+        }
+        Err(error) => anyhow::bail!("watch the drop folder {}: {error}", directory.display()),
+    }
 }
 
 /// Opens the archive, and writes down which it is.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::{Daemon, PAUSE_MAX, PAUSE_MIN, Setting, Until, Wake, not_reloaded};
+use super::{Daemon, PAUSE_MAX, PAUSE_MIN, Setting, Until, not_reloaded};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::pulse;
@@ -62,9 +62,9 @@ fn wait(setting: &Setting, pause: Duration) -> Heard {
             left = left.min(every);
         }
         match setting.wakes.1.recv_timeout(left) {
-            Ok(Wake::Signal) if setting.pulse.take_reload() => return Heard::Reload,
+            Ok(()) if setting.pulse.take_reload() => return Heard::Reload,
             // The first scan finds what came.
-            Ok(Wake::Signal | Wake::Hint(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(left),
         }
     }

@@ -233,7 +233,7 @@ fn survey(
 fn open_source(config: &Config) -> anyhow::Result<Source> {
     let directory = config.directory.clone().unwrap_or_default();
     let shares_clock = config.network_file_system().is_none();
-    Ok(Source::open(&directory, config.rules.clone(), true, shares_clock, compression::plain)?)
+    Ok(Source::open(&directory, config.rules.clone(), None, shares_clock, compression::plain)?)
 }
 
 /// The files that the survey has seen; the running daemon knows of all files, but not their sizes.

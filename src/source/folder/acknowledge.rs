@@ -62,6 +62,8 @@ pub struct Acknowledged {
     pub gone: Vec<u64>,
     /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
     pub elsewhere: Vec<(u64, bool)>,
+    /// Files, archived ones among them, that somebody has written to.
+    pub written: Vec<PathBuf>,
 }
 
 /// An input that cannot be archived just now.
@@ -110,6 +112,9 @@ impl Archiving {
 impl Source {
     /// From now on committed inputs are archived in this way.
     pub fn archive_by(&mut self, archiver: Archiver) {
+        if let (Some(watching), Some(target)) = (&mut self.watching, archiver.target()) {
+            watching.watch_archive(target.path());
+        }
         self.archiving.archiver = Arc::new(archiver);
     }
 
@@ -153,6 +158,11 @@ impl Source {
     /// True when [`Source::sync`] has something to make durable.
     pub fn is_unsynced(&self) -> bool {
         self.archiving.is_unsynced
+    }
+
+    /// Somebody has written to a file that may be an archived one.
+    pub(super) fn note_written(&mut self, path: PathBuf) {
+        self.archiving.acknowledged.written.push(path);
     }
 
     /// Frees this name for a new file, unless another debt has it.
@@ -247,7 +257,7 @@ impl Source {
     }
 
     /// Waits for what is archived meanwhile.
-    pub fn collect_archived(&mut self) -> Result<()> {
+    fn collect_archived(&mut self) -> Result<()> {
         let Some(unloaded) = self.archiving.background.collect()? else { return Ok(()) };
         self.archiving.touched.merge(unloaded.touched);
         let mut done = Ok(());
@@ -365,7 +375,7 @@ impl Source {
 
     /// Where the drop folder was replaced: what was renamed in the one before is made durable there, and what is
     /// owed to an earlier one is looked for in this one.
-    pub fn move_in(&mut self) -> Result<()> {
+    pub(super) fn move_in(&mut self) -> Result<()> {
         let Some(left) = self.left.take() else { return Ok(()) };
         self.collect_archived()?;
         self.sync_in(&left)?;

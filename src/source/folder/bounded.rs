@@ -24,12 +24,12 @@ impl Source {
         plain: Plain,
         goes_on: impl Fn() -> bool,
     ) -> anyhow::Result<(Vec<Complete>, usize)> {
-        let mut source = Self::open(directory, rules, true, true, plain)?;
+        let mut source = Self::open(directory, rules, None, true, plain)?;
         source.only_reads = true;
         source.close(None);
         let mut keys = Vec::new();
         loop {
-            source.scan_if_due(Instant::now())?;
+            source.poll(Instant::now()).map_err(Failure::into_error)?;
             while let Some(input) = source.take().map_err(Failure::into_error)? {
                 keys.push((input.key, input.stamp));
             }

@@ -37,8 +37,9 @@ impl InHand {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Source;
     use super::super::rules::tests::rules;
-    use super::super::{Hint, Source};
+    use super::super::watch::Hint;
     use std::fs;
     use std::time::Instant;
 
@@ -50,11 +51,11 @@ mod tests {
         let (from, to) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&from, "1\n").unwrap();
         let mut source =
-            Source::open(folder.path(), rules("*", None), false, true, |_, _| Ok(None)).unwrap();
-        source.scan_if_due(Instant::now()).unwrap();
+            Source::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None)).unwrap();
+        source.poll(Instant::now()).unwrap();
         let taken = source.take().unwrap().unwrap();
         fs::rename(from, to).unwrap();
-        source.hint(Hint::Renamed("b".into()));
+        source.hear(Hint::Renamed("b".into()));
         assert!(source.take().unwrap().is_none());
         source.free(taken.name());
         source.queue.wake(Instant::now() + super::super::LOOK_AGAIN * 2);

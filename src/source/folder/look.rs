@@ -12,8 +12,9 @@ use rustix::fs::Stat;
 use super::input::{self, Found, Input, Writers};
 use super::queue::{Key, Waiting, Why};
 use super::rules::{Complete, HardLinks};
+use super::scan::POLL;
 use super::stamp::Stamp;
-use super::{Closing, LOOK_AGAIN, POLL, Source, complete};
+use super::{Closing, LOOK_AGAIN, Source, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};
 
@@ -237,7 +238,7 @@ impl Source {
     /// When a file that waits for something is looked at again: together with others.
     fn look_due(&self, same: Option<&Waiting>) -> Instant {
         // What has waited for long may wait a little longer: a change makes an event of its own.
-        let most = if self.polls { POLL * 10 } else { self.rules.rescan };
+        let most = if self.polls() { POLL * 10 } else { self.rules.rescan };
         let waited = same.map_or(LOOK_AGAIN, |same| same.since.elapsed().min(most));
         let (_, waiting, _) = self.queue.counts();
         let least = LOOK_COSTS.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
@@ -262,7 +263,7 @@ mod tests {
     fn the_more_wait_the_rarer_each_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         let mut source =
-            Source::open(folder.path(), rules("*", None), false, true, |_, _| Ok(None)).unwrap();
+            Source::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None)).unwrap();
         let stamp = source.folder_stamp;
         for number in 0..5000 {
             let key = Key { rank: Box::default(), name: OsStr::new(&format!("{number}")).into() };

@@ -20,10 +20,12 @@ mod look;
 pub mod queue;
 pub mod requeued;
 pub mod rules;
+mod scan;
 pub mod stamp;
 mod standing;
 mod survey;
 pub mod watch;
+pub mod watching;
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -49,13 +51,7 @@ use rules::Rules;
 use stamp::Stamp;
 pub use standing::Standing;
 pub use survey::Survey;
-use watch::Hint;
-
-/// Time between scans when there are no events.
-const POLL: Duration = Duration::from_secs(1);
-
-/// Scanning may use at most 1/`SCAN_SHARE` of the time.
-const SCAN_SHARE: u32 = 100;
+use watching::Watching;
 
 /// How long a file that could not be read, or that somebody writes to, is left alone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -76,7 +72,8 @@ pub struct Source {
     queue: Queue,
     in_hand: InHand,
     plain: Plain,
-    polls: bool,
+    /// Hints; without them the folder is polled.
+    watching: Option<Watching>,
     shares_clock: bool,
     opened: Instant,
     scan_due: Instant,
@@ -108,12 +105,12 @@ enum Closing {
 }
 
 impl Source {
-    /// Opens the folder. `polls` says that there will be no hints, `shares_clock` that the times of
-    /// its files come from this machine's clock.
+    /// Opens the folder. Without a watch it is polled. `shares_clock` says that the times of its files come
+    /// from this machine's clock.
     pub fn open(
         directory: &Path,
         rules: Rules,
-        polls: bool,
+        watching: Option<Watching>,
         shares_clock: bool,
         plain: Plain,
     ) -> durable::Result<Self> {
@@ -127,7 +124,7 @@ impl Source {
             queue: Queue::default(),
             in_hand: InHand::default(),
             plain,
-            polls,
+            watching,
             shares_clock,
             opened: Instant::now(),
             scan_due: Instant::now(),
@@ -161,79 +158,9 @@ impl Source {
         &self.rules
     }
 
-    /// Takes a hint.
-    pub fn hint(&mut self, hint: Hint) {
-        match hint {
-            Hint::Lost => self.scan_due = Instant::now(),
-            Hint::Renamed(name) => {
-                if self.rules.is_candidate(&name) {
-                    self.queue.renamed(&name);
-                }
-                self.touched(&name);
-            }
-            Hint::Touched(name) => self.touched(&name),
-            // It is no input any more.
-            Hint::Written(_) => {}
-        }
-    }
-
-    fn touched(&mut self, name: &OsStr) {
-        let name = match self.rules.marked(name) {
-            Some(marked) if self.rules.is_candidate(marked) => marked,
-            None if self.rules.is_candidate(name) => name,
-            _ => return,
-        };
-        let (folder, order) = (&self.folder, self.rules.order);
-        self.queue.seen(name, || Key::of(folder, name, order));
-    }
-
-    /// Lists the folder if that is due. An unchanged folder is not listed again.
-    ///
-    /// # Errors
-    /// When the folder cannot be read: it may have been unmounted or removed, and may come back.
-    pub fn scan_if_due(&mut self, now: Instant) -> anyhow::Result<()> {
-        self.queue.wake(now);
-        if now < self.scan_due {
-            return Ok(());
-        }
-        self.reopen_if_replaced()?;
-        let before = stamp_of(&self.folder)?;
-        if !self.polls && self.is_settled(&before, now) {
-            self.scan_due = now + self.rules.rescan;
-            return Ok(());
-        }
-        self.scan()?;
-        let took = now.elapsed();
-        self.last_scan = Some((now, took, before));
-        let pause = if self.polls { POLL } else { self.rules.rescan };
-        self.scan_due = Instant::now() + pause.max(took * SCAN_SHARE);
-        Ok(())
-    }
-
-    /// True when no name can have changed since the last scan began: the folder's own times are the
-    /// same, and were old enough then for another change to show.
-    fn is_settled(&self, stamp: &Stamp, now: Instant) -> bool {
-        let Some((at, _, then)) = &self.last_scan else { return false };
-        let unchanged =
-            (then.modified_ns, then.changed_ns) == (stamp.modified_ns, stamp.changed_ns);
-        !self.rules.recursive && unchanged && stamp.age() > now.duration_since(*at) + LOOK_AGAIN
-    }
-
-    /// The folder may have been unmounted or created again: what counts is what its path leads to.
-    fn reopen_if_replaced(&mut self) -> anyhow::Result<()> {
-        let there = Dir::open(self.folder.path())?;
-        let stamp = stamp_of(&there)?;
-        if (stamp.device, stamp.inode) != (self.folder_stamp.device, self.folder_stamp.inode) {
-            // Whether or not the new one can be had, the old one is of no use.
-            self.claim = None;
-            let claim = self.claimant.as_ref().map(|own| Claim::take(there.path(), own));
-            self.claim = claim.transpose().map_err(crate::failure::Failure::into_error)?;
-            tracing::warn!(folder = %self.folder.path().display(), "the drop folder was replaced");
-            self.left = Some(std::mem::replace(&mut self.folder, Arc::new(there)));
-            self.folder_stamp = stamp;
-            self.last_scan = None;
-        }
-        Ok(())
+    /// True when no watch tells of new files.
+    pub fn polls(&self) -> bool {
+        self.watching.is_none()
     }
 
     /// True when the folder is the one that a file of this name was in; a file system that is not mounted may
@@ -247,45 +174,9 @@ impl Source {
         home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
     }
 
-    /// True when the folder is another one than before; the caller has to watch it again.
-    pub fn folder_identity(&self) -> (u64, u64) {
-        (self.folder_stamp.device, self.folder_stamp.inode)
-    }
-
-    fn scan(&mut self) -> anyhow::Result<()> {
-        let depth = if self.rules.recursive { usize::MAX } else { 1 };
-        let root: PathBuf = self.folder.path().to_owned();
-        let mut failed = 0;
-        self.queue.begin_scan();
-        for entry in WalkDir::new(&root).min_depth(1).max_depth(depth).follow_links(false) {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // What went away during the scan is no loss; the folder itself would be.
-                Err(error) if error.depth() > 0 => {
-                    let is_gone = error
-                        .io_error()
-                        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-                    if !is_gone {
-                        tracing::warn!(%error, "a part of the drop folder cannot be read");
-                    }
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let name = if self.rules.recursive {
-                entry.path().strip_prefix(&root).unwrap_or(entry.path()).as_os_str()
-            } else {
-                entry.file_name()
-            };
-            failed += u64::from(survey::is_failed(name));
-            if entry.file_type().is_file() && self.rules.is_candidate(name) {
-                let (folder, order) = (&self.folder, self.rules.order);
-                self.queue.scanned(name, || Key::of(folder, name, order));
-            }
-        }
-        self.queue.end_scan();
-        self.failed = failed;
-        Ok(())
+    /// The inode of the folder.
+    pub fn folder_inode(&self) -> u64 {
+        self.folder_stamp.inode
     }
 
     /// A file was set aside.
