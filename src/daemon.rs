@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::pulse::{self, Pulse};
 use crate::queries::Queries;
-use crate::source::folder::queue::Why;
+use crate::source::Why;
 use crate::status::live::{Live, Told};
 use crate::telemetry;
 pub use aside::Aside;

@@ -32,10 +32,8 @@ use crate::ledger::{Committed, Ledger, Settled, Told, ViewId};
 use crate::microbatch::{Microbatch, Payload};
 use crate::publish::{self, Publisher};
 use crate::record::Home;
-use crate::source::folder::archive::Debt;
-use crate::source::folder::input::{self, Input, Writers};
-use crate::source::folder::queue::Why;
-use crate::source::folder::{Acknowledged, Source};
+use crate::source::folder::Source;
+use crate::source::{Acknowledged, Debt, Input, Why};
 use crate::staging::StagingArea;
 use earlier::Earlier;
 use keeping::Keeping;
@@ -233,14 +231,10 @@ impl Pipeline {
     /// Right before the commit nobody may write to an input. From the first one on to which somebody
     /// does, the group waits for another commit.
     fn drop_written(&self, group: &mut Vec<Prepared>, source: &mut Source) {
-        let is_written = |prepared: &Prepared| {
-            input::writers(&prepared.input.file) == Writers::Some
-                || !prepared.input.is_unchanged().unwrap_or(false)
-        };
         if fault::mutant("no-second-lease") {
             return;
         }
-        let Some(at) = group.iter().position(is_written) else { return };
+        let Some(at) = group.iter().position(|of| of.input.is_written()) else { return };
         for prepared in group.split_off(at + 1) {
             self.give_back(prepared, source);
         }

@@ -13,8 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::pipeline::prepare::{NotPrepared, Preparation, Prepared};
 use crate::pipeline::views::Closed;
 use crate::pulse::Pulse;
-use crate::source::folder::input::Input;
-use crate::source::folder::queue::{Key, Why};
+use crate::source::{Input, Key, Why};
 use crate::transform::Transform;
 use crate::transform::command::Bounds;
 
@@ -277,7 +276,7 @@ fn taken(inputs: &Mutex<Vec<Input>>) -> Vec<Input> {
 }
 
 fn is_large(input: &Input) -> bool {
-    input.stamp.size > LARGE_BYTES || Kind::of_name(input.name()) != Kind::Plain
+    input.size() > LARGE_BYTES || Kind::of_name(input.name()) != Kind::Plain
 }
 
 fn staged_bytes(prepared: &Prepared) -> u64 {

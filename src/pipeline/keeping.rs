@@ -17,8 +17,8 @@ use crate::failure::{Failure, Result};
 use crate::ledger::Pruned;
 use crate::publish::rotation::Rotation;
 use crate::source::folder::Source;
-use crate::source::folder::archive::{Debt, Fate};
 use crate::source::folder::rules::PROCESSED;
+use crate::source::{Debt, Fate};
 use crate::units::Keep;
 
 /// Longest time for pruning before files are looked for again.

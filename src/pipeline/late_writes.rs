@@ -14,8 +14,9 @@ use super::Pipeline;
 use crate::failure::{Failure, Result};
 use crate::ledger::Archive;
 use crate::record::{Named, Stands};
+use crate::source::Debt;
 use crate::source::folder::Source;
-use crate::source::folder::archive::{Debt, begins_with, set_aside_rest, shown_stem};
+use crate::source::folder::archive::{begins_with, set_aside_rest, shown_stem};
 use crate::source::folder::input::{self, Found, Writers};
 use crate::source::folder::stamp::Stamp;
 

@@ -22,8 +22,9 @@ use crate::encode::envelope::Envelope;
 use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Target};
-use crate::record::{self, Identity, Reject};
-use crate::source::folder::input::{Input, hash};
+use crate::record::{self, Reject};
+use crate::source::Input;
+use crate::source::folder::input::hash;
 use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
@@ -175,7 +176,7 @@ impl Preparation<'_> {
     }
 
     fn make(&self, input: &Input, watermark: Option<i64>) -> Result<(Microbatch, bool, Tapped)> {
-        let size = input.stamp.size;
+        let size = input.size();
         if size == 0 && self.tolerance.refuse_empty {
             return Err(Failure::Bad("the file is empty".to_owned()));
         }
@@ -227,7 +228,7 @@ impl Preparation<'_> {
             let Some(target) = target else { continue };
             additions.extend(stage.finish(target)?);
         }
-        let identity = identity(input, *hash.finalize().as_bytes());
+        let identity = input.identity(*hash.finalize().as_bytes());
         let batch = Microbatch {
             additions,
             ends: counts.ended,
@@ -235,7 +236,7 @@ impl Preparation<'_> {
             written: counts.written,
             rejected: counts.rejected,
             late: staged.missed,
-            waited_ms: u64::try_from(input.stamp.age().as_millis()).unwrap_or(u64::MAX),
+            waited_ms: u64::try_from(input.waited().as_millis()).unwrap_or(u64::MAX),
             ..Microbatch::empty(input.name().to_owned(), identity, at_ms)
         };
         Ok((batch, counts.ended, tapped))
@@ -245,16 +246,11 @@ impl Preparation<'_> {
     fn plain<'a>(&self, input: &Input, whole: Whole<'a>) -> Result<(Reader<'a>, u64)> {
         let kind = Kind::of_file(&input.file).map_err(Failure::Unreadable)?;
         if kind == Kind::Plain && Kind::of_name(input.name()) == Kind::Plain {
-            return Ok((Box::new(whole), input.stamp.size));
+            return Ok((Box::new(whole), input.size()));
         }
         let reader = self.compression.read(input.name(), whole, self.flow.passes_bytes());
         Ok((reader.map_err(unreadable)?, u64::MAX))
     }
-}
-
-fn identity(input: &Input, hash: [u8; 32]) -> Identity {
-    let stamp = &input.stamp;
-    Identity { inode: stamp.inode, size: stamp.size, modified_ns: stamp.modified_ns, hash }
 }
 
 /// The microbatch of a file that goes to quarantine.
@@ -263,7 +259,7 @@ fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }
-    let identity = identity(input, hash);
+    let identity = input.identity(hash);
     let batch = Microbatch::empty(input.name().to_owned(), identity, now_ms());
     Ok(Microbatch { quarantined: Some(reason), ..batch })
 }

@@ -1,7 +1,7 @@
 //! Reports of a committed microbatch: a line in the log, a file beside a failed input.
 
 use crate::ledger::Committed;
-use crate::source::folder::archive::{Debt, Fate};
+use crate::source::{Debt, Fate};
 
 /// The content of `failed-*.error.json`, the same each time it is made.
 fn report(committed: &Committed) -> Vec<u8> {

@@ -15,10 +15,10 @@ use crate::durable::Dir;
 use crate::ledger::{Entry, Look, Outcome};
 use crate::record::Stands;
 use crate::source::folder::Standing;
-use crate::source::folder::archive::{Action, Archiver, Debt, Fate};
-use crate::source::folder::queue::Why;
+use crate::source::folder::archive::{Action, Archiver};
 use crate::source::folder::rules::{Complete, FAILED, PROCESSED};
 use crate::source::folder::stamp::Stamp;
+use crate::source::{Debt, Fate, Why};
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are told, the newest.

@@ -17,8 +17,9 @@ use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
 use crate::publish::rotation;
 use crate::sink::file::checksum;
 use crate::sink::folder;
-use crate::source::folder::archive::{Archiver, Debt, Fate, REPORT_SUFFIX};
+use crate::source::folder::archive::{Archiver, REPORT_SUFFIX};
 use crate::source::folder::stamp::Stamp;
+use crate::source::{Debt, Fate};
 use crate::telemetry::escaped;
 
 /// Microbatches of one name that are looked at, the newest, for whose file stands under it.

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use super::Source;
 use super::archive::background::{Background, Load};
 use super::archive::vanished::Vanished;
-use super::archive::{Archived, Archiver, Debt, Fate, Touched};
-use super::input::Input;
-use super::queue::Key;
+use super::archive::{Archived, Archiver, Touched};
 use super::rules::{FAILED, PROCESSED};
 use super::stamp::Stamp;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::record::{Named, Stands};
+use crate::source::Key;
+use crate::source::{Acknowledged, Debt, Fate, Input};
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -49,21 +49,6 @@ pub(super) struct Archiving {
     acknowledged: Acknowledged,
     /// Something has been done that is not durable.
     is_unsynced: bool,
-}
-
-/// Inputs of which there is news for the ledger.
-#[derive(Debug, Default)]
-pub struct Acknowledged {
-    /// Durably out of the way. Where the file is not what was committed any more, its path.
-    pub archived: Vec<(Debt, Option<PathBuf>)>,
-    /// Names that were given, and are durable; not the usual names of inputs.
-    pub named: Vec<Named>,
-    /// Of these microbatches the input was not there any more.
-    pub gone: Vec<u64>,
-    /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
-    pub elsewhere: Vec<(u64, bool)>,
-    /// Files, archived ones among them, that somebody has written to.
-    pub written: Vec<PathBuf>,
 }
 
 /// An input that cannot be archived just now.

@@ -1,4 +1,4 @@
-//! An input file: opened without being led astray, identified, and probed for writers.
+//! The file of an input: opened without being led astray, identified, and probed for writers.
 //!
 //! Invariants: a name is looked up below the folder's own descriptor and through no symbolic
 //! link; what is no regular file is never opened for reading; a file is checked and read on one
@@ -12,39 +12,11 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::queue::Key;
 use super::stamp::Stamp;
 use crate::durable::{Dir, fault};
 
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 64 * 1024;
-
-/// A complete file, taken.
-#[derive(Debug)]
-pub struct Input {
-    /// Where it stands in the order, and its name relative to the folder.
-    pub key: Key,
-    /// The file, open for reading.
-    pub file: File,
-    /// Its stamp when it was found complete.
-    pub stamp: Stamp,
-    /// True when it may no longer be taken for still arriving.
-    pub grace_over: bool,
-    /// The microbatch that it becomes if everything before it does.
-    pub expected: u64,
-}
-
-impl Input {
-    /// Its name relative to the folder.
-    pub fn name(&self) -> &OsStr {
-        &self.key.name
-    }
-
-    /// True when nothing has touched the file since it was found complete.
-    pub fn is_unchanged(&self) -> std::io::Result<bool> {
-        Ok(Stamp::of_file(&self.file)? == self.stamp)
-    }
-}
 
 /// The result of looking up a name.
 #[derive(Debug)]

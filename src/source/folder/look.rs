@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Stat;
 
-use super::input::{self, Found, Input, Writers};
-use super::queue::{Key, Waiting, Why};
+use super::input::{self, Found, Writers};
+use super::queue::Waiting;
 use super::rules::{Complete, HardLinks};
 use super::scan::POLL;
 use super::stamp::Stamp;
 use super::{Closing, LOOK_AGAIN, Source, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};
+use crate::source::Input;
+use crate::source::{Key, Why};
 
 /// How long it holds that the drop folder can be written to.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

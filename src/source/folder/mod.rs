@@ -37,16 +37,15 @@ use std::time::{Duration, Instant};
 
 use walkdir::WalkDir;
 
+use super::{Input, Key, Why};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
 use crate::record::{Home, Identity};
-pub use acknowledge::Acknowledged;
 use acknowledge::Archiving;
 use claim::{Claim, Claimant};
 use complete::Plain;
 use in_hand::InHand;
-use input::Input;
-use queue::{Key, Queue, Why};
+use queue::Queue;
 use rules::Rules;
 use stamp::Stamp;
 pub use standing::Standing;

@@ -12,15 +12,7 @@ use std::time::{Duration, Instant};
 use super::rules::{Order, natural_key};
 use super::stamp::Stamp;
 use crate::durable::Dir;
-
-/// A name with its place in the order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Sorts before the name; empty under `order = "name"`.
-    pub rank: Box<[u8]>,
-    /// Relative to the folder.
-    pub name: Box<OsStr>,
-}
+use crate::source::{Key, Why};
 
 impl Key {
     /// The place of a name in the order; `None` when the file is gone already.
@@ -36,35 +28,6 @@ impl Key {
         };
         Some(Key { rank, name: name.into() })
     }
-}
-
-/// Why a file is not taken yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It has not been unchanged for long enough.
-    Settling,
-    /// It was taken under another name, and what becomes of that is to be known first.
-    InHand,
-    /// It has too few lines so far.
-    TooFewLines,
-    /// Its marker or its trailer is missing.
-    RuleUnmet,
-    /// Its marker is older than the file: it belongs to an earlier one.
-    OldMarker,
-    /// Somebody has it open for writing.
-    WriterOpen,
-    /// It has more than one name.
-    HardLinked,
-    /// It ends in the middle of its compression.
-    Incomplete,
-    /// It cannot be read just now.
-    Unreadable,
-    /// The folder it is in cannot be written to, so that it could not be archived.
-    Unmovable,
-    /// Its records do not fit on the disk.
-    NoRoom,
-    /// The command that works on it has asked to be tried later.
-    Later,
 }
 
 /// A job that ends waits so long for a file in hand: its archive may be stuck.

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::Input;
 use super::stamp::Stamp;
 use crate::durable::{self, Dir};
+use crate::source::Input;
 
 /// The folder in the state directory.
 const FOLDER: &str = "requeued";

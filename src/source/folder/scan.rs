@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use walkdir::WalkDir;
 
 use super::claim::Claim;
-use super::queue::Key;
 use super::stamp::Stamp;
 use super::watch::Hint;
 use super::watching::{HINTS_MAX, Watching};
 use super::{LOOK_AGAIN, Source, stamp_of, survey};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
+use crate::source::Key;
 
 /// Time between scans when there are no events.
 pub(super) const POLL: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Source;
 use super::input::{self, Found};
-use super::queue::Why;
 use super::stamp::Stamp;
+use crate::source::Why;
 
 /// How a name in the drop folder stands.
 #[derive(Debug, Clone, PartialEq, Eq)]

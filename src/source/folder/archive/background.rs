@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use super::{Archived, Archiver, Debt, Touched};
+use super::{Archived, Archiver, Touched};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
-use crate::source::folder::input::Input;
 use crate::source::folder::rules::Rules;
+use crate::source::{Debt, Input};
 
 /// Files to be archived, and what that takes.
 pub struct Load {

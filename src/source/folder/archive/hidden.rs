@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::names::{self, hidden_name, rename_free, stand_in};
 use super::report::{self, Reported, report_failure};
-use super::{Debt, Fate, Place, Touched};
+use super::{Place, Touched};
 use crate::durable::Dir;
 use crate::failure::Result;
 use crate::source::folder::input::Writers;
 use crate::source::folder::rules::{FAILED, Rules};
 use crate::source::folder::stamp::Stamp;
+use crate::source::{Debt, Fate};
 
 /// A file under its hidden name. In this order: whether somebody writes to it, then how it is; so what is
 /// written before the last writer goes shows in its size and time.

@@ -17,7 +17,7 @@ mod shelter;
 mod touched;
 pub(super) mod vanished;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use super::rules::{FAILED, PROCESSED, Rules};
 use super::stamp::Stamp;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::record::{Home, Identity};
+use crate::source::{Debt, Fate};
 use hidden::{Hidden, hide, put_back, set_aside_altered};
 use names::rename_free;
 pub use names::{HIDDEN, shown_stem};
@@ -56,30 +56,6 @@ pub enum Action {
     Move(PathBuf),
     /// It is deleted.
     Delete,
-}
-
-/// The outcome for an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// It was processed.
-    Processed,
-    /// It was set aside, for the reasons in this content of `failed-*.error.json`.
-    Failed(Vec<u8>),
-}
-
-/// A committed input that is to be archived.
-#[derive(Debug, Clone)]
-pub struct Debt {
-    /// Its name relative to the folder.
-    pub name: OsString,
-    /// Which file it was.
-    pub identity: Identity,
-    /// Where it was, if that is known.
-    pub home: Option<Home>,
-    /// Its microbatch's sequence number.
-    pub sequence: u64,
-    /// Its outcome.
-    pub fate: Fate,
 }
 
 /// The result of an archive step.

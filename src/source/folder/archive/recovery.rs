@@ -12,14 +12,15 @@ use super::hidden::{Hidden, Nook, find_altered, put_back};
 use super::names::{archived_name, hidden_name};
 use super::report::report_failure;
 use super::{
-    Action, Archived, Archiver, BUSY, Debt, Fate, Opened, Place, Touched, is_second_name,
-    remove_second_name, stamp_of,
+    Action, Archived, Archiver, BUSY, Opened, Place, Touched, is_second_name, remove_second_name,
+    stamp_of,
 };
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::source::folder::input::{self, Writers, hash};
 use crate::source::folder::rules::{FAILED, PROCESSED, Rules};
 use crate::source::folder::stamp::Stamp;
+use crate::source::{Debt, Fate};
 
 impl Archiver {
     /// Archives an input of which no descriptor is left, after a restart or a failure: a file is the

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::Debt;
-use crate::source::folder::input::{Input, hash};
+use crate::source::folder::input::hash;
+use crate::source::{Debt, Input};
 
 /// How long a file is known. A rename shows within one scan.
 const KNOWN_FOR: Duration = Duration::from_mins(1);
