@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::ledger::Ledger;
 use crate::pulse::{self, Pulse};
 use crate::queries::Queries;
-use crate::source::Why;
+use crate::source::Backlog;
 use crate::status::live::{Live, Told};
 use crate::telemetry;
 pub use aside::Aside;
@@ -196,8 +196,10 @@ impl<'a> Daemon<'a> {
         let (mut told, before) = (Told::open(&config.state), Live::read(&config.state));
         let mut job = Job::open(config, setting)?;
         job.rebuild_views(&setting.pulse)?;
-        let folder = job.source.folder().path().display().to_string();
-        tracing::info!(folder, "{}", if job.source.polls() { "polling" } else { "watching" });
+        if let Some(source) = job.source.as_folder() {
+            let folder = source.folder().path().display().to_string();
+            tracing::info!(folder, "{}", if source.polls() { "polling" } else { "watching" });
+        }
         let live = before.started(setting.started_ms, setting.listens.clone());
         told.tell_now(&live);
         Ok(Self {
@@ -264,14 +266,14 @@ impl<'a> Daemon<'a> {
 
     /// Leaves what it is doing where others can read it; when that has to wait, until when.
     fn tell_live(&mut self) -> Option<Instant> {
-        let (pending, waiting) = self.job.source.pending();
-        self.live.pending = pending as u64;
-        self.live.waiting = waiting as u64;
-        self.live.failed = self.job.source.failed();
+        let backlog = self.job.source.backlog();
+        self.live.pending = backlog.pending as u64;
+        self.live.waiting = backlog.waiting as u64;
+        self.live.failed = backlog.failed;
         let shown = |name: &OsStr| telemetry::escaped(name.as_encoded_bytes());
-        self.live.no_room = self.job.source.put_off_for(Why::NoRoom).next().map(shown);
-        self.live.put_off_later(self.job.source.put_off_for(Why::Later).map(shown));
-        self.live.next = self.job.source.next_name().map(shown);
+        self.live.no_room = backlog.no_room.map(shown);
+        self.live.put_off_later(backlog.later.into_iter().map(shown));
+        self.live.next = backlog.next.map(shown);
         self.told.tell(&self.live)
     }
 
@@ -422,8 +424,8 @@ impl<'a> Daemon<'a> {
         }
         self.status_due = Instant::now() + STATUS_EVERY;
         telemetry::tell_left_out(false);
-        let (pending, _) = self.job.source.pending();
-        let oldest = self.job.source.oldest().map_or(String::new(), |oldest| {
+        let Backlog { pending, oldest, .. } = self.job.source.backlog();
+        let oldest = oldest.map_or(String::new(), |oldest| {
             let seconds = Duration::from_secs(oldest.as_secs());
             format!(", the oldest for {}", humantime::format_duration(seconds))
         });

@@ -31,9 +31,8 @@ use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger, Settled, Told, ViewId};
 use crate::microbatch::{Microbatch, Payload};
 use crate::publish::{self, Publisher};
-use crate::record::Home;
-use crate::source::folder::Source;
-use crate::source::{Acknowledged, Debt, Input, Why};
+use crate::source::folder::FolderSource;
+use crate::source::{Acknowledged, Debt, Input, Source, Why};
 use crate::staging::StagingArea;
 use earlier::Earlier;
 use keeping::Keeping;
@@ -99,7 +98,7 @@ impl Pipeline {
         &mut self,
         group: Vec<Prepared>,
         staging: &StagingArea,
-        source: &mut Source,
+        source: &mut dyn Source,
     ) -> Result<bool> {
         self.catch_up(source)?;
         if fault::mutant("rename-first") {
@@ -111,7 +110,7 @@ impl Pipeline {
     }
 
     /// Closes the windows of a folder from which nothing has come for long enough.
-    pub fn close_idle(&mut self, staging: &StagingArea, source: &mut Source) -> Result<()> {
+    pub fn close_idle(&mut self, staging: &StagingArea, source: &mut dyn Source) -> Result<()> {
         self.catch_up(source)?;
         self.observe(source)?;
         let Some((batch, states, told)) = self.views.close_idle(&self.ledger, staging)? else {
@@ -128,7 +127,7 @@ impl Pipeline {
     pub fn rebuild_view(
         &mut self,
         staging: &StagingArea,
-        source: &mut Source,
+        source: &mut dyn Source,
         read: impl FnOnce(usize) -> Result<Tapped>,
     ) -> Result<bool> {
         let Some((number, path)) = self.views.to_rebuild(&self.ledger)? else { return Ok(false) };
@@ -155,7 +154,7 @@ impl Pipeline {
         batch: Microbatch,
         states: &Puts,
         (rebuilt, told): (Option<ViewId>, Vec<Told>),
-        source: &mut Source,
+        source: &mut dyn Source,
     ) -> Result<()> {
         let files: Vec<_> = batch.files().cloned().collect();
         let settled = Settled { rebuilt, told, ..self.settled.clone() };
@@ -176,7 +175,7 @@ impl Pipeline {
         &mut self,
         mut group: Vec<Prepared>,
         staging: &StagingArea,
-        source: &mut Source,
+        source: &mut dyn Source,
     ) -> Result<bool> {
         self.drop_written(&mut group, source);
         if group.is_empty() {
@@ -230,7 +229,7 @@ impl Pipeline {
 
     /// Right before the commit nobody may write to an input. From the first one on to which somebody
     /// does, the group waits for another commit.
-    fn drop_written(&self, group: &mut Vec<Prepared>, source: &mut Source) {
+    fn drop_written(&self, group: &mut Vec<Prepared>, source: &mut dyn Source) {
         if fault::mutant("no-second-lease") {
             return;
         }
@@ -251,7 +250,7 @@ impl Pipeline {
 
     /// Looks where each output ends. Where one goes on in a new file, nothing is owed to the one before it from
     /// then on: it is durable, and the ledger is told first.
-    fn observe(&mut self, source: &mut Source) -> Result<()> {
+    fn observe(&mut self, source: &mut dyn Source) -> Result<()> {
         if self.publisher.observe(&mut self.ledger)? {
             self.sync(source)?;
             self.settle()?;
@@ -260,7 +259,7 @@ impl Pipeline {
     }
 
     /// Gives an input back to the source, with what was prepared of it undone.
-    pub fn give_back(&self, prepared: Prepared, source: &mut Source) {
+    pub fn give_back(&self, prepared: Prepared, source: &mut dyn Source) {
         source.give_back(self.take_apart(prepared));
     }
 
@@ -280,7 +279,7 @@ impl Pipeline {
     }
 
     /// Publishes and archives what is committed.
-    pub fn catch_up(&mut self, source: &mut Source) -> Result<()> {
+    pub fn catch_up(&mut self, source: &mut dyn Source) -> Result<()> {
         if !self.unpublished.is_empty() {
             self.publisher.publish(&self.unpublished.iter().map(|(committed, _)| committed))?;
             self.unsynced_since.get_or_insert_with(Instant::now);
@@ -296,13 +295,13 @@ impl Pipeline {
     }
 
     /// Archives what is committed, as far as it can be now.
-    fn archive(&mut self, source: &mut Source) -> Result<()> {
+    fn archive(&mut self, source: &mut dyn Source) -> Result<()> {
         source.archive()?;
         self.take_news(source)
     }
 
     /// Takes over what the source has archived. That an input was altered is told to the ledger at once.
-    fn take_news(&mut self, source: &mut Source) -> Result<()> {
+    fn take_news(&mut self, source: &mut dyn Source) -> Result<()> {
         while let Some((debt, path)) = source.next_altered() {
             self.note_altered(debt, path)?;
             source.altered_is_told();
@@ -337,7 +336,7 @@ impl Pipeline {
     }
 
     /// At the start: publishes and archives what the ledger owes.
-    pub fn recover(&mut self, source: &mut Source) -> Result<()> {
+    pub fn recover(&mut self, source: &mut dyn Source) -> Result<()> {
         let owed = self.publisher.recover(&mut self.ledger)?;
         let unarchived = self.ledger.unarchived()?;
         if !owed.is_empty() {
@@ -379,7 +378,7 @@ impl Pipeline {
 
     /// Makes everything published and archived durable. The ledger hears of it with the next
     /// commit, or by [`Pipeline::settle`].
-    pub fn sync(&mut self, source: &mut Source) -> Result<()> {
+    pub fn sync(&mut self, source: &mut dyn Source) -> Result<()> {
         let files = self.publisher.sync()?;
         self.settled.files.extend(files);
         source.sync()?;
@@ -413,17 +412,17 @@ impl Pipeline {
 }
 
 /// Notes where the input was, for the commit.
-fn at_home(Prepared { batch, input, .. }: Prepared, source: &Source) -> (Microbatch, Input) {
-    let home = Home { device: input.stamp.device, folder: source.folder_inode() };
-    (Microbatch { home: Some(home), ..batch }, input)
+fn at_home(Prepared { batch, input, .. }: Prepared, source: &dyn Source) -> (Microbatch, Input) {
+    (Microbatch { home: source.home_of(&input), ..batch }, input)
 }
 
 /// The mistake of the shell script, for the test that must catch it.
-fn rename_first(group: &[Prepared], source: &Source) -> Result<()> {
+fn rename_first(group: &[Prepared], source: &dyn Source) -> Result<()> {
+    let Some(folder) = source.as_folder().map(FolderSource::folder) else { return Ok(()) };
     for prepared in group {
         let mut archived = OsString::from("processed-");
         archived.push(&prepared.batch.name);
-        source.folder().rename_no_replace(&prepared.batch.name, source.folder(), &archived)?;
+        folder.rename_no_replace(&prepared.batch.name, folder, &archived)?;
     }
     Ok(())
 }

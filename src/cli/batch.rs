@@ -32,7 +32,7 @@ use crate::pipeline::flow::{Delivery as _, Flow, Origin};
 use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::replaced::Replaced;
-use crate::source::folder::Source;
+use crate::source::folder::FolderSource;
 use crate::source::folder::stamp::Stamp;
 use crate::telemetry::escaped;
 use crate::transform::command::{About, Bounds};
@@ -121,7 +121,7 @@ impl Batch {
                 continue;
             }
             let (rules, goes_on) = (config.rules.clone(), || !pulse.must_stop());
-            let (names, left) = Source::complete(path, rules, compression::plain, goes_on)?;
+            let (names, left) = FolderSource::complete(path, rules, compression::plain, goes_on)?;
             if left > 0 {
                 let folder = escaped(path.as_os_str().as_encoded_bytes());
                 tracing::warn!(folder, files = left, "are not complete, and are not taken");
@@ -162,7 +162,7 @@ impl Given {
         // One of a folder was judged with the others there.
         anyhow::ensure!(
             self.stamp.is_some()
-                || Source::is_whole(&config.rules, path, input.file(), compression::plain)?,
+                || FolderSource::is_whole(&config.rules, path, input.file(), compression::plain)?,
             "the file is not complete by the rule of the job (`input.complete`)"
         );
         Ok(input)

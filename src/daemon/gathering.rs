@@ -3,6 +3,7 @@
 //! Invariants: what is taken from the source is committed in the order in which it was taken; what
 //! failed is dealt with here, unless it concerns more than its file.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,7 @@ impl Job {
         Preparation {
             flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
             compression: self.config.written.input.compression,
-            folder: self.source.folder().path(),
+            folder: self.config.directory.as_deref().unwrap_or(Path::new("/")),
             tolerance: tolerance(&self.config),
             staging: &self.staging,
             parts: self.parts.as_ref(),
@@ -261,7 +262,7 @@ impl Job {
 
     /// Returns a prepared input to the queue; it is prepared again when its turn comes.
     fn give_back(&mut self, prepared: Prepared) {
-        self.pipeline.give_back(prepared, &mut self.source);
+        self.pipeline.give_back(prepared, self.source.as_mut());
     }
 
     pub(super) fn give_back_carried(&mut self) {

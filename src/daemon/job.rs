@@ -28,10 +28,9 @@ use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::folder::WAITING;
 use crate::sink::{Destination, file};
-use crate::source::Input;
-use crate::source::folder::Source;
 use crate::source::folder::claim::Claimant;
 use crate::source::folder::requeued::Requeued;
+use crate::source::{Input, Source};
 use crate::staging::StagingArea;
 use crate::transform::command::Bounds;
 
@@ -51,8 +50,8 @@ pub struct Job {
     pub(super) config: Config,
     /// Commit, publish, archive.
     pub pipeline: Pipeline,
-    /// The drop folder.
-    pub source: Source,
+    /// Where inputs come from.
+    pub source: Box<dyn Source>,
     pub(super) queries: Queries,
     pub(super) staging: StagingArea,
     pub(super) parts: Option<StagingArea>,
@@ -119,7 +118,7 @@ impl Job {
             config,
             pipeline,
             queries,
-            source,
+            source: Box::new(source),
             staging,
             parts,
             targets,
@@ -139,21 +138,21 @@ impl Job {
     /// Takes what is complete, as far as one group goes, through to the archive.
     pub fn round(&mut self, pulse: &Pulse) -> Result<Round> {
         let round = self.take_round(pulse);
-        round.map_err(|failure| make_room(&mut self.pipeline, &self.source, failure))
+        round.map_err(|failure| make_room(&mut self.pipeline, self.source.as_ref(), failure))
     }
 
     fn take_round(&mut self, pulse: &Pulse) -> Result<Round> {
-        self.pipeline.catch_up(&mut self.source)?;
+        self.pipeline.catch_up(self.source.as_mut())?;
         self.queries.refresh();
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
         self.source.poll(now)?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
-            self.pipeline.sync(&mut self.source)?;
+            self.pipeline.sync(self.source.as_mut())?;
         }
-        self.pipeline.look_at_late_writes(&self.source, now)?;
-        self.pipeline.rotate(&mut self.source)?;
-        self.pipeline.prune(&self.source, now)?;
+        self.pipeline.look_at_late_writes(self.source.as_ref(), now)?;
+        self.pipeline.rotate(self.source.as_mut())?;
+        self.pipeline.prune(self.source.as_ref(), now)?;
         if self.source.next_name().is_some() {
             self.check_disk()?;
         }
@@ -163,7 +162,7 @@ impl Job {
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
         self.cut_at_end(&mut group);
-        let ran = self.pipeline.run(group, &self.staging, &mut self.source);
+        let ran = self.pipeline.run(group, &self.staging, self.source.as_mut());
         if ran.is_err() || trouble.is_some() {
             // What was given back comes before it.
             self.give_back_carried();
@@ -180,7 +179,7 @@ impl Job {
                     self.pipeline.views.stir(Instant::now());
                     return Ok(Round::Idle);
                 }
-                self.pipeline.close_idle(&self.staging, &mut self.source)?;
+                self.pipeline.close_idle(&self.staging, self.source.as_mut())?;
                 Ok(Round::Worked)
             }
             None => Ok(Round::Idle),
@@ -204,8 +203,8 @@ impl Job {
     /// `waits` for closed outputs to be compressed, which may take long.
     pub fn finish(&mut self, waits: bool) -> Result<()> {
         self.give_back_carried();
-        self.pipeline.catch_up(&mut self.source)?;
-        self.pipeline.sync(&mut self.source)?;
+        self.pipeline.catch_up(self.source.as_mut())?;
+        self.pipeline.sync(self.source.as_mut())?;
         self.source.leave();
         self.pipeline.settle()?;
         self.pipeline.finish_rotation(waits)?;
@@ -226,7 +225,7 @@ impl Job {
         let closed = closed.iter().map(|rotated| output.with_file_name(&rotated.name));
         let closed: Vec<_> = closed.collect();
         let read = |number| queries.read_for_view(number, config, &closed, pulse);
-        while pipeline.rebuild_view(staging, source, read)? {}
+        while pipeline.rebuild_view(staging, source.as_mut(), read)? {}
         Ok(())
     }
 
@@ -252,7 +251,7 @@ impl Job {
         // As process 1 of a container it is what orphans come to.
         crate::transform::command::reap_strays();
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
-            self.pipeline.sync(&mut self.source)?;
+            self.pipeline.sync(self.source.as_mut())?;
         }
         // Report at once after the sync; before it there is nothing to report.
         if self.pipeline.sync_due().is_none() { self.pipeline.settle() } else { Ok(()) }
@@ -274,7 +273,7 @@ impl Job {
 
 /// Makes room after a transient failure, which a full disk may have caused. Returns the failure to report: that
 /// one, or a worse one from making room.
-fn make_room(pipeline: &mut Pipeline, source: &Source, failure: Failure) -> Failure {
+fn make_room(pipeline: &mut Pipeline, source: &dyn Source, failure: Failure) -> Failure {
     match &failure {
         Failure::Transient(_) => pipeline.make_room(source).err().unwrap_or(failure),
         _ => failure,

@@ -21,7 +21,7 @@ use crate::queries::Queries;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
 use crate::sink::{Destination, Sink};
-use crate::source::folder::Source;
+use crate::source::folder::FolderSource;
 use crate::source::folder::archive::Archiver;
 use crate::source::folder::rules::Watch;
 use crate::source::folder::watching::Watching;
@@ -141,11 +141,11 @@ pub fn sweep(
 }
 
 /// Opens the drop folder, and watches it where it can and is to be.
-pub fn open_source(config: &Config, directory: &Path, setting: &Setting) -> Result<Source> {
+pub fn open_source(config: &Config, directory: &Path, setting: &Setting) -> Result<FolderSource> {
     let network = config.network_file_system();
     let watching = watch(config, directory, setting, network).map_err(Failure::Fatal)?;
     let rules = config.rules.clone();
-    Ok(Source::open(directory, rules, watching, network.is_none(), compression::plain)?)
+    Ok(FolderSource::open(directory, rules, watching, network.is_none(), compression::plain)?)
 }
 
 fn watch(

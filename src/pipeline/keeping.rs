@@ -16,9 +16,9 @@ use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::Pruned;
 use crate::publish::rotation::Rotation;
-use crate::source::folder::Source;
+use crate::source::folder::FolderSource;
 use crate::source::folder::rules::PROCESSED;
-use crate::source::{Debt, Fate};
+use crate::source::{Debt, Fate, Source};
 use crate::units::Keep;
 
 /// Longest time for pruning before files are looked for again.
@@ -62,7 +62,7 @@ impl Keeping {
 impl Pipeline {
     /// Prunes what has become old, as far as one turn goes. What cannot be pruned now is left for later:
     /// it is no reason to take nothing.
-    pub fn prune(&mut self, source: &Source, now: Instant) -> Result<()> {
+    pub fn prune(&mut self, source: &dyn Source, now: Instant) -> Result<()> {
         if self.keeping.due.is_none_or(|due| due > now) {
             return Ok(());
         }
@@ -78,13 +78,13 @@ impl Pipeline {
         }
     }
 
-    fn prune_some(&mut self, source: &Source, now: Instant) -> Result<()> {
+    fn prune_some(&mut self, source: &dyn Source, now: Instant) -> Result<()> {
         let mut pruned = self.ledger.pruned()?;
         let mut more = true;
         while more && now.elapsed() < TURN {
             let before = pruned;
-            if let Some(keep) = self.keeping.inputs {
-                self.prune_inputs(keep, &mut pruned, source)?;
+            if let (Some(keep), Some(folder)) = (self.keeping.inputs, source.as_folder()) {
+                self.prune_inputs(keep, &mut pruned, folder)?;
             }
             if let Some(age) = self.keeping.history {
                 self.prune_history(age, &mut pruned)?;
@@ -99,7 +99,7 @@ impl Pipeline {
     }
 
     /// Removes the next inputs from the archive, unless they are to be kept.
-    fn prune_inputs(&self, keep: Keep, pruned: &mut Pruned, source: &Source) -> Result<()> {
+    fn prune_inputs(&self, keep: Keep, pruned: &mut Pruned, source: &FolderSource) -> Result<()> {
         let oldest = match keep {
             Keep::Age(age) => Some(before(age)),
             Keep::Bytes(_) => None,
@@ -145,12 +145,15 @@ impl Pipeline {
 
     /// An input was archived when those around it had been pruned: it is pruned as well. When that cannot be
     /// done, it stays.
-    pub(super) fn prune_late(&mut self, debt: &Debt, source: &Source) {
-        if self.keeping.inputs.is_none() || debt.fate != Fate::Processed {
+    pub(super) fn prune_late(&mut self, debt: &Debt, source: &dyn Source) {
+        let Some(folder) = source.as_folder().filter(|_| self.keeping.inputs.is_some()) else {
+            return;
+        };
+        if debt.fate != Fate::Processed {
             return;
         }
         let removed = self.ledger.pruned().and_then(|pruned| {
-            if debt.sequence <= pruned.inputs { self.remove(debt, source) } else { Ok(()) }
+            if debt.sequence <= pruned.inputs { self.remove(debt, folder) } else { Ok(()) }
         });
         if let Err(failure) = removed {
             let file = crate::telemetry::text(&debt.name);
@@ -160,7 +163,7 @@ impl Pipeline {
     }
 
     /// Removes one input from the archive, if it is there, and if no later microbatch was made of it.
-    fn remove(&self, debt: &Debt, source: &Source) -> Result<()> {
+    fn remove(&self, debt: &Debt, source: &FolderSource) -> Result<()> {
         if self.ledger.has_later(&debt.name, &debt.identity, debt.sequence)? {
             return Ok(());
         }

@@ -14,11 +14,11 @@ use super::Pipeline;
 use crate::failure::{Failure, Result};
 use crate::ledger::Archive;
 use crate::record::{Named, Stands};
-use crate::source::Debt;
-use crate::source::folder::Source;
+use crate::source::folder::FolderSource;
 use crate::source::folder::archive::{begins_with, set_aside_rest, shown_stem};
 use crate::source::folder::input::{self, Found, Writers};
 use crate::source::folder::stamp::Stamp;
+use crate::source::{Debt, Source};
 
 /// Bytes that are copied to a file of their own: more stays in the archived file, since its owner could fill
 /// the disk with it.
@@ -63,10 +63,9 @@ impl LateWrites {
 
 impl Pipeline {
     /// Looks at the archived files that somebody has written to.
-    pub fn look_at_late_writes(&mut self, source: &Source, now: Instant) -> Result<()> {
-        if self.late_writes.due().is_none_or(|due| due > now) {
-            return Ok(());
-        }
+    pub fn look_at_late_writes(&mut self, source: &dyn Source, now: Instant) -> Result<()> {
+        let is_due = self.late_writes.due().is_some_and(|due| due <= now);
+        let Some(source) = source.as_folder().filter(|_| is_due) else { return Ok(()) };
         for path in self.late_writes.take_due(now) {
             match self.late_write(&path, source) {
                 Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
@@ -83,7 +82,7 @@ impl Pipeline {
     }
 
     /// False while somebody still writes to the file.
-    fn late_write(&mut self, path: &Path, source: &Source) -> Result<bool> {
+    fn late_write(&mut self, path: &Path, source: &FolderSource) -> Result<bool> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
         let Ok(dir) = crate::durable::Dir::open(parent) else { return Ok(true) };
         let Found::File(file, stamp) = input::open(&dir, name) else { return Ok(true) };
@@ -128,7 +127,12 @@ impl Pipeline {
     }
 
     /// The microbatch whose input the archived file is.
-    fn archived_as(&self, path: &Path, stamp: &Stamp, source: &Source) -> Result<Option<Archive>> {
+    fn archived_as(
+        &self,
+        path: &Path,
+        stamp: &Stamp,
+        source: &FolderSource,
+    ) -> Result<Option<Archive>> {
         let folders = [Some(source.folder()), source.archiver().target()];
         let names = folders.into_iter().flatten().filter_map(|folder| {
             path.strip_prefix(folder.path()).ok().map(|name| shown_stem(name.as_os_str()))
@@ -168,7 +172,7 @@ fn tell(path: &Path, microbatch: u64) {
 }
 
 /// The folder that an input of this name comes from.
-fn home_of(source: &Source, name: &OsStr) -> Result<crate::durable::Dir> {
+fn home_of(source: &FolderSource, name: &OsStr) -> Result<crate::durable::Dir> {
     let name: OsString = name.to_owned();
     let parent = input::open_parent(source.folder(), &name);
     let parent = parent.map_err(|error| Failure::Transient(error.into()))?;

@@ -6,11 +6,11 @@ use super::Pipeline;
 use crate::clock::now_ms;
 use crate::failure::{Failure, Result};
 use crate::publish::rotation::{Rotation, Rule};
-use crate::source::folder::Source;
+use crate::source::Source;
 
 impl Pipeline {
     /// Closes the outputs for which that is due, and does what was decided before.
-    pub fn rotate(&mut self, source: &mut Source) -> Result<()> {
+    pub fn rotate(&mut self, source: &mut dyn Source) -> Result<()> {
         let mut rotations = std::mem::take(&mut self.keeping.rotations);
         self.keeping.rotation_due = None;
         let rotated =
@@ -19,7 +19,7 @@ impl Pipeline {
         rotated
     }
 
-    fn rotate_with(&mut self, rotation: &mut Rotation, source: &mut Source) -> Result<()> {
+    fn rotate_with(&mut self, rotation: &mut Rotation, source: &mut dyn Source) -> Result<()> {
         rotation.carry_out(&mut self.ledger)?;
         if rotation.is_due(&self.ledger, now_ms())? {
             // One that was cut is damage, and stops the daemon before it is sealed.
@@ -63,7 +63,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// Only those that stop the daemon, such as a failed fsync.
-    pub fn make_room(&mut self, source: &Source) -> Result<()> {
+    pub fn make_room(&mut self, source: &dyn Source) -> Result<()> {
         let Self { keeping, ledger, .. } = self;
         for rotation in &mut keeping.rotations {
             rotation.prune(ledger, now_ms())?;

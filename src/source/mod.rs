@@ -9,11 +9,136 @@ pub mod folder;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::failure::Result;
 use crate::record::{Home, Identity, Named};
+use folder::FolderSource;
 use folder::input::{self, Writers};
 use folder::stamp::Stamp;
+
+/// A place that inputs come from.
+///
+/// Names are what a log line calls an input. Keys give the order in which inputs are taken.
+pub trait Source: Acknowledge {
+    /// Looks for new inputs, if that is due or something has told of some. Called before each round.
+    ///
+    /// # Errors
+    /// `Transient` when the source cannot be reached: it may come back.
+    fn poll(&mut self, now: Instant) -> Result<()>;
+
+    /// Returns the next complete input in order, if there is one now.
+    ///
+    /// # Errors
+    /// `Transient` when nothing can be opened at all just now; the input keeps its place.
+    fn take(&mut self) -> Result<Option<Input>>;
+
+    /// Takes back an input that changed, or was not needed after all: it is offered again.
+    fn give_back(&mut self, input: Input);
+
+    /// Takes back an input that cannot be processed yet: it is offered again later.
+    fn put_off(&mut self, input: Input, why: Why);
+
+    /// The job ends: from now on only what is complete is offered, or becomes so by being left alone, and nothing
+    /// from `last` on.
+    fn close(&mut self, last: Option<Key>);
+
+    /// The input of this key did not end the job after all.
+    fn did_not_end(&mut self, key: &Key);
+
+    /// True once everything has been offered that is to be, after [`Source::close`].
+    fn is_drained(&self) -> bool;
+
+    /// True when the job could end before `key` without waiting for an input that stands before it.
+    fn is_drained_before(&self, key: &Key) -> bool;
+
+    /// When there may be more to take or to acknowledge, hints aside.
+    fn next_due(&self) -> Instant;
+
+    /// The name of the next input, if one is due.
+    fn next_name(&self) -> Option<&OsStr>;
+
+    /// True while inputs are there that are taken now, or as soon as they are complete.
+    fn is_under_way(&self) -> bool;
+
+    /// An input that is complete and cannot be taken just now, if there is one, and why.
+    fn put_off_for_now(&self) -> Option<(&OsStr, &'static str)>;
+
+    /// The inputs that are not done, counted.
+    fn backlog(&self) -> Backlog<'_>;
+
+    /// Where an input was, for a source whose place may be replaced by another of its name.
+    fn home_of(&self, _input: &Input) -> Option<Home> {
+        None
+    }
+
+    /// The drop folder, where it is one: only there are inputs archived as files, and pruned.
+    fn as_folder(&self) -> Option<&FolderSource> {
+        None
+    }
+}
+
+/// How a source hears that an input is committed.
+///
+/// The ledger decides what was consumed. What is done here may be lost in a crash, and is done again.
+pub trait Acknowledge: Send {
+    /// An input is committed: it is never offered again. [`Acknowledge::archive`] does the rest.
+    fn acknowledge(&mut self, debt: Debt, input: Input);
+
+    /// An earlier process has committed an input and left it. Called at the start, before anything is taken.
+    fn owes(&mut self, debt: Debt);
+
+    /// Does for committed inputs what is to be done, and tries again what is due.
+    ///
+    /// # Errors
+    /// When nothing can be done any more. An input for which it cannot be done now is tried again.
+    fn archive(&mut self) -> Result<()>;
+
+    /// Makes durable what was done.
+    fn sync(&mut self) -> Result<()>;
+
+    /// True when [`Acknowledge::sync`] has something to make durable.
+    fn is_unsynced(&self) -> bool;
+
+    /// Takes the news for the ledger.
+    fn take_acknowledged(&mut self) -> Acknowledged;
+
+    /// An input that was altered after its commit, and where it was set aside. It counts as archived after
+    /// [`Acknowledge::altered_is_told`].
+    fn next_altered(&self) -> Option<&(Debt, PathBuf)> {
+        None
+    }
+
+    /// The ledger knows of [`Acknowledge::next_altered`].
+    fn altered_is_told(&mut self) {}
+
+    /// The input for which nothing could be done most often, and how often that was tried.
+    fn stuck(&self) -> Option<(&OsStr, u32)> {
+        None
+    }
+
+    /// The job ends.
+    fn leave(&mut self) {}
+}
+
+/// The inputs that are not done.
+#[derive(Debug, Default)]
+pub struct Backlog<'a> {
+    /// Known and not done.
+    pub pending: usize,
+    /// Of these, not complete yet.
+    pub waiting: usize,
+    /// Set aside, and still there.
+    pub failed: u64,
+    /// How long the one that has waited longest has been unchanged.
+    pub oldest: Option<Duration>,
+    /// The next in order, if one is due.
+    pub next: Option<&'a OsStr>,
+    /// One whose records do not fit on the disk.
+    pub no_room: Option<&'a OsStr>,
+    /// Those whose command has asked to be tried later.
+    pub later: Vec<&'a OsStr>,
+}
 
 /// A complete file, taken.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::decode::compression;
 use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble};
-use crate::source::folder::{Source, Survey};
+use crate::source::folder::{FolderSource, Survey};
 use live::{Live, Trouble};
 
 /// How long the drop folder is looked at while the daemon runs.
@@ -230,10 +230,16 @@ fn survey(
 }
 
 /// The drop folder of a job, to be looked at.
-fn open_source(config: &Config) -> anyhow::Result<Source> {
+fn open_source(config: &Config) -> anyhow::Result<FolderSource> {
     let directory = config.directory.clone().unwrap_or_default();
     let shares_clock = config.network_file_system().is_none();
-    Ok(Source::open(&directory, config.rules.clone(), None, shares_clock, compression::plain)?)
+    Ok(FolderSource::open(
+        &directory,
+        config.rules.clone(),
+        None,
+        shares_clock,
+        compression::plain,
+    )?)
 }
 
 /// The files that the survey has seen; the running daemon knows of all files, but not their sizes.

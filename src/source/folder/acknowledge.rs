@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Source;
+use super::FolderSource;
 use super::archive::background::{Background, Load};
 use super::archive::vanished::Vanished;
 use super::archive::{Archived, Archiver, Touched};
@@ -21,7 +21,7 @@ use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::record::{Named, Stands};
 use crate::source::Key;
-use crate::source::{Acknowledged, Debt, Fate, Input};
+use crate::source::{Acknowledge, Acknowledged, Debt, Fate, Input, Source as _};
 
 /// How long a file that could not be archived is left alone; doubled each time, up to a minute.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -94,74 +94,38 @@ impl Archiving {
     }
 }
 
-impl Source {
-    /// From now on committed inputs are archived in this way.
-    pub fn archive_by(&mut self, archiver: Archiver) {
-        if let (Some(watching), Some(target)) = (&mut self.watching, archiver.target()) {
-            watching.watch_archive(target.path());
-        }
-        self.archiving.archiver = Arc::new(archiver);
-    }
-
-    /// The way out of the folder.
-    pub fn archiver(&self) -> &Archiver {
-        &self.archiving.archiver
-    }
-
-    /// An input is committed: it is never offered again, and is archived by [`Source::archive`].
-    pub fn acknowledge(&mut self, debt: Debt, input: Input) {
+impl Acknowledge for FolderSource {
+    fn acknowledge(&mut self, debt: Debt, input: Input) {
         self.archiving.unarchived.push((debt, input));
     }
 
-    /// An earlier process has committed an input and left it.
-    pub fn owes(&mut self, debt: Debt) {
+    fn owes(&mut self, debt: Debt) {
         self.hold(&debt.name, &debt.identity, debt.home);
         self.archiving.acknowledged.elsewhere.push((debt.sequence, false));
         let waiting = Waiting { debt, tries: 0, is_held: false, has_name: true };
         self.archiving.wait(waiting, Duration::ZERO);
     }
 
-    /// Takes the news for the ledger.
-    pub fn take_acknowledged(&mut self) -> Acknowledged {
+    fn take_acknowledged(&mut self) -> Acknowledged {
         std::mem::take(&mut self.archiving.acknowledged)
     }
 
-    /// An input that was altered after its commit, and where it was set aside. It counts as archived after
-    /// [`Source::altered_is_told`].
-    pub fn next_altered(&self) -> Option<&(Debt, PathBuf)> {
+    fn next_altered(&self) -> Option<&(Debt, PathBuf)> {
         self.archiving.altered.last()
     }
 
-    /// The ledger knows of [`Source::next_altered`].
-    pub fn altered_is_told(&mut self) {
+    fn altered_is_told(&mut self) {
         if let Some((debt, _)) = self.archiving.altered.pop() {
             self.archiving.is_unsynced = true;
             self.archiving.renamed.push(Renamed { debt, path: None });
         }
     }
 
-    /// True when [`Source::sync`] has something to make durable.
-    pub fn is_unsynced(&self) -> bool {
+    fn is_unsynced(&self) -> bool {
         self.archiving.is_unsynced
     }
 
-    /// Somebody has written to a file that may be an archived one.
-    pub(super) fn note_written(&mut self, path: PathBuf) {
-        self.archiving.acknowledged.written.push(path);
-    }
-
-    /// Frees this name for a new file, unless another debt has it.
-    fn free_if_paid(&mut self, name: &OsStr) {
-        if !self.archiving.names.contains_key(name) {
-            self.free(name);
-        }
-    }
-
-    /// Archives what is committed, and tries again what is due.
-    ///
-    /// # Errors
-    /// When nothing can be archived any more. A file that cannot be archived now is tried again.
-    pub fn archive(&mut self) -> Result<()> {
+    fn archive(&mut self) -> Result<()> {
         let more_comes = self.next_name().is_some();
         if self.archiving.unarchived.is_empty() && more_comes && self.archiving.background.is_busy()
         {
@@ -218,6 +182,52 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.collect_archived()?;
+        self.sync_in(&self.folder.clone())?;
+        self.archiving.is_unsynced = false;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        if let Err(error) = self.archiving.touched.leave_folder(&self.folder) {
+            tracing::debug!(%error, "the folder for hidden names stays");
+        }
+    }
+
+    fn stuck(&self) -> Option<(&OsStr, u32)> {
+        let waiting = self.archiving.waiting.values().filter(|waiting| !waiting.is_held);
+        let tries = waiting.map(|waiting| (&*waiting.debt.name, waiting.tries));
+        tries.max_by_key(|(_, tries)| *tries)
+    }
+}
+
+impl FolderSource {
+    /// From now on committed inputs are archived in this way.
+    pub fn archive_by(&mut self, archiver: Archiver) {
+        if let (Some(watching), Some(target)) = (&mut self.watching, archiver.target()) {
+            watching.watch_archive(target.path());
+        }
+        self.archiving.archiver = Arc::new(archiver);
+    }
+
+    /// The way out of the folder.
+    pub fn archiver(&self) -> &Archiver {
+        &self.archiving.archiver
+    }
+
+    /// Somebody has written to a file that may be an archived one.
+    pub(super) fn note_written(&mut self, path: PathBuf) {
+        self.archiving.acknowledged.written.push(path);
+    }
+
+    /// Frees this name for a new file, unless another debt has it.
+    fn free_if_paid(&mut self, name: &OsStr) {
+        if !self.archiving.names.contains_key(name) {
+            self.free(name);
+        }
     }
 
     fn archive_one(&mut self, debt: Debt, input: Input) -> Result<()> {
@@ -350,14 +360,6 @@ impl Source {
         Ok(None)
     }
 
-    /// Makes the renames durable. What was written to a file meanwhile is found out.
-    pub fn sync(&mut self) -> Result<()> {
-        self.collect_archived()?;
-        self.sync_in(&self.folder.clone())?;
-        self.archiving.is_unsynced = false;
-        Ok(())
-    }
-
     /// Where the drop folder was replaced: what was renamed in the one before is made durable there, and what is
     /// owed to an earlier one is looked for in this one.
     pub(super) fn move_in(&mut self) -> Result<()> {
@@ -387,21 +389,6 @@ impl Source {
             acknowledged.archived.push((debt, path));
         }
         Ok(())
-    }
-
-    /// The job ends.
-    pub fn leave(&mut self) {
-        if let Err(error) = self.archiving.touched.leave_folder(&self.folder) {
-            tracing::debug!(%error, "the folder for hidden names stays");
-        }
-    }
-
-    /// The file that could not be archived most often, and how often that was tried. One that only waits
-    /// until time has passed does not count.
-    pub fn stuck(&self) -> Option<(&OsStr, u32)> {
-        let waiting = self.archiving.waiting.values().filter(|waiting| !waiting.is_held);
-        let tries = waiting.map(|waiting| (&*waiting.debt.name, waiting.tries));
-        tries.max_by_key(|(_, tries)| *tries)
     }
 
     /// When the next file that could not be archived is due.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use super::complete::{self, Plain};
 use super::rules::Rules;
 use super::stamp::Stamp;
-use super::{LOOK_AGAIN, Source};
+use super::{FolderSource, LOOK_AGAIN};
 use crate::failure::Failure;
+use crate::source::Source as _;
 
 /// A file that is complete, and what it was then.
 pub type Complete = (Box<OsStr>, Stamp);
 
-impl Source {
+impl FolderSource {
     /// The files in a folder that are complete, or become so by being left alone, in order: what a job would
     /// take that runs once. Looked at again from time to time, as long as `goes_on`; how many more there are is
     /// the second.
@@ -39,7 +40,7 @@ impl Source {
             std::thread::sleep(LOOK_AGAIN.min(Duration::from_millis(50)));
         }
         keys.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let (_, left) = source.pending();
+        let left = source.backlog().waiting;
         Ok((keys.into_iter().map(|(key, stamp)| (key.name, stamp)).collect(), left))
     }
 

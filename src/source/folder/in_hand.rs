@@ -37,9 +37,10 @@ impl InHand {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Source;
+    use super::super::FolderSource;
     use super::super::rules::tests::rules;
     use super::super::watch::Hint;
+    use crate::source::Source as _;
     use std::fs;
     use std::time::Instant;
 
@@ -51,7 +52,8 @@ mod tests {
         let (from, to) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&from, "1\n").unwrap();
         let mut source =
-            Source::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None)).unwrap();
+            FolderSource::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None))
+                .unwrap();
         source.poll(Instant::now()).unwrap();
         let taken = source.take().unwrap().unwrap();
         fs::rename(from, to).unwrap();

@@ -14,7 +14,7 @@ use super::queue::Waiting;
 use super::rules::{Complete, HardLinks};
 use super::scan::POLL;
 use super::stamp::Stamp;
-use super::{Closing, LOOK_AGAIN, Source, complete};
+use super::{Closing, FolderSource, LOOK_AGAIN, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};
 use crate::source::Input;
@@ -33,7 +33,7 @@ const LOOK_ROUND: Duration = Duration::from_millis(100);
 /// Markers without a file that are told, each once.
 const ORPHANS_MAX: usize = 1000;
 
-impl Source {
+impl FolderSource {
     /// Looks at a name; unless the file is complete, notes what it waits for.
     pub(super) fn look(&mut self, key: Key, before: Option<&Waiting>) -> Result<Option<Input>> {
         let renamed = self.queue.take_renamed(&key.name);
@@ -265,7 +265,8 @@ mod tests {
     fn the_more_wait_the_rarer_each_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         let mut source =
-            Source::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None)).unwrap();
+            FolderSource::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None))
+                .unwrap();
         let stamp = source.folder_stamp;
         for number in 0..5000 {
             let key = Key { rank: Box::default(), name: OsStr::new(&format!("{number}")).into() };

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use walkdir::WalkDir;
 
-use super::{Input, Key, Why};
+use super::{Backlog, Input, Key, Source, Why};
 use crate::durable::{self, Dir};
 use crate::failure::Result;
 use crate::record::{Home, Identity};
@@ -62,7 +62,7 @@ const PUT_OFF: Duration = Duration::from_secs(1);
 const PUT_OFF_MAX: Duration = Duration::from_mins(5);
 
 /// The state of one drop folder.
-pub struct Source {
+pub struct FolderSource {
     rules: Arc<Rules>,
     folder: Arc<Dir>,
     folder_stamp: Stamp,
@@ -103,7 +103,7 @@ enum Closing {
     Before(Option<Key>),
 }
 
-impl Source {
+impl FolderSource {
     /// Opens the folder. Without a watch it is polled. `shares_clock` says that the times of its files come
     /// from this machine's clock.
     pub fn open(
@@ -173,26 +173,51 @@ impl Source {
         home.folder == self.folder_stamp.inode && device.is_none_or(|device| device == home.device)
     }
 
-    /// The inode of the folder.
-    pub fn folder_inode(&self) -> u64 {
-        self.folder_stamp.inode
-    }
-
     /// A file was set aside.
     fn note_failed(&mut self) {
         self.failed += 1;
     }
 
-    /// Files that were set aside and were there at the last scan, or came since.
-    pub fn failed(&self) -> u64 {
-        self.failed
+    /// The input is archived, or gone: a file under its name is a new one.
+    fn release(&mut self, key: Key) {
+        self.in_hand.let_go(&key.name);
+        self.put_off.remove(&key.name);
+        self.queue.release(key, false);
     }
 
-    /// The next complete file in order, if there is one now.
-    ///
-    /// # Errors
-    /// When nothing can be opened at all just now; the file keeps its place.
-    pub fn take(&mut self) -> Result<Option<Input>> {
+    /// A file that is committed but not archived yet is not to be taken.
+    fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
+        if let Some(home) = home {
+            self.in_hand.take(name, (home.device, identity.inode));
+        }
+        let key = Key::of(&self.folder, name, self.rules.order);
+        self.queue.hold(name, key.as_ref());
+    }
+
+    /// The name that was held is free: whatever is there now is a new file.
+    fn free(&mut self, name: &OsStr) {
+        self.put_off.remove(name);
+        self.in_hand.let_go(name);
+        match Key::of(&self.folder, name, self.rules.order) {
+            Some(key) => self.queue.release(key, true),
+            None => self.queue.forget(name),
+        }
+    }
+
+    /// The files that were put off for this reason.
+    fn put_off_for(&self, why: Why) -> impl Iterator<Item = &OsStr> {
+        // Only files that were put off are asked, and they are few.
+        let names = self.put_off.keys().map(|name| &**name);
+        names.filter(move |name| self.queue.waits_for(name, why))
+    }
+}
+
+impl Source for FolderSource {
+    fn poll(&mut self, now: Instant) -> Result<()> {
+        self.hear_and_scan(now)
+    }
+
+    fn take(&mut self) -> Result<Option<Input>> {
         loop {
             let end = match &self.closing {
                 Closing::Before(end) => end.clone(),
@@ -226,14 +251,12 @@ impl Source {
         }
     }
 
-    /// The input changed, or was not needed after all: it is looked at again.
-    pub fn give_back(&mut self, input: Input) {
+    fn give_back(&mut self, input: Input) {
         self.in_hand.let_go(input.name());
         self.queue.release(input.key, true);
     }
 
-    /// The input cannot be taken yet: it waits.
-    pub fn put_off(&mut self, input: Input, why: Why) {
+    fn put_off(&mut self, input: Input, why: Why) {
         let pause = match why {
             Why::Incomplete => {
                 let unchanged = self.unchanged_for(&input.stamp, None);
@@ -251,50 +274,20 @@ impl Source {
         self.wait(input.key, None, input.stamp, why, Some(pause));
     }
 
-    /// The input is archived, or gone: a file under its name is a new one.
-    fn release(&mut self, key: Key) {
-        self.in_hand.let_go(&key.name);
-        self.put_off.remove(&key.name);
-        self.queue.release(key, false);
-    }
-
-    /// A file that is committed but not archived yet is not to be taken.
-    fn hold(&mut self, name: &OsStr, identity: &Identity, home: Option<Home>) {
-        if let Some(home) = home {
-            self.in_hand.take(name, (home.device, identity.inode));
-        }
-        let key = Key::of(&self.folder, name, self.rules.order);
-        self.queue.hold(name, key.as_ref());
-    }
-
-    /// The name that was held is free: whatever is there now is a new file.
-    fn free(&mut self, name: &OsStr) {
-        self.put_off.remove(name);
-        self.in_hand.let_go(name);
-        match Key::of(&self.folder, name, self.rules.order) {
-            Some(key) => self.queue.release(key, true),
-            None => self.queue.forget(name),
-        }
-    }
-
-    /// The job ends: from now on only what is complete, or becomes so by being left alone, is
-    /// taken, and nothing from `last` on.
-    pub fn close(&mut self, last: Option<Key>) {
+    fn close(&mut self, last: Option<Key>) {
         if self.closing == Closing::No {
             self.closing = Closing::Before(last);
             self.queue.wake_short();
         }
     }
 
-    /// The input did not end the job after all.
-    pub fn did_not_end(&mut self, key: &Key) {
+    fn did_not_end(&mut self, key: &Key) {
         if self.closing == Closing::Before(Some(key.clone())) {
             self.closing = Closing::No;
         }
     }
 
-    /// True once the job has ended: nothing more will become complete by being left alone.
-    pub fn is_drained(&self) -> bool {
+    fn is_drained(&self) -> bool {
         let below = match &self.closing {
             Closing::No => return false,
             Closing::Before(last) => last.as_ref(),
@@ -302,35 +295,20 @@ impl Source {
         !self.queue.has_due(below) && !self.queue.has_hopeful(below, true)
     }
 
-    /// True when the job could end before `key` without waiting for a file that stands before it.
-    pub fn is_drained_before(&self, key: &Key) -> bool {
+    fn is_drained_before(&self, key: &Key) -> bool {
         !self.queue.has_due(Some(key)) && !self.queue.has_hopeful(Some(key), true)
     }
 
-    /// When [`Source::take`] may have more to give, or something is to be archived, hints aside.
-    pub fn next_due(&self) -> Instant {
+    fn next_due(&self) -> Instant {
         let others = [self.queue.next_due(), self.archive_due()];
         others.into_iter().flatten().fold(self.scan_due, Instant::min)
     }
 
-    /// Files that are known and not done, and of these the ones that are not complete yet.
-    pub fn pending(&self) -> (usize, usize) {
-        let (due, waiting, taken) = self.queue.counts();
-        (due + waiting + taken, waiting)
-    }
-
-    /// True while files are there that are taken now, or as soon as they are complete.
-    pub fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         self.queue.is_under_way()
     }
 
-    /// How long the file that has waited longest has been unchanged.
-    pub fn oldest(&self) -> Option<Duration> {
-        self.queue.oldest_wait(Instant::now())
-    }
-
-    /// A file that is complete and cannot be taken just now, if there is one, and why.
-    pub fn put_off_for_now(&self) -> Option<(&OsStr, &'static str)> {
+    fn put_off_for_now(&self) -> Option<(&OsStr, &'static str)> {
         self.queue.first_that_waits(|why| match why {
             Why::Unreadable => Some("it cannot be read"),
             Why::Unmovable => Some("the folder it is in cannot be written to"),
@@ -340,16 +318,29 @@ impl Source {
         })
     }
 
-    /// The files that were put off for this reason.
-    pub fn put_off_for(&self, why: Why) -> impl Iterator<Item = &OsStr> {
-        // Only files that were put off are asked, and they are few.
-        let names = self.put_off.keys().map(|name| &**name);
-        names.filter(move |name| self.queue.waits_for(name, why))
+    fn next_name(&self) -> Option<&OsStr> {
+        self.queue.first()
     }
 
-    /// The next file in order, if one is due.
-    pub fn next_name(&self) -> Option<&OsStr> {
-        self.queue.first()
+    fn backlog(&self) -> Backlog<'_> {
+        let (due, waiting, taken) = self.queue.counts();
+        Backlog {
+            pending: due + waiting + taken,
+            waiting,
+            failed: self.failed,
+            oldest: self.queue.oldest_wait(Instant::now()),
+            next: self.queue.first(),
+            no_room: self.put_off_for(Why::NoRoom).next(),
+            later: self.put_off_for(Why::Later).collect(),
+        }
+    }
+
+    fn home_of(&self, input: &Input) -> Option<Home> {
+        Some(Home { device: input.stamp.device, folder: self.folder_stamp.inode })
+    }
+
+    fn as_folder(&self) -> Option<&FolderSource> {
+        Some(self)
     }
 }
 

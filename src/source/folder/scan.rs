@@ -14,7 +14,7 @@ use super::claim::Claim;
 use super::stamp::Stamp;
 use super::watch::Hint;
 use super::watching::{HINTS_MAX, Watching};
-use super::{LOOK_AGAIN, Source, stamp_of, survey};
+use super::{FolderSource, LOOK_AGAIN, stamp_of, survey};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::source::Key;
@@ -25,12 +25,12 @@ pub(super) const POLL: Duration = Duration::from_secs(1);
 /// Scanning may use at most 1/`SCAN_SHARE` of the time.
 const SCAN_SHARE: u32 = 100;
 
-impl Source {
+impl FolderSource {
     /// Hears the hints, and lists the folder if that is due. An unchanged folder is not listed again.
     ///
     /// # Errors
     /// When the folder cannot be read: it may have been unmounted or removed, and may come back.
-    pub fn poll(&mut self, now: Instant) -> Result<()> {
+    pub(super) fn hear_and_scan(&mut self, now: Instant) -> Result<()> {
         // However fast they come, the files are taken in between.
         for _ in 0..HINTS_MAX {
             let Some(hint) = self.watching.as_ref().and_then(Watching::next) else { break };

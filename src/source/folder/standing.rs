@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use super::Source;
+use super::FolderSource;
 use super::input::{self, Found};
 use super::stamp::Stamp;
 use crate::source::Why;
@@ -23,7 +23,7 @@ pub enum Standing {
     Complete,
 }
 
-impl Source {
+impl FolderSource {
     /// How this name stands, and what the file is.
     pub fn standing(&self, name: &OsStr) -> (Standing, Option<Stamp>) {
         let Ok(Some(stat)) = self.folder.stat(name) else { return (Standing::Gone, None) };

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 use super::input;
 use super::rules::FAILED;
 use super::stamp::Stamp;
-use super::{Source, archive};
+use super::{FolderSource, archive};
 
 /// Names between two looks at the clock.
 const STRIDE: u64 = 64;
@@ -32,7 +32,7 @@ pub struct Survey {
     pub at_least: bool,
 }
 
-impl Source {
+impl FolderSource {
     /// Counts what waits, as far as `budget` goes. Names in `committed` are done but for their archive.
     pub fn survey(
         &self,
