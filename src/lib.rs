@@ -28,7 +28,7 @@
 //! | [`record`] | the nouns that travel | nothing |
 //! | [`microbatch`] | the nouns of a commit | `durable`, `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
-//! | [`source`] | which files are complete, in which order; the archive | `clock`, `durable`, `failure`, `pulse`, `record`, `telemetry` |
+//! | [`source`] | which files are complete, in which order; the archive | `clock`, `durable`, `failure`, `microbatch`, `pulse`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `pulse`, `record`, `units` |
 //! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |

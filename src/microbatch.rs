@@ -100,6 +100,17 @@ pub enum Payload {
     File(OsString),
 }
 
+/// How far a source has come in one partition: everything from `from` to before `to` is in a microbatch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The partition.
+    pub partition: Box<str>,
+    /// The position of the first message.
+    pub from: u64,
+    /// The position after the last one.
+    pub to: u64,
+}
+
 /// A microbatch that is ready to be committed.
 #[derive(Debug)]
 pub struct Microbatch {
@@ -135,6 +146,8 @@ pub struct Microbatch {
     pub skipped: bool,
     /// The microbatch that somebody has asked to repeat.
     pub again_of: Option<u64>,
+    /// The ranges that it takes from the partitions of its source.
+    pub progress: Vec<Progress>,
 }
 
 impl Microbatch {
@@ -157,6 +170,7 @@ impl Microbatch {
             duplicate_of: None,
             skipped: false,
             again_of: None,
+            progress: Vec::new(),
         }
     }
 

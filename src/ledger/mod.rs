@@ -28,6 +28,7 @@ mod known;
 mod look;
 mod opening;
 mod outputs;
+mod progress;
 mod prune;
 mod recent;
 mod rotation;
@@ -58,6 +59,7 @@ pub use committed::Committed;
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
 pub use look::{Cell, Entry, Look, Outcome};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
+use progress::Reached;
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
@@ -133,6 +135,7 @@ pub struct Ledger {
     /// The views of the job.
     views: Vec<ViewId>,
     recent: Recent,
+    reached: Reached,
 }
 
 impl Ledger {
@@ -164,7 +167,7 @@ impl Ledger {
             let tally = Tally::at(&connection, i64::MAX)?;
             let path = path.clone();
             let (positions, views) = (HashMap::new(), Vec::new());
-            let recent = Recent::load(&connection)?;
+            let (recent, reached) = (Recent::load(&connection)?, progress::load(&connection)?);
             let file = path.metadata()?;
             let identity = (file.dev(), file.ino());
             let (claim, formats) = (None, Vec::new());
@@ -180,6 +183,7 @@ impl Ledger {
                 positions,
                 views,
                 recent,
+                reached,
             })
         };
         open().map_err(|error| not_opened(error, &path))
@@ -285,6 +289,7 @@ impl Ledger {
             let starts = starts.collect();
             committed.push(Committed { sequence, batch, starts });
         }
+        let moved = progress::after(&self.reached, &committed)?;
         let (open, mut recent) = (self.views.clone(), std::mem::take(&mut self.recent));
         let first = Recent::first(&mut states);
         let has_room = recent.has_room(&first);
@@ -298,6 +303,7 @@ impl Ledger {
                 recent.place(connection)?;
                 views::put(connection, first.iter().copied().chain(states))?;
             }
+            progress::put(connection, &moved)?;
             tally.put(connection)?;
             rows::forget(connection, settled)
         });
@@ -315,6 +321,7 @@ impl Ledger {
         self.note_stopped(&settled.told);
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         self.tally = tally;
+        self.reached.extend(moved);
         Ok(committed)
     }
 

@@ -176,6 +176,7 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         duplicate_of: row.get(13)?,
         skipped: row.get(14)?,
         again_of: row.get(15)?,
+        progress: Vec::new(),
     };
     Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
 }

@@ -226,6 +226,8 @@ const MIGRATIONS: [&str; 10] = [
     ALTER TABLE rotated ADD COLUMN bytes INTEGER;
     -- Folders that inputs were moved to, those of earlier configurations included.
     CREATE TABLE archive_folder (path BLOB PRIMARY KEY) WITHOUT ROWID;
+    -- Where the next range begins in a partition of the source.
+    CREATE TABLE progress (partition TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 ",
 ];
 

@@ -4,7 +4,6 @@
 //! trace but a staging file that the next start sweeps.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,7 +23,6 @@ use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Target};
 use crate::record::{self, Reject};
 use crate::source::Input;
-use crate::source::folder::input::hash;
 use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
@@ -203,13 +201,14 @@ impl Preparation<'_> {
         let about = About { file: input.name(), path: &path, microbatch };
         let origin = Origin { file: &file, now_ms: at_ms, about };
         let counts = if self.flow.decode.needs_file() {
-            let mut whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
+            let (file, _) = input.opened().ok_or_else(|| Failure::fatal("messages are no file"))?;
+            let mut whole = Whole { input, hash: &mut hash, left: size, at: 0 };
             io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
-            let blocks = self.flow.decode.open(&input.file, size).map_err(unreadable)?;
+            let blocks = self.flow.decode.open(file, size).map_err(unreadable)?;
             let blocks = blocks.ok_or_else(|| Failure::fatal("a format lost its file"))?;
             flow.run(blocks, origin, &mut staged)?
         } else {
-            let whole = Whole { file: &input.file, hash: &mut hash, left: size, at: 0 };
+            let whole = Whole { input, hash: &mut hash, left: size, at: 0 };
             let (reader, about) = self.plain(input, whole)?;
             let framer = Framer::bounded(reader, self.flow.framing, about);
             flow.run(framer.into(), origin, &mut staged)?
@@ -236,6 +235,7 @@ impl Preparation<'_> {
             written: counts.written,
             rejected: counts.rejected,
             late: staged.missed,
+            progress: input.progress().to_vec(),
             waited_ms: u64::try_from(input.waited().as_millis()).unwrap_or(u64::MAX),
             ..Microbatch::empty(input.name().to_owned(), identity, at_ms)
         };
@@ -244,7 +244,8 @@ impl Preparation<'_> {
 
     /// The plain bytes of an input, and about how many.
     fn plain<'a>(&self, input: &Input, whole: Whole<'a>) -> Result<(Reader<'a>, u64)> {
-        let kind = Kind::of_file(&input.file).map_err(Failure::Unreadable)?;
+        let Some((file, _)) = input.opened() else { return Ok((Box::new(whole), input.size())) };
+        let kind = Kind::of_file(file).map_err(Failure::Unreadable)?;
         if kind == Kind::Plain && Kind::of_name(input.name()) == Kind::Plain {
             return Ok((Box::new(whole), input.size()));
         }
@@ -255,13 +256,16 @@ impl Preparation<'_> {
 
 /// The microbatch of a file that goes to quarantine.
 fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
-    let hash = hash(&input.file).map_err(unreadable)?;
+    let mut hash = blake3::Hasher::new();
+    let mut whole = Whole { input, hash: &mut hash, left: u64::MAX, at: 0 };
+    io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }
-    let identity = input.identity(hash);
+    let identity = input.identity(*hash.finalize().as_bytes());
     let batch = Microbatch::empty(input.name().to_owned(), identity, now_ms());
-    Ok(Microbatch { quarantined: Some(reason), ..batch })
+    let progress = input.progress().to_vec();
+    Ok(Microbatch { quarantined: Some(reason), progress, ..batch })
 }
 
 impl Tolerance {
@@ -295,9 +299,9 @@ impl Tolerance {
     }
 }
 
-/// The bytes of a file as far as it went when it was found complete, hashed as they are read.
+/// The bytes of an input as far as it went when it was found complete, hashed as they are read.
 struct Whole<'a> {
-    file: &'a File,
+    input: &'a Input,
     hash: &'a mut blake3::Hasher,
     left: u64,
     at: u64,
@@ -305,14 +309,13 @@ struct Whole<'a> {
 
 impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt as _;
         let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let Some(space) = buffer.get_mut(..want).filter(|space| !space.is_empty()) else {
             return Ok(0);
         };
         // A file may take very long, in one record or only to be hashed.
         crate::pulse::alive()?;
-        let got = self.file.read_at(space, self.at)?;
+        let got = self.input.read_at(space, self.at)?;
         self.hash.update(space.get(..got).unwrap_or_default());
         (self.left, self.at) = (self.left - got as u64, self.at + got as u64);
         Ok(got)

@@ -8,10 +8,13 @@ pub mod folder;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::failure::Result;
+use crate::microbatch::Progress;
 use crate::record::{Home, Identity, Named};
 use folder::FolderSource;
 use folder::input::{self, Writers};
@@ -140,51 +143,115 @@ pub struct Backlog<'a> {
     pub later: Vec<&'a OsStr>,
 }
 
-/// A complete file, taken.
+/// A complete input, taken.
 #[derive(Debug)]
 pub struct Input {
-    /// Where it stands in the order, and its name relative to the folder.
+    /// Where it stands in the order, and its name.
     pub key: Key,
-    /// The file, open for reading.
-    pub file: File,
-    /// Its stamp when it was found complete.
-    pub stamp: Stamp,
+    /// Where its bytes are.
+    pub body: Body,
     /// True when it may no longer be taken for still arriving.
     pub grace_over: bool,
     /// The microbatch that it becomes if everything before it does.
     pub expected: u64,
 }
 
+/// The bytes of an input.
+#[derive(Debug)]
+pub enum Body {
+    /// A file, open for reading, and its stamp when it was found complete.
+    File(File, Stamp),
+    /// Messages of a partitioned source, a line each.
+    Messages(Messages),
+}
+
+/// Consecutive messages from the partitions of a source.
+#[derive(Debug)]
+pub struct Messages {
+    /// Their values, each with a line end.
+    pub bytes: Vec<u8>,
+    /// The ranges that they are from.
+    pub progress: Vec<Progress>,
+    /// When the first of them came.
+    pub since: Instant,
+}
+
 impl Input {
-    /// Its name relative to the folder.
+    /// Its name: relative to the folder, or the ranges of its messages.
     pub fn name(&self) -> &OsStr {
         &self.key.name
     }
 
     /// Bytes of it, compressed ones as they are.
     pub fn size(&self) -> u64 {
-        self.stamp.size
+        match &self.body {
+            Body::File(_, stamp) => stamp.size,
+            Body::Messages(messages) => messages.bytes.len() as u64,
+        }
     }
 
     /// How long it had been what it is when it was found complete.
     pub fn waited(&self) -> Duration {
-        self.stamp.age()
+        match &self.body {
+            Body::File(_, stamp) => stamp.age(),
+            Body::Messages(messages) => messages.since.elapsed(),
+        }
     }
 
-    /// Which file it is, with this content.
+    /// Which input it is, with this content.
     pub fn identity(&self, hash: [u8; 32]) -> Identity {
-        let Stamp { inode, size, modified_ns, .. } = self.stamp;
-        Identity { inode, size, modified_ns, hash }
+        let (inode, modified_ns) = match &self.body {
+            Body::File(_, stamp) => (stamp.inode, stamp.modified_ns),
+            Body::Messages(_) => (0, 0),
+        };
+        Identity { inode, size: self.size(), modified_ns, hash }
     }
 
-    /// True when nothing has touched the file since it was found complete.
+    /// The ranges that it takes from the partitions of its source.
+    pub fn progress(&self) -> &[Progress] {
+        match &self.body {
+            Body::File(..) => &[],
+            Body::Messages(messages) => &messages.progress,
+        }
+    }
+
+    /// The file, and its stamp when it was found complete.
+    pub fn opened(&self) -> Option<(&File, &Stamp)> {
+        match &self.body {
+            Body::File(file, stamp) => Some((file, stamp)),
+            Body::Messages(_) => None,
+        }
+    }
+
+    /// Reads bytes from `at` on; returns how many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_at(&self, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+        match &self.body {
+            Body::File(file, _) => file.read_at(buffer, at),
+            Body::Messages(messages) => {
+                let at = usize::try_from(at).unwrap_or(usize::MAX).min(messages.bytes.len());
+                messages.bytes.get(at..).unwrap_or_default().read(buffer)
+            }
+        }
+    }
+
+    /// True when nothing has touched it since it was found complete.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
     pub fn is_unchanged(&self) -> std::io::Result<bool> {
-        Ok(Stamp::of_file(&self.file)? == self.stamp)
+        match &self.body {
+            Body::File(file, stamp) => Ok(Stamp::of_file(file)? == *stamp),
+            Body::Messages(_) => Ok(true),
+        }
     }
 
     /// True when somebody may change it: it is open for writing, or has been changed.
     pub fn is_written(&self) -> bool {
-        input::writers(&self.file) == Writers::Some || !self.is_unchanged().unwrap_or(false)
+        self.opened().is_some_and(|(file, _)| input::writers(file) == Writers::Some)
+            || !self.is_unchanged().unwrap_or(false)
     }
 }
 
@@ -193,7 +260,7 @@ impl Input {
 pub struct Key {
     /// Sorts before the name; empty under `order = "name"`.
     pub rank: Box<[u8]>,
-    /// Relative to the folder.
+    /// Relative to the folder; of messages, their ranges.
     pub name: Box<OsStr>,
 }
 

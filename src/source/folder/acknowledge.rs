@@ -15,6 +15,7 @@ use super::FolderSource;
 use super::archive::background::{Background, Load};
 use super::archive::vanished::Vanished;
 use super::archive::{Archived, Archiver, Touched};
+use super::input::file_of;
 use super::rules::{FAILED, PROCESSED};
 use super::stamp::Stamp;
 use crate::durable::Dir;
@@ -232,7 +233,7 @@ impl FolderSource {
 
     fn archive_one(&mut self, debt: Debt, input: Input) -> Result<()> {
         let Archiving { archiver, touched, .. } = &mut self.archiving;
-        let opened = (&input.file, &input.stamp);
+        let opened = file_of(&input);
         let archived = archiver.archive(&self.folder, &self.rules, &debt, opened, touched);
         self.finish_archive(debt, input.key, archived)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::complete::{self, Plain};
+use super::input::file_of;
 use super::rules::Rules;
 use super::stamp::Stamp;
 use super::{FolderSource, LOOK_AGAIN};
@@ -32,7 +33,8 @@ impl FolderSource {
         loop {
             source.poll(Instant::now()).map_err(Failure::into_error)?;
             while let Some(input) = source.take().map_err(Failure::into_error)? {
-                keys.push((input.key, input.stamp));
+                let stamp = *file_of(&input).1;
+                keys.push((input.key, stamp));
             }
             if source.is_drained() || !goes_on() {
                 break;

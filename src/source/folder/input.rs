@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::stamp::Stamp;
 use crate::durable::{Dir, fault};
+use crate::source::Input;
 
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 64 * 1024;
@@ -52,6 +53,11 @@ pub fn open(folder: &Dir, name: &OsStr) -> Found {
 pub fn is_of_process(error: &std::io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN))
+}
+
+/// The file of an input that a folder has offered, and its stamp when it was found complete.
+pub(super) fn file_of(input: &Input) -> (&File, &Stamp) {
+    input.opened().expect("what a folder offers is a file")
 }
 
 /// BLAKE3 over all bytes of a file. A signal is heard meanwhile.

@@ -17,8 +17,7 @@ use super::stamp::Stamp;
 use super::{Closing, FolderSource, LOOK_AGAIN, complete};
 use crate::durable;
 use crate::failure::{Failure, Result};
-use crate::source::Input;
-use crate::source::{Key, Why};
+use crate::source::{Body, Input, Key, Why};
 
 /// How long it holds that the drop folder can be written to.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -81,7 +80,7 @@ impl FolderSource {
             self.wait(key, before, opened, why, pause);
             return Ok(None);
         }
-        Ok(Some(Input { key, file, stamp: opened, grace_over, expected: 0 }))
+        Ok(Some(Input { key, body: Body::File(file, opened), grace_over, expected: 0 }))
     }
 
     fn folder_stat(&self, name: &OsStr) -> Option<Stat> {

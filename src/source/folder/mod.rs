@@ -45,6 +45,7 @@ use acknowledge::Archiving;
 use claim::{Claim, Claimant};
 use complete::Plain;
 use in_hand::InHand;
+use input::file_of;
 use queue::Queue;
 use rules::Rules;
 use stamp::Stamp;
@@ -232,7 +233,8 @@ impl Source for FolderSource {
             let Some((key, waiting)) = self.queue.pop(up_to) else { return Ok(None) };
             let is_end = end.as_ref() == Some(&key);
             if let Some(input) = self.look(key, waiting.as_ref())? {
-                let file = (input.stamp.device, input.stamp.inode);
+                let stamp = *file_of(&input).1;
+                let file = (stamp.device, stamp.inode);
                 if !self.in_hand.has(file) {
                     self.queue.take(input.name());
                     self.in_hand.take(input.name(), file);
@@ -242,7 +244,7 @@ impl Source for FolderSource {
                     }
                 }
                 // It was renamed since it was taken: what becomes of it is to be known first.
-                self.wait(input.key, waiting.as_ref(), input.stamp, Why::InHand, Some(LOOK_AGAIN));
+                self.wait(input.key, waiting.as_ref(), stamp, Why::InHand, Some(LOOK_AGAIN));
             }
             if is_end && end.is_some_and(|end| !self.queue.is_waiting(&end.name)) {
                 // What was to end the job went away.
@@ -257,9 +259,10 @@ impl Source for FolderSource {
     }
 
     fn put_off(&mut self, input: Input, why: Why) {
+        let stamp = *file_of(&input).1;
         let pause = match why {
             Why::Incomplete => {
-                let unchanged = self.unchanged_for(&input.stamp, None);
+                let unchanged = self.unchanged_for(&stamp, None);
                 self.rules.incomplete_grace.saturating_sub(unchanged)
             }
             Why::WriterOpen => LOOK_AGAIN,
@@ -271,7 +274,7 @@ impl Source for FolderSource {
         };
         self.in_hand.let_go(input.name());
         self.queue.release(input.key.clone(), false);
-        self.wait(input.key, None, input.stamp, why, Some(pause));
+        self.wait(input.key, None, stamp, why, Some(pause));
     }
 
     fn close(&mut self, last: Option<Key>) {
@@ -336,7 +339,7 @@ impl Source for FolderSource {
     }
 
     fn home_of(&self, input: &Input) -> Option<Home> {
-        Some(Home { device: input.stamp.device, folder: self.folder_stamp.inode })
+        Some(Home { device: file_of(input).1.device, folder: self.folder_stamp.inode })
     }
 
     fn as_folder(&self) -> Option<&FolderSource> {

@@ -39,9 +39,10 @@ impl Requeued {
 
     /// The microbatch that this file is to repeat, if somebody asked for that.
     pub fn of(&self, input: &Input) -> Option<u64> {
-        let text = std::fs::read(self.folder.join(name(input.stamp.inode))).ok()?;
+        let (_, stamp) = input.opened()?;
+        let text = std::fs::read(self.folder.join(name(stamp.inode))).ok()?;
         let note: Note = serde_json::from_slice(&text).ok()?;
-        let same = (note.size, note.modified_ns) == (input.stamp.size, input.stamp.modified_ns);
+        let same = (note.size, note.modified_ns) == (stamp.size, stamp.modified_ns);
         same.then_some(note.microbatch)
     }
 

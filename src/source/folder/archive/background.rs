@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use super::{Archived, Archiver, Touched};
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
+use crate::source::folder::input::file_of;
 use crate::source::folder::rules::Rules;
 use crate::source::{Debt, Input};
 
@@ -79,7 +80,7 @@ fn spawn() -> Option<(SyncSender<Load>, Receiver<Unloaded>)> {
 fn unload(load: Load) -> Unloaded {
     let Load { archiver, folder, rules, files, mut touched } = load;
     let archive = |(debt, input): (Debt, Input)| {
-        let opened = (&input.file, &input.stamp);
+        let opened = file_of(&input);
         let archived = archiver.archive(&folder, &rules, &debt, opened, &mut touched);
         (debt, input, archived)
     };

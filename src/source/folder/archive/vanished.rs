@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::source::folder::input::hash;
+use crate::source::folder::input::{file_of, hash};
 use crate::source::{Debt, Input};
 
 /// How long a file is known. A rename shows within one scan.
@@ -64,7 +64,7 @@ impl Vanished {
     pub fn take(&mut self, input: &Input) -> Option<Debt> {
         self.forget_old();
         let name = input.name().to_owned();
-        if let Some(debts) = self.elsewhere.get_mut(&input.stamp.inode)
+        if let Some(debts) = self.elsewhere.get_mut(&file_of(input).1.inode)
             && let Some(at) = debts.iter().position(|debt| is(debt, input))
         {
             return Some(Debt { name, ..debts.swap_remove(at) });
@@ -82,7 +82,8 @@ impl Vanished {
 }
 
 fn is(debt: &Debt, input: &Input) -> bool {
-    let (known, stamp) = (&debt.identity, &input.stamp);
+    let known = &debt.identity;
+    let (file, stamp) = file_of(input);
     (known.inode, known.size, known.modified_ns) == (stamp.inode, stamp.size, stamp.modified_ns)
-        && hash(&input.file).is_ok_and(|hash| hash == known.hash)
+        && hash(file).is_ok_and(|hash| hash == known.hash)
 }
