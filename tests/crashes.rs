@@ -539,14 +539,17 @@ fn a_power_cut_in_a_requeue_neither_loses_nor_doubles_the_file() {
 /// The first output is a staging file, renamed; the next one makes the staging folder durable.
 #[test]
 fn a_power_cut_after_a_large_first_output_changes_nothing_in_the_end() {
-    let large = || {
-        let spool = Spool::new(ALONE.configuration);
-        spool.drop_file("a", ALONE.file(&["7.25"; 60_000]));
-        spool.drop_file("b", ALONE.file(&["1.25"; 60_000]));
-        spool
-    };
-    let expected = undisturbed_from(&large(), ALONE);
-    assert_eq!(explore_from(large(), ALONE, "", &expected).1, None);
+    // With a small one after it, nothing else makes the staging directory durable.
+    for next in [60_000, 1] {
+        let large = || {
+            let spool = Spool::new(ALONE.configuration);
+            spool.drop_file("a", ALONE.file(&["7.25"; 60_000]));
+            spool.drop_file("b", ALONE.file(&vec!["1.25"; next]));
+            spool
+        };
+        let expected = undisturbed_from(&large(), ALONE);
+        assert_eq!(explore_from(large(), ALONE, "", &expected).1, None);
+    }
 }
 
 /// The header of a large output is in its staging file, whether it is needed or not.

@@ -13,6 +13,8 @@ use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Stat;
+
 use super::{Next, Recovery, Sink, Start};
 use crate::durable::{self, Dir, fault};
 use crate::failure::{Failure, Result};
@@ -293,18 +295,20 @@ impl FileSink {
             self.leave_file()?;
             return Ok(None);
         };
-        let same = |file: &File| -> std::io::Result<bool> {
-            let metadata = file.metadata()?;
-            Ok((metadata.dev(), metadata.ino()) == (there.st_dev, there.st_ino))
-        };
-        let open = self.file.as_ref().map(same).transpose();
-        if !open.map_err(|error| self.transient(error))?.unwrap_or(false) {
+        if !self.has_open(&there)? {
             self.leave_file()?;
             self.file = Some(self.dir.open_existing(&self.name)?);
             // The process that created it may have been killed before its name was durable.
             self.dir_unsynced |= !fault::mutant("no-foreign-sync");
         }
         self.found()
+    }
+
+    /// True when this is the file that is open.
+    fn has_open(&self, there: &Stat) -> Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let metadata = file.metadata().map_err(|error| self.transient(error))?;
+        Ok((metadata.dev(), metadata.ino()) == (there.st_dev, there.st_ino))
     }
 
     /// The file that is open.
@@ -372,7 +376,10 @@ impl FileSink {
     /// copied.
     fn publish_file(&mut self, span: &Owed<'_>, name: &OsStr) -> Result<()> {
         let staging = self.staging.clone();
-        if staging.stat(name)?.is_none() {
+        let Some(staged) = staging.stat(name)? else { return self.already_published(span) };
+        if self.has_open(&staged)? {
+            // It became the output, and a power cut has kept its name here as well.
+            staging.unlink(name)?;
             return self.already_published(span);
         }
         let skip = span.addition.skip;
