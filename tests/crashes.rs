@@ -3,7 +3,9 @@
 //!
 //! The operations are counted by the program itself, so that none can be forgotten here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 
 use crate::support::model::{LOSSES, Loss, Model, trace};
@@ -24,10 +26,20 @@ struct Job {
     record: fn(&str) -> String,
     /// What a reader sees: it only ever grows at its end.
     seen: fn(&Spool) -> String,
+    /// The drop folder holds partitions of messages, a line each (`source/log.rs`).
+    log: bool,
 }
 
-const PLAIN: Job =
-    Job { configuration: NUMBERS, header: "", record: str::to_owned, seen: Spool::output };
+const PLAIN: Job = Job {
+    configuration: NUMBERS,
+    header: "",
+    record: str::to_owned,
+    seen: Spool::output,
+    log: false,
+};
+
+/// Messages with positions in two partitions, read in ranges, which are acknowledged.
+const LOG: Job = Job { configuration: NUMBERS, log: true, ..PLAIN };
 
 /// A commit for each file.
 const ALONE: Job = Job {
@@ -90,6 +102,7 @@ const CSV: Job = Job {
     header: "num\n",
     record: str::to_owned,
     seen: Spool::output,
+    log: false,
 };
 
 /// A query that must see the whole file.
@@ -101,6 +114,7 @@ const JSON: Job = Job {
     header: "",
     record: |number| format!("{{\"num\":{number}}}"),
     seen: Spool::output,
+    log: false,
 };
 
 /// A folder with a file for each microbatch, large and small.
@@ -121,6 +135,7 @@ const PARQUET: Job = Job {
         };
         names.iter().map(file).collect()
     },
+    log: false,
 };
 
 /// Three views over the output: one replaced, one appended to, one of windows that close; and records
@@ -140,6 +155,7 @@ const VIEWS: Job = Job {
     header: "num\n",
     record: str::to_owned,
     seen: Spool::output,
+    log: false,
 };
 
 impl Job {
@@ -180,14 +196,20 @@ fn end(spool: &Spool, job: Job) -> End {
             .map(|name| spool.read(name))
             .concat(),
         names: spool.names(),
-        report: report["reason"].to_string(),
+        report: if job.log { acknowledged(spool) } else { report["reason"].to_string() },
     }
 }
 
 /// Small and large microbatches, rejects, quarantine, an archive name that is taken, an empty file,
 /// and a second round that drops old names again.
 fn scenario(job: Job) -> Spool {
-    let spool = Spool::new(job.configuration);
+    let mut spool = Spool::new(job.configuration);
+    if job.log {
+        spool.always("SPOOLMILL_SOURCE", "log");
+        spool.drop_file("0", job.file(&[["7.25"; 60_000].as_slice(), &["1", "bad"]].concat()));
+        spool.drop_file("1", job.file(&[["x"; 6_000].as_slice(), &["3"]].concat()));
+        return spool;
+    }
     spool.drop_file("processed-a", "an older one");
     spool.drop_file("a", job.file(&["1", "2"]));
     spool.drop_file("b", job.file(&["3", "bad", "40"]));
@@ -199,8 +221,27 @@ fn scenario(job: Job) -> Spool {
 }
 
 fn second_round(spool: &Spool, job: Job) {
+    if job.log {
+        for (name, numbers) in [("0", ["1", "2"]), ("1", ["9", "10"])] {
+            let mut file = File::options().append(true).open(spool.input(name)).unwrap();
+            file.write_all(job.file(&numbers).as_bytes()).unwrap();
+        }
+        return;
+    }
     spool.drop_file("a", job.file(&["1", "2"]));
     spool.drop_file("g", job.file(&["9"]));
+}
+
+/// The last position that was acknowledged of each partition. It never goes back.
+fn acknowledged(spool: &Spool) -> String {
+    let mut last = BTreeMap::new();
+    for line in spool.read("in/acknowledged").lines() {
+        let (partition, position) = line.split_once(' ').unwrap();
+        let position: u64 = position.parse().unwrap();
+        let before = last.insert(partition.to_owned(), position);
+        assert!(before <= Some(position), "{partition}: {before:?}, then {position}");
+    }
+    format!("{last:?}")
 }
 
 /// Runs until the run is a good one; returns whether the first was aborted.
@@ -254,6 +295,11 @@ fn an_abort_at_any_durable_operation_changes_nothing_in_the_end() {
 #[test]
 fn an_abort_of_a_job_that_rotates_changes_nothing_in_the_end() {
     aborts_change_nothing(ROTATED);
+}
+
+#[test]
+fn an_abort_of_a_job_over_partitions_changes_nothing_in_the_end() {
+    aborts_change_nothing(LOG);
 }
 
 #[cfg(feature = "sql")]
@@ -379,6 +425,10 @@ fn an_operation_that_fails_once_is_made_good() {
         for number in numbers {
             disturbed(PLAIN, &format!("fail:{kind}:{errno}:{number}"), None, &expected);
         }
+    }
+    let expected = undisturbed(LOG);
+    for number in [1, 2, 3, 4] {
+        disturbed(LOG, &format!("fail:acknowledge:5:{number}"), None, &expected);
     }
 }
 
@@ -552,6 +602,18 @@ fn a_power_cut_after_a_large_first_output_changes_nothing_in_the_end() {
     }
 }
 
+#[test]
+fn a_power_cut_in_a_job_over_partitions_changes_nothing_in_the_end() {
+    let expected = undisturbed(LOG);
+    assert_eq!(expected.report, "{\"0\": 60004, \"1\": 6003}");
+    assert_eq!(explore(LOG, "", &expected).1, None);
+}
+
+#[test]
+fn a_power_cut_in_the_recovery_of_a_job_over_partitions_changes_nothing_in_the_end() {
+    recoveries_change_nothing(LOG, 1);
+}
+
 /// The header of a large output is in its staging file, whether it is needed or not.
 #[cfg(feature = "sql")]
 #[test]
@@ -682,6 +744,13 @@ fn every_mutant_of_the_start_is_caught() {
         let found = caught.flatten().unwrap_or_else(|| panic!("{mutant} was not caught"));
         eprintln!("{mutant}: {found}");
     }
+}
+
+/// The same for partitions: a position that is not committed with its messages.
+#[test]
+fn a_position_that_is_forgotten_is_caught() {
+    let expected = undisturbed(LOG);
+    assert!(explore(LOG, "no-progress", &expected).1.is_some());
 }
 
 /// Proves that the exploration sees what it is there to see.

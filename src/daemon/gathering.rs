@@ -65,6 +65,7 @@ impl Job {
                     Ok(prepared) if !self.has_room_for(&prepared) => {
                         let (input, failure) = self.no_room(prepared);
                         trouble = self.not_prepared(input, failure).or(trouble);
+                        waits |= self.source.is_ordered();
                     }
                     Ok(mut prepared) => {
                         if self.pipeline.link(&mut prepared, &group) {
@@ -78,6 +79,7 @@ impl Job {
                     Err(failed) => {
                         let (input, failure) = *failed;
                         trouble = self.not_prepared(input, failure).or(trouble);
+                        waits |= self.source.is_ordered();
                     }
                 }
             }

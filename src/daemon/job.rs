@@ -10,8 +10,7 @@ use std::time::Instant;
 use super::Setting;
 use super::ahead::check_format;
 use super::opening::{
-    Output, claim, keeping, locks, open_archive, open_publisher, open_queries, open_source,
-    open_views, sweep,
+    Output, claim, keeping, locks, open_publisher, open_queries, open_source, open_views, sweep,
 };
 use super::pressure::{check_disk, descriptors};
 use crate::config::{Config, Problem};
@@ -73,8 +72,6 @@ impl Job {
         else {
             return Err(Failure::fatal("the job has no input directory or no output"));
         };
-        // The watch comes first, so that nothing can come between it and the first scan.
-        let mut source = open_source(&config, directory, setting)?;
         let locks = locks(&config.state, &config.outputs())?;
         let staging_path = config.state.join(publish::STAGING);
         durable::create_private_dir(&staging_path)?;
@@ -98,8 +95,7 @@ impl Job {
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
         outputs.extend(views.targets().into_iter().map(file));
         let publisher = open_publisher(&outputs, &config.state)?;
-        source.archive_by(open_archive(&config, &mut ledger)?);
-        source.claim(claimant(&config))?;
+        let mut source = open_source(&config, directory, &mut ledger, setting)?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
         let parts = output.is_folder().then(|| sweep(&ledger, output.path(), WAITING, least));
@@ -110,15 +106,15 @@ impl Job {
             Pipeline::new(ledger, publisher, views, (earlier, keeping(&config, targets, late)));
         let had_ended = pipeline.ledger.has_ended()?;
         pipeline.recover_rotation()?;
-        let recovered = pipeline.recover(&mut source);
-        recovered.map_err(|failure| make_room(&mut pipeline, &source, failure))?;
+        let recovered = pipeline.recover(source.as_mut());
+        recovered.map_err(|failure| make_room(&mut pipeline, source.as_ref(), failure))?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
             config,
             pipeline,
             queries,
-            source: Box::new(source),
+            source,
             staging,
             parts,
             targets,

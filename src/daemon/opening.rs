@@ -21,6 +21,7 @@ use crate::queries::Queries;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
 use crate::sink::{Destination, Sink};
+use crate::source::Source;
 use crate::source::folder::FolderSource;
 use crate::source::folder::archive::Archiver;
 use crate::source::folder::rules::Watch;
@@ -140,12 +141,26 @@ pub fn sweep(
     Ok(staging)
 }
 
-/// Opens the drop folder, and watches it where it can and is to be.
-pub fn open_source(config: &Config, directory: &Path, setting: &Setting) -> Result<FolderSource> {
+/// Opens where inputs come from: the drop folder, which is watched where it can and is to be.
+pub fn open_source(
+    config: &Config,
+    directory: &Path,
+    ledger: &mut Ledger,
+    setting: &Setting,
+) -> Result<Box<dyn Source>> {
+    #[cfg(debug_assertions)]
+    if durable::fault::is_replaced("SPOOLMILL_SOURCE", "log") {
+        let source = crate::source::log::LogSource::open(directory, ledger.progress())?;
+        return Ok(Box::new(source));
+    }
     let network = config.network_file_system();
     let watching = watch(config, directory, setting, network).map_err(Failure::Fatal)?;
-    let rules = config.rules.clone();
-    Ok(FolderSource::open(directory, rules, watching, network.is_none(), compression::plain)?)
+    let (rules, shares_clock) = (config.rules.clone(), network.is_none());
+    let mut source =
+        FolderSource::open(directory, rules, watching, shares_clock, compression::plain)?;
+    source.archive_by(open_archive(config, ledger)?);
+    source.claim(super::job::claimant(config))?;
+    Ok(Box::new(source))
 }
 
 fn watch(
@@ -179,7 +194,7 @@ fn watch(
 }
 
 /// Opens the archive, and writes down which it is.
-pub fn open_archive(config: &Config, ledger: &mut Ledger) -> Result<Archiver> {
+fn open_archive(config: &Config, ledger: &mut Ledger) -> Result<Archiver> {
     let archive = config.archive();
     if let Some(folder) = &archive {
         ledger.note_archive(&config.state, folder)?;

@@ -8,6 +8,7 @@
 //!   `N+` it and every later one;
 //! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
 //! - `SPOOLMILL_PINS=DIR` keeps what is removed under the number of its inode, so that no other file gets it;
+//! - `SPOOLMILL_SOURCE=log` reads the drop folder as partitions of messages (`source/log.rs`);
 //! - several faults stand one after the other, with commas between them;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
@@ -36,6 +37,10 @@ pub enum Operation {
     Unlink,
     /// A commit of the ledger.
     Commit,
+    /// Bytes sent to a remote destination.
+    Send,
+    /// A source is told that messages are committed.
+    Acknowledge,
 }
 
 impl std::fmt::Display for Operation {
@@ -50,6 +55,8 @@ impl std::fmt::Display for Operation {
             Self::Link => "link",
             Self::Unlink => "remove",
             Self::Commit => "commit",
+            Self::Send => "send",
+            Self::Acknowledge => "acknowledge",
         })
     }
 }
@@ -89,6 +96,8 @@ pub enum Act<'a> {
     /// A transaction of the ledger file: what `PRAGMA synchronous` says (below 2 a commit may be
     /// forgotten), and the image of the database with the transaction in it.
     Commit(&'a Path, i64, Vec<u8>),
+    /// Something that happens elsewhere, and which no power cut here takes back.
+    Remote,
 }
 
 /// Asked before each durable operation.
@@ -107,6 +116,12 @@ pub fn before<'a>(
 #[cfg(not(debug_assertions))]
 #[inline]
 pub fn committed<'a>(_act: impl FnOnce() -> Act<'a>) {}
+
+/// True when a test-only source or sink takes the place of the job's: `SPOOLMILL_SOURCE=log`.
+#[cfg(debug_assertions)]
+pub fn is_replaced(variable: &str, by: &str) -> bool {
+    std::env::var(variable).is_ok_and(|value| value == by)
+}
 
 /// True when the test-only mutant `name` is switched on.
 #[cfg(not(debug_assertions))]
@@ -287,6 +302,7 @@ mod switched {
             Act::Unlink(path) => {
                 serde_json::json!({"op": "unlink", "path": name(path), "inode": inode(path)})
             }
+            Act::Remote => serde_json::json!({"op": "remote", "path": ""}),
             Act::Commit(path, synchronous, image) => serde_json::json!({
                 "op": "commit", "path": name(path), "synchronous": synchronous,
                 "bytes": BASE64.encode(image)

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{Connection, params};
 
 use super::{Committed, Ledger};
+use crate::durable::fault;
 use crate::failure::{Failure, Result};
 
 /// Where the next range of each partition begins.
@@ -48,6 +49,9 @@ pub(super) fn after(reached: &Reached, group: &[Committed]) -> Result<HashMap<Bo
 }
 
 pub(super) fn put(connection: &Connection, moved: &HashMap<Box<str>, u64>) -> rusqlite::Result<()> {
+    if fault::mutant("no-progress") {
+        return Ok(());
+    }
     let mut put = connection.prepare_cached("INSERT OR REPLACE INTO progress VALUES (?, ?)")?;
     for (partition, position) in moved {
         put.execute(params![partition, position])?;

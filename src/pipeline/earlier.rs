@@ -137,9 +137,13 @@ impl Earlier {
     }
 }
 
-/// True for a file whose content can be a duplicate: all empty files are alike.
+/// True for a file whose content can be a duplicate: all empty files are alike, and messages are told by their
+/// positions.
 fn counts(batch: &Microbatch) -> bool {
-    batch.has_input() && batch.quarantined.is_none() && batch.identity.size > 0
+    batch.has_input()
+        && batch.progress.is_empty()
+        && batch.quarantined.is_none()
+        && batch.identity.size > 0
 }
 
 fn content(hash: &[u8; 32]) -> Content {

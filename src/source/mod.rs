@@ -5,6 +5,8 @@
 //! Out of scope: what is in an input. The ledger decides what was consumed, a source only hears of it.
 
 pub mod folder;
+#[cfg(debug_assertions)]
+pub mod log;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -35,6 +37,11 @@ pub trait Source: Acknowledge {
     /// # Errors
     /// `Transient` when nothing can be opened at all just now; the input keeps its place.
     fn take(&mut self) -> Result<Option<Input>>;
+
+    /// True when an input cannot be committed before those that were taken before it.
+    fn is_ordered(&self) -> bool {
+        false
+    }
 
     /// Takes back an input that changed, or was not needed after all: it is offered again.
     fn give_back(&mut self, input: Input);

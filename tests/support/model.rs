@@ -178,6 +178,7 @@ impl Model {
                 self.live.remove(&step.path);
             }
             "commit" => self.commit(step),
+            "remote" => {}
             other => panic!("the model does not know {other}"),
         }
     }

@@ -18,6 +18,7 @@ pub const NUMBERS: &str = "[input.format.numbers]\n[transform.scale]\nbelow = 10
 pub struct Spool {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    always: Vec<(String, String)>,
 }
 
 impl Spool {
@@ -32,6 +33,7 @@ impl Spool {
         let spool = Self {
             folder: tempfile::tempdir().expect("a temporary folder"),
             environment: Vec::new(),
+            always: Vec::new(),
         };
         fs::create_dir(spool.path("in")).unwrap();
         spool.configure(input, configuration);
@@ -60,6 +62,11 @@ impl Spool {
         self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Sets a variable for every run from now on.
+    pub fn always(&mut self, name: &str, value: &str) {
+        self.always.push((name.to_owned(), value.to_owned()));
     }
 
     /// Unsets it.
@@ -92,7 +99,8 @@ impl Spool {
     pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_spoolmill"));
         command.arg(verb).arg("-c").arg(self.path("job.toml")).current_dir(self.folder.path());
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let environment = self.always.iter().chain(&self.environment);
+        command.envs(environment.map(|(name, value)| (name, value)));
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         command
     }
