@@ -104,8 +104,8 @@
 //! *Microbatch*: one file's worth of records, the unit of commit. *Settle*: to stay unchanged for a
 //! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
 //! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the
-//! way. *Reject*: a bad record, with file, line and reason. *Quarantine*: a bad file, renamed to
-//! `failed-*`. *Reference table*: a file that a query joins with, read again when it changes.
+//! way. *Reject*: a bad record, with file, line and reason. *Failed*: a bad file, set aside as
+//! `failed-*`; the key values of a job say `"quarantine"`. *Reference table*: a file that a query joins with, read again when it changes.
 //! *Final*: a query over the whole output, made when the job ends. *View*: a continuous query over
 //! everything so far; *state*: what it keeps of one group. *Window*: a span of event time by which
 //! a view groups. *Watermark*: the event time up to which windows are closed; a *late* record came

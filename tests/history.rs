@@ -25,7 +25,7 @@ fn the_newest_come_first() {
     let begins: Vec<&str> = all.iter().map(|line| line.split("  ").next().unwrap()).collect();
     assert_eq!(begins, ["3", "2", "1"]);
     assert!(all[0].ends_with("c  2 bytes, 1 records read, 1 written, 0 rejected"), "{all:?}");
-    assert!(all[1].contains("b.gz  quarantined: "), "{all:?}");
+    assert!(all[1].contains("b.gz  failed: "), "{all:?}");
     // A name is never taken for what it says to the terminal.
     assert!(!all[2].contains('\u{1b}') && all[2].contains("2 records read"), "{all:?}");
 }

@@ -65,7 +65,7 @@ fn metrics_say_what_the_ledger_says() {
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     for line in [
         "spoolmill_files_total{outcome=\"processed\"} 2",
-        "spoolmill_files_total{outcome=\"quarantined\"} 1",
+        "spoolmill_files_total{outcome=\"failed\"} 1",
         "spoolmill_duplicate_files_total 1",
         "spoolmill_records_total{kind=\"read\"} 6",
         "spoolmill_records_total{kind=\"rejected\"} 2",
@@ -333,7 +333,7 @@ fn the_page_shows_the_job_and_no_name_is_markup() {
     };
     wait_for("the figures are there", || figure("Processed files") == "4");
     assert_eq!(browser.text("document.getElementById('state').textContent"), "running");
-    assert_eq!(figure("Quarantined files"), "1");
+    assert_eq!(figure("Failed files"), "1");
     assert_eq!(figure("Records"), "9");
     assert_eq!(figure("Rejected records"), "1");
     assert_eq!(figure("Pending files"), "0");

@@ -57,7 +57,7 @@ fn status_of_a_stopped_job_tells_what_was_done_and_what_waits() {
     assert!((3600.0..3661.0).contains(&seconds) && (rate - 8.0 / seconds).abs() < 1e-9, "{status}");
     assert!(status["last_error"]["error"].as_str().unwrap().starts_with("b.gz: "), "{status}");
     let text = out(&spool, "status", &[]);
-    assert!(text.contains("does not run") && text.contains("1 quarantined"), "{text}");
+    assert!(text.contains("does not run") && text.contains("1 failed"), "{text}");
 }
 
 #[test]
@@ -149,7 +149,10 @@ fn explain_tells_what_has_become_of_a_file() {
     let second = explain(&spool, "in/processed-a.4");
     assert!(second.contains("  4  ") && second.lines().count() == 2, "{second}");
     let failed = explain(&spool, "in/failed-b.gz");
-    assert!(failed.contains("was set aside") && failed.contains("quarantined: "), "{failed}");
+    assert!(
+        failed.contains("b.gz failed as microbatch") && failed.contains("failed: "),
+        "{failed}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&out(&spool, "explain", &["--json", "c"])).unwrap();
     assert_eq!(json["history"][0]["microbatch"].as_u64(), Some(3), "{json}");

@@ -44,10 +44,10 @@ fn warnings_of_one_cause_are_counted_beyond_some() {
         spool.drop_file(format!("{number:03}"), "1\n");
     }
     let log = spool.run_once();
-    let told = log.lines().filter(|line| line.contains("quarantined microbatch=")).count();
+    let told = log.lines().filter(|line| line.contains("the file failed microbatch=")).count();
     let left_out: usize = log
         .lines()
-        .filter(|line| line.contains("left out") && line.contains("quarantined"))
+        .filter(|line| line.contains("left out") && line.contains("the file failed"))
         .map(|line| {
             line.split("lines=")
                 .nth(1)

@@ -166,7 +166,7 @@ fn the_journal_gets_levels_and_others_get_json_on_request() {
         log.lines().any(|line| line.starts_with("<6>committed microbatch=1 file=\"a\"")),
         "{log}"
     );
-    assert!(log.lines().any(|line| line.starts_with("<4>quarantined")), "{log}");
+    assert!(log.lines().any(|line| line.starts_with("<4>the file failed")), "{log}");
     spool.drop_file("c", "1\n");
     let output = spool.run("run", &["--once", "--log", "json"]);
     let log = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,7 +1,7 @@
 //! The command line: one file per verb.
 //!
 //! Exit codes: 0 done; 1 the job failed, and may succeed when it is started again; 2 wrong usage or
-//! configuration; 3 done, with files that were set aside, where `--strict` asks for that; 4 stopped until
+//! configuration; 3 done, with files that failed, where `--strict` asks for that; 4 stopped until
 //! a person acts; 128 and the number of a signal that ended `batch`, `stream` or `split`.
 
 mod batch;
@@ -37,7 +37,7 @@ const FAILED: u8 = 1;
 /// The exit code of a wrong command line or configuration.
 const MISUSED: u8 = 2;
 
-/// The exit code of what is done, but for files that were set aside (`--strict`).
+/// The exit code of what is done, but for files that failed (`--strict`).
 const STRICT: u8 = 3;
 
 /// The exit code of a job that only a person can help.
@@ -77,7 +77,7 @@ enum Verb {
     Explain(explain::Explain),
     /// Hold the output, the rejects and the folder against the ledger
     Verify(verify::Verify),
-    /// Put a file back that was set aside, or take a processed one again
+    /// Put a failed file back, or take a processed one again
     Requeue(requeue::Requeue),
     /// Write manual pages and shell completions to a folder
     #[command(hide = true)]
@@ -128,7 +128,7 @@ struct Misuse(&'static str);
 #[error("stopped by signal {0}")]
 struct Signalled(i32);
 
-/// Done, with files that were set aside, where that was asked for.
+/// Done, with files that failed, where that was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Strict(String);

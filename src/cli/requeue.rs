@@ -1,4 +1,4 @@
-//! `spoolmill requeue`: a file that was set aside goes back into the drop folder, or one that was
+//! `spoolmill requeue`: a failed file goes back into the drop folder, or one that was
 //! processed is taken again.
 //!
 //! Invariants: the note that says which microbatch is repeated is durable before the file moves,
@@ -114,7 +114,7 @@ fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<
     Ok((!is_input).then(|| OsStr::from_bytes(stem).to_owned()))
 }
 
-/// Every file in the drop folder that was set aside.
+/// Every failed file in the drop folder.
 fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
     let folder = config.directory.as_deref().context("the job has no `input.directory`")?;
     let names = crate::source::folder::failed(folder, config.rules.recursive)?;

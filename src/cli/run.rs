@@ -18,7 +18,7 @@ pub struct Run {
     /// Take everything that is complete, then exit
     #[arg(long)]
     once: bool,
-    /// With --once: exit with 3 when a file was set aside, a group left out of a view, or a view is stopped
+    /// With --once: exit with 3 when a file failed, a group left out of a view, or a view is stopped
     #[arg(long, requires = "once")]
     strict: bool,
     /// Rebuild this view from the whole output, before anything else; may be given several times

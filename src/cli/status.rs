@@ -141,8 +141,8 @@ fn waiting(pending: &Pending) -> String {
         format!(", the oldest for {}", humantime::format_duration(oldest))
     });
     format!(
-        "{at_least}{files} files, {}{oldest}; {settling} not complete yet; {failed} set aside in the \
-         folder",
+        "{at_least}{files} files, {}{oldest}; {settling} not complete yet; failed: {failed} set \
+         aside in the folder",
         ByteSize(bytes)
     )
 }
@@ -151,7 +151,7 @@ fn flow(flow: &Flow) -> String {
     let Tally { files, quarantined, duplicates, bytes, read, written, rejected, late, .. } =
         flow.tally;
     format!(
-        "{files} files, {}, {quarantined} quarantined, {duplicates} duplicates; records: {read} read, \
+        "{files} files, {}, {quarantined} failed, {duplicates} duplicates; records: {read} read, \
          {written} written, {rejected} rejected, {late} late",
         ByteSize(bytes)
     )

@@ -46,7 +46,7 @@ fn counters(text: &mut Families, status: &Status) {
     let total = &status.total.tally;
     text.family("files", "counter", "", "Files committed since the beginning of the ledger.");
     text.sample("files_total", "{outcome=\"processed\"}", total.files);
-    text.sample("files_total", "{outcome=\"quarantined\"}", total.quarantined);
+    text.sample("files_total", "{outcome=\"failed\"}", total.quarantined);
     text.family("records", "counter", "", "Records since the beginning of the ledger.");
     for (kind, count) in [
         ("read", total.read),
@@ -82,7 +82,7 @@ fn gauges(text: &mut Families, status: &Status) {
     let settling = pending.map(|pending| pending.settling);
     text.gauge("incomplete_files", "", "Files that wait and are not complete yet.", settling);
     let failed = pending.map(|pending| pending.failed);
-    text.gauge("failed_files", "", "Files in the drop folder that were set aside.", failed);
+    text.gauge("failed_files", "", "Failed files in the drop folder.", failed);
     let oldest = pending.map(|pending| pending.oldest_seconds.unwrap_or(0.0));
     text.gauge(
         "oldest_pending_age_seconds",

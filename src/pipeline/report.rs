@@ -49,7 +49,7 @@ pub fn log(committed: &Committed) {
         );
         return;
     };
-    tracing::warn!(microbatch, file, bytes, reason, "quarantined");
+    tracing::warn!(microbatch, file, bytes, reason, "the file failed");
 }
 
 /// The archive step that the input still needs.

@@ -86,7 +86,7 @@ fn became(
     let (what, fate) = match entry.outcome() {
         Outcome::Processed => ("was processed", Fate::Processed),
         Outcome::Skipped => ("was skipped as a duplicate", Fate::Processed),
-        Outcome::Quarantined => ("was set aside", Fate::Failed(Vec::new())),
+        Outcome::Quarantined => ("failed", Fate::Failed(Vec::new())),
         Outcome::WithoutFile => return Ok(None),
     };
     let (action, target) = (config.written.done.action.clone(), config.archive());

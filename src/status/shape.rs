@@ -22,7 +22,7 @@ pub fn line(entry: &Entry) -> String {
     let what = match (&entry.reason, entry.outcome()) {
         (Some(reason), _) => {
             let reason = telemetry::escaped(reason.as_bytes());
-            format!("{file}  quarantined: {reason}")
+            format!("{file}  failed: {reason}")
         }
         (None, Outcome::WithoutFile) => "without a file".to_owned(),
         (None, Outcome::Skipped) => format!("{file}  {bytes} bytes, skipped"),

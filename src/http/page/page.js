@@ -73,7 +73,7 @@ function showNow(status) {
   rows.push(["Processed files", number.format(total.files), bytes(total.bytes)]);
   rows.push(["Records", number.format(total.read), `${number.format(total.written)} written`]);
   rows.push(["Rejected records", number.format(total.rejected), `${number.format(total.late)} late`]);
-  rows.push(["Quarantined files", number.format(total.quarantined),
+  rows.push(["Failed files", number.format(total.quarantined),
     pending ? `${number.format(pending.failed)} in the folder` : undefined]);
   rows.push(["Duplicates", number.format(total.duplicates)]);
   rows.push(["Rate", `${minute.records_per_second.toFixed(1)} records/s`,
@@ -177,7 +177,8 @@ function show(data) {
     [entry.microbatch], [entry.time], [entry.file, "text"], [entry.reason, "text"],
   ]);
   showTable("newest", data.newest, (entry) => [
-    [entry.microbatch], [entry.time], [entry.file, "text"], [entry.outcome.replace("_", " "), entry.outcome],
+    [entry.microbatch], [entry.time], [entry.file, "text"],
+    [entry.outcome === "quarantined" ? "failed" : entry.outcome.replace("_", " "), entry.outcome],
     [number.format(entry.bytes), "number"], [number.format(entry.read), "number"],
     [number.format(entry.written), "number"], [number.format(entry.rejected), "number"],
   ]);
