@@ -193,7 +193,8 @@ struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     /// Opens the job and recovers what an earlier run left.
     fn open(config: Config, setting: &'a Setting) -> crate::failure::Result<Self> {
-        let (mut told, before) = (Told::open(&config.state), Live::read(&config.state));
+        let mut told = Told::open(&config.state);
+        let before = Live::read(&config.state);
         let mut job = Job::open(config, setting)?;
         job.rebuild_views(&setting.pulse)?;
         if let Some(source) = job.source.as_folder() {
@@ -217,7 +218,8 @@ impl<'a> Daemon<'a> {
 
     /// The loop.
     fn run(&mut self) -> anyhow::Result<Ending> {
-        let (mut pause, mut failures) = (PAUSE_MIN, 0);
+        let mut pause = PAUSE_MIN;
+        let mut failures = 0;
         loop {
             self.setting.pulse.beat();
             self.hear_all();
@@ -319,7 +321,8 @@ impl<'a> Daemon<'a> {
     /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<Aside> {
         pulse::notify(&[NotifyState::Stopping]);
-        let (mut pause, mut failures) = (PAUSE_MIN, 0);
+        let mut pause = PAUSE_MIN;
+        let mut failures = 0;
         loop {
             match self.job.finish(self.setting.until == Until::Drained) {
                 Ok(()) => {

@@ -386,7 +386,8 @@ impl Dir {
     ///
     /// Where the file system has no such rename, a link and an unlink do it.
     pub fn rename_no_replace(&self, from: &OsStr, target: &Self, to: &OsStr) -> Result<bool> {
-        let (old, new) = (self.path.join(from), target.path.join(to));
+        let old = self.path.join(from);
+        let new = target.path.join(to);
         let failed = |error| Error::new(Operation::Rename, &old, error);
         let act = || fault::Act::Rename(&old, &new);
         if fault::before(Operation::Rename, "rename", act).map_err(failed)? == Verdict::Skip {
@@ -421,7 +422,8 @@ impl Dir {
 
     /// Renames `from` over `to`: for an output that is replaced as a whole.
     pub fn replace(&self, from: &OsStr, to: &OsStr) -> Result<()> {
-        let (old, new) = (self.path.join(from), self.path.join(to));
+        let old = self.path.join(from);
+        let new = self.path.join(to);
         let failed = |error| Error::new(Operation::Rename, &old, error);
         let act = || fault::Act::Rename(&old, &new);
         fault::before(Operation::Rename, "replace", act).map_err(failed)?;

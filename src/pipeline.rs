@@ -181,7 +181,8 @@ impl Pipeline {
         if group.is_empty() {
             return Ok(false);
         }
-        let (seen, is_last) = (self.observe(source), source.next_name().is_none());
+        let seen = self.observe(source);
+        let is_last = source.next_name().is_none();
         let advance = |()| self.views.advance(&self.ledger, staging, &mut group, is_last);
         let advanced = seen.and_then(advance);
         if let Ok(advanced) = &advanced {

@@ -55,10 +55,13 @@ pub fn alive() -> io::Result<()> {
 
 impl Default for Inner {
     fn default() -> Self {
-        let (stop, enough) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (beaten_ms, pinged_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        let stop = AtomicBool::new(false);
+        let enough = AtomicBool::new(false);
+        let beaten_ms = AtomicU64::new(0);
+        let pinged_ms = AtomicU64::new(0);
         let signal = AtomicI32::new(0);
-        let (started, reload) = (Instant::now(), AtomicBool::new(false));
+        let started = Instant::now();
+        let reload = AtomicBool::new(false);
         Self { stop, enough, signal, started, beaten_ms, pinged_ms, every: None, reload }
     }
 }

@@ -178,7 +178,8 @@ impl Queries {
         };
         let is_new = |view: &&Definition| !view.begins_now && !known.contains(&view.name);
         let view = &self.views.iter().find(is_new).filter(|_| bytes > 0)?.name;
-        let (output, state) = (output.display(), config.state.display());
+        let output = output.display();
+        let state = config.state.display();
         Some(format!(
             "{output} has {bytes} bytes, and the ledger in {state} knows of none: the state was lost, or the \
              file is another's. The view `{view}` would miss what is in it. Bring the state directory back; or \

@@ -283,3 +283,37 @@ fn no_more_words_that_read_as_translated() {
         assert!(found <= most, "{word}: {found} lines, {most} before");
     }
 }
+
+/// Lines that bind several names at once, or bind the name of the line before once more, pack two ideas into
+/// one. These numbers only fall.
+#[test]
+fn no_more_packed_bindings() {
+    /// `let (a, b) = (x, y)`.
+    const TUPLES: usize = 7;
+    /// `let x = ..` right after `let x = ..`.
+    const AGAIN: usize = 96;
+    let name = |line: &str| -> Option<String> {
+        let rest = line.trim_start().strip_prefix("let ")?;
+        let rest = rest.strip_prefix("mut ").unwrap_or(rest);
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+        let is_name = rest[end..].starts_with(" = ") || rest[end..].starts_with(": ");
+        is_name.then(|| rest[..end].to_owned())
+    };
+    let mut tuples = 0;
+    let mut again = 0;
+    for (_, text) in sources() {
+        let mut before = None;
+        for line in text.lines() {
+            let line = line.trim_start();
+            // With a pattern that may not match it is one question.
+            let is_question = line.contains("Some(") || line.contains("Ok(") || line.contains("::");
+            let is_tuple = line.starts_with("let (") && line.contains(") = (");
+            tuples += usize::from(is_tuple && !is_question);
+            let bound = name(line);
+            again += usize::from(bound.is_some() && bound == before);
+            before = bound;
+        }
+    }
+    assert!(tuples <= TUPLES, "{tuples} bindings of tuples, {TUPLES} before");
+    assert!(again <= AGAIN, "{again} names are bound again in the next line, {AGAIN} before");
+}

@@ -287,7 +287,8 @@ fn transform<Records: Write + Send>(
     let size = |given: &Given| given.path.metadata().map_or(0, |metadata| metadata.len());
     let progress = Progress::new(inputs.iter().map(size).sum());
     let tolerance = tolerance(config);
-    let (name, shown) = (Vec::new(), Some(progress.clone()));
+    let name = Vec::new();
+    let shown = Some(progress.clone());
     let format = config.written.output.format;
     let mut delivery = Plain {
         tap: queries.tap(queries.judge()),
@@ -303,7 +304,8 @@ fn transform<Records: Write + Send>(
         delivery.begin(&schema).map_err(Failure::into_error)?;
     }
     for given in inputs {
-        let (path, name) = (given.path.as_path(), given.name.as_encoded_bytes());
+        let path = given.path.as_path();
+        let name = given.name.as_encoded_bytes();
         delivery.name = name.to_vec();
         delivery.rejected = 0;
         let opened = given.open(config, pulse).and_then(|input| {
@@ -356,8 +358,9 @@ fn transform_one<Records: Write + Send>(
     let flow = flow(config, queries, Bounds::Microbatch, pulse);
     let flow = Flow { judge: judge.as_deref(), ..flow };
     let counts = flow.run(blocks, origin, delivery);
-    let counts = counts.and_then(|counts| delivery.check(&counts).map(|()| counts));
-    let counts = counts.map_err(Failure::into_error)?;
+    let counts = counts
+        .and_then(|counts| delivery.check(&counts).map(|()| counts))
+        .map_err(Failure::into_error)?;
     progress.add(counts.read, counts.rejected);
     Ok(counts.ended)
 }

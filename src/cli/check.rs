@@ -33,7 +33,7 @@ impl Check {
 
 fn infer(sample: &Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
-    let inferred = crate::decode::infer::infer(sample);
-    let inferred = inferred.with_context(|| format!("look into {}", sample.display()))?;
+    let inferred = crate::decode::infer::infer(sample)
+        .with_context(|| format!("look into {}", sample.display()))?;
     super::standard::print(inferred.stanza().as_bytes())
 }

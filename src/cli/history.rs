@@ -89,7 +89,8 @@ impl History {
 /// The rows of a query: as objects, or with their values beside each other under the names of the
 /// columns.
 fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
-    let (mut out, mut began) = (std::io::BufWriter::new(Output::stdout(&Pulse::default())?), false);
+    let mut out = std::io::BufWriter::new(Output::stdout(&Pulse::default())?);
+    let mut began = false;
     let row = |cells: Vec<String>| cells.join("\t") + "\n";
     let cell = |value: &Cell| match value {
         Cell::Bytes(bytes) => escaped(bytes),

@@ -51,11 +51,13 @@ impl Requeue {
         let look = Look::open(&config.state)?;
         let files =
             if self.all { failed(&config, &look)? } else { named(&config, &look, self.files)? };
-        let (mut missed, all) = (0, files.len());
+        let mut missed = 0;
+        let all = files.len();
         for file in &files {
             match requeue(&config, &look, file, self.again) {
                 Ok(entry) => {
-                    let (name, sequence) = (escaped(entry.name.as_bytes()), entry.sequence);
+                    let name = escaped(entry.name.as_bytes());
+                    let sequence = entry.sequence;
                     tracing::info!(
                         file = name,
                         microbatch = sequence,
@@ -81,7 +83,8 @@ impl Requeue {
 
 /// The files that are meant: a pattern such as `failed-*` names their reports, too.
 fn named(config: &Config, look: &Look, files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
-    let (mut all, mut known) = (Vec::with_capacity(files.len()), HashSet::new());
+    let mut all = Vec::with_capacity(files.len());
+    let mut known = HashSet::new();
     for file in files {
         let file = match reported(config, look, &file)? {
             Some(reported) => file.with_file_name(reported),

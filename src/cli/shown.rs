@@ -98,8 +98,11 @@ impl<Output: Write + Send> Shown<Output> {
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
         let Definition { view, asked, .. } = &self.definition;
         let doubts = tapped.doubts.first().filter(|doubts| !doubts.is_empty());
-        let are_late = doubts.map(|doubts| view.are_late(doubts, delta, &self.kept));
-        let are_late = are_late.transpose().map_err(query)?.unwrap_or_default();
+        let are_late = doubts
+            .map(|doubts| view.are_late(doubts, delta, &self.kept))
+            .transpose()
+            .map_err(query)?
+            .unwrap_or_default();
         for (line, late) in
             std::mem::take(&mut self.late).into_iter().zip(are_late.into_iter().chain(repeat(true)))
         {
@@ -110,7 +113,8 @@ impl<Output: Write + Send> Shown<Output> {
         let touched = view.merge(delta, self.watermark, &mut self.kept).map_err(query)?;
         self.kept.count().map_err(query)?;
         self.changed |= !touched.is_empty();
-        let (mut bytes, mut left_out) = (Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
+        let mut left_out = Vec::new();
         if *asked == Asked::Changed {
             let write = &mut |some: &[u8]| collect(&mut bytes, some);
             self.definition.encode_states(&touched, &mut left_out, write)?;

@@ -19,7 +19,8 @@ const IGNORED: [libc::c_int; 5] =
 pub fn forward(wakes: SyncSender<()>, pulse: Pulse) -> anyhow::Result<()> {
     // The pulse first: work under way looks at it, and so does the loop before it sleeps. A queue that is full
     // holds wakes enough.
-    let (hangup, asked) = (wakes.clone(), pulse.clone());
+    let hangup = wakes.clone();
+    let asked = pulse.clone();
     let reload = move || {
         asked.ask_reload();
         let _ = hangup.try_send(());
@@ -89,8 +90,10 @@ fn listen(
     let mut interrupt = listen_if(libc::SIGINT)?;
     let mut hangup = listen_if(libc::SIGHUP)?;
     // A handler that is never asked is as good as one that does nothing.
-    let ignored = IGNORED.map(|signal| listen_to(SignalKind::from_raw(signal)));
-    let ignored = ignored.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let ignored = IGNORED
+        .map(|signal| listen_to(SignalKind::from_raw(signal)))
+        .into_iter()
+        .collect::<anyhow::Result<Vec<_>>>()?;
     drop(guard);
     std::thread::Builder::new()
         .name("signals".to_owned())

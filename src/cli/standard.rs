@@ -90,12 +90,13 @@ impl Output {
         let is_pipe = kind.as_ref().is_ok_and(FileTypeExt::is_fifo);
         let waits = is_pipe || kind.is_ok_and(|kind| kind.is_socket() || kind.is_char_device());
         // Its own way to the pipe, so that nobody else's descriptor changes.
-        let unblocked = is_pipe.then(|| {
-            let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            File::options().write(true).custom_flags(flags).open(path).ok()
-        });
-        let unblocked = unblocked.flatten();
+        let unblocked = is_pipe
+            .then(|| {
+                let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                File::options().write(true).custom_flags(flags).open(path).ok()
+            })
+            .flatten();
         let piece = if waits && unblocked.is_none() { PIECE } else { usize::MAX };
         Self { file: unblocked.unwrap_or(file), pulse: pulse.clone(), piece, is_for_reader: false }
     }

@@ -65,7 +65,8 @@ fn text(status: &Status) -> String {
         );
     }
     if status.altered > 0 {
-        let (altered, what) = (status.altered, "what came later is not in the output");
+        let altered = status.altered;
+        let what = "what came later is not in the output";
         line("altered", format!("{altered} files were written to after their commit; {what}"));
     }
     if let Some(file) = &status.no_room {
@@ -84,7 +85,8 @@ fn text(status: &Status) -> String {
         }
     }
     for RemovedView { name, bytes, more } in &status.removed_views {
-        let (least, size) = (if *more { "at least " } else { "" }, ByteSize::b(*bytes));
+        let least = if *more { "at least " } else { "" };
+        let size = ByteSize::b(*bytes);
         let way = format!("`run --forget-view {name}` removes it");
         line("removed view", format!("{name} keeps {least}{size}; {way}"));
     }
@@ -100,7 +102,8 @@ fn told(trouble: &ViewTrouble) -> Vec<(&'static str, String)> {
     let ViewTrouble { view, stopped, left_out, group, reason } = trouble;
     let mut told = Vec::new();
     if let Some(reason) = stopped {
-        let (reason, way) = (escaped(reason.as_bytes()), format!("run --reset-view {view}"));
+        let reason = escaped(reason.as_bytes());
+        let way = format!("run --reset-view {view}");
         told.push(("stopped view", format!("{view}: {reason}; `{way}` rebuilds it")));
     }
     let Some(reason) = reason else { return told };

@@ -43,7 +43,8 @@ impl Stream {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         config.check_program()?;
-        let (format, encode) = (&config.written.input.format, config.written.output.format);
+        let format = &config.written.input.format;
+        let encode = config.written.output.format;
         if format.needs_file() || encode.is_columnar() {
             anyhow::bail!("parquet has its index at its end, and a stream has none: use `batch`");
         }
@@ -80,8 +81,9 @@ impl Stream {
         let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
         let flow = flow(&config, &queries, Bounds::Stream, &pulse);
         let flow = Flow { judge: judge.as_deref(), ..flow };
-        let result = flow.run(framer.into(), origin, &mut delivery);
-        let result = result.and_then(|counts| delivery.check(&counts));
+        let result = flow
+            .run(framer.into(), origin, &mut delivery)
+            .and_then(|counts| delivery.check(&counts));
         signalled(&pulse, quiet_if_reader_left(result.map_err(Failure::into_error)))
     }
 }
@@ -108,7 +110,7 @@ fn show(
     let flow = flow(config, queries, Bounds::Stream, pulse);
     let flow = Flow { judge: judge.as_deref(), ..flow };
     let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
-    let result = flow.run(framer.into(), origin, &mut shown);
-    let result = result.and_then(|counts| shown.finish(&counts));
+    let result =
+        flow.run(framer.into(), origin, &mut shown).and_then(|counts| shown.finish(&counts));
     quiet_if_reader_left(result.map_err(Failure::into_error))
 }

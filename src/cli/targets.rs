@@ -125,8 +125,10 @@ impl Held {
                 self.may_make(&path, owned, &way(&name))
             }
         });
-        let paths = views.iter().map(|view| (&view.path, view.name.clone()));
-        let paths = paths.chain(finals.iter().map(|made| (&made.path, "NAME".to_owned())));
+        let paths = views
+            .iter()
+            .map(|view| (&view.path, view.name.clone()))
+            .chain(finals.iter().map(|made| (&made.path, "NAME".to_owned())));
         for (path, name) in paths {
             self.locks.extend(locks(&config.absolute(path), &way(&name))?);
         }

@@ -18,7 +18,8 @@ pub struct Verify {
 impl Verify {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
-        let (mut problems, mut written) = (0_u64, Ok(()));
+        let mut problems = 0_u64;
+        let mut written = Ok(());
         // What is found counts, whether or not anybody reads on.
         let looked = verify(&config, self.deep, &mut |problem| {
             problems += 1;

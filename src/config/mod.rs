@@ -190,7 +190,8 @@ impl Config {
         }
         self.check_own_files()?;
         let Some(directory) = &self.directory else { return Ok(()) };
-        let (archive, results) = (self.archive(), self.results());
+        let archive = self.archive();
+        let results = self.results();
         let places = [
             ("output.path", output),
             ("rejects.path", self.rejects.as_deref()),

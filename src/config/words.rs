@@ -82,8 +82,7 @@ pub fn explain(text: &str, key: Option<&str>, span: Option<&Range<usize>>, said:
         return unknown("value", rest);
     }
     if said.starts_with("data did not match any variant") {
-        let found = found(text, key).map(|found| format!("found {found}, "));
-        let found = found.unwrap_or_default();
+        let found = found(text, key).map(|found| format!("found {found}, ")).unwrap_or_default();
         return format!("{found}expected a text in quotes or {{ env = \"NAME\" }}");
     }
     let expected = allowed(key).map_or_else(|| plain(&said), str::to_owned);

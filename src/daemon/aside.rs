@@ -22,13 +22,15 @@ impl Aside {
 
 impl fmt::Display for Aside {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
+        let parts: Vec<_> = [
             (self.files, "files were set aside as failed-*"),
             (self.groups, "groups were left out of views"),
             (self.views, "views are stopped"),
-        ];
-        let parts = parts.into_iter().filter(|(count, _)| *count > 0);
-        let parts: Vec<_> = parts.map(|(count, what)| format!("{count} {what}")).collect();
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
         to.write_str(&parts.join("; "))
     }
 }

@@ -35,7 +35,8 @@ impl Job {
     /// a failure that concerns more than its file ends the group.
     pub(super) fn gather(&mut self, pulse: &Pulse) -> (Vec<Prepared>, Option<Failure>) {
         let started = Instant::now();
-        let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut group = Vec::new();
+        let mut bytes = 0;
         let closed = match self.pipeline.views.closed(&self.pipeline.ledger) {
             Ok(closed) => closed,
             Err(failure) => return (group, Some(failure)),
@@ -157,7 +158,8 @@ impl Job {
         }
         let alone = |input| preparation.prepare(input, None);
         std::thread::scope(|scope| {
-            let (mut threads, mut left) = (Vec::new(), inputs.into_iter());
+            let mut threads = Vec::new();
+            let mut left = inputs.into_iter();
             while left.len() > 0 {
                 let mine = Mutex::new(left.by_ref().take(share).collect::<Vec<Input>>());
                 let mine = Arc::new(mine);

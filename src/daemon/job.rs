@@ -89,7 +89,8 @@ impl Job {
             let destination = Destination::File(path);
             Output { target, destination, header }
         };
-        let (destination, header_of) = (output.clone(), header.clone());
+        let destination = output.clone();
+        let header_of = header.clone();
         let mut outputs = vec![Output { target: targets[0], destination, header: header_of }];
         outputs.push(file((targets[1], rejects.clone(), Vec::new())));
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
@@ -98,8 +99,10 @@ impl Job {
         let mut source = open_source(&config, directory, &mut ledger, setting)?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
-        let parts = output.is_folder().then(|| sweep(&ledger, output.path(), WAITING, least));
-        let parts = parts.transpose()?;
+        let parts = output
+            .is_folder()
+            .then(|| sweep(&ledger, output.path(), WAITING, least))
+            .transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
         let mut pipeline =
@@ -218,8 +221,8 @@ impl Job {
             tracing::warn!("an earlier output was taken away: only what is there now counts");
         }
         let output = config.output_path().unwrap_or(Path::new("/"));
-        let closed = closed.iter().map(|rotated| output.with_file_name(&rotated.name));
-        let closed: Vec<_> = closed.collect();
+        let closed: Vec<_> =
+            closed.iter().map(|rotated| output.with_file_name(&rotated.name)).collect();
         let read = |number| queries.read_for_view(number, config, &closed, pulse);
         while pipeline.rebuild_view(staging, source.as_mut(), read)? {}
         Ok(())

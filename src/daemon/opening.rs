@@ -155,7 +155,8 @@ pub fn open_source(
     }
     let network = config.network_file_system();
     let watching = watch(config, directory, setting, network).map_err(Failure::Fatal)?;
-    let (rules, shares_clock) = (config.rules.clone(), network.is_none());
+    let rules = config.rules.clone();
+    let shares_clock = network.is_none();
     let mut source =
         FolderSource::open(directory, rules, watching, shares_clock, compression::plain)?;
     source.archive_by(open_archive(config, ledger)?);

@@ -27,7 +27,8 @@ pub fn open(mut config: Config, setting: &Setting) -> anyhow::Result<Option<Daem
         if !passes || setting.until == Until::Drained {
             return Err(error);
         }
-        let (text, seconds) = (format!("{error:#}"), pause.as_secs_f64());
+        let text = format!("{error:#}");
+        let seconds = pause.as_secs_f64();
         tracing::error!(error = text, seconds, "paused; nothing is lost, trying again");
         tell(&config, setting, &text);
         match wait(setting, pause) {

@@ -43,7 +43,8 @@ impl Builder {
             Type::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             Type::Date => Self::Date(Date32Builder::with_capacity(rows)),
             Type::Timestamp | Type::Timestamptz => {
-                let (data_type, last) = (kind.data_type(), timestamp::Last::default());
+                let data_type = kind.data_type();
+                let last = timestamp::Last::default();
                 let builder = TimestampMicrosecondBuilder::with_capacity(rows);
                 Self::Timestamp(builder.with_data_type(data_type), last)
             }

@@ -41,7 +41,8 @@ pub struct Csv {
 
 impl Default for Csv {
     fn default() -> Self {
-        let (unknown, columns) = (Unknown::Ignore, Columns::default());
+        let unknown = Unknown::Ignore;
+        let columns = Columns::default();
         Self { header: true, delimiter: ',', unknown, columns, blank_is_null: false }
     }
 }
@@ -169,14 +170,15 @@ impl Decoder {
     pub fn decode(&self, block: &[u8], max_record: usize) -> Decoded {
         // One look at all of it is less work than one at each field.
         let text = std::str::from_utf8(block).ok();
-        let (mut cut, mut filled) = (self.look(block), Filled::default());
-        filled.is_as_written = self.is_whole() && cut.is_bare && block.ends_with(b"\n");
+        let mut cut = self.look(block);
+        let is_as_written = self.is_whole() && cut.is_bare && block.ends_with(b"\n");
+        let mut filled = Filled { is_as_written, ..Filled::default() };
         while cut.at < block.len() {
             self.cut(block, max_record, TOGETHER, &mut cut);
             if filled.builders.is_empty() {
-                // Those behind will be about as long.
-                let behind = cut.rows.len() * (block.len() - cut.at).div_ceil(cut.at);
-                let rows = cut.rows.len() + behind;
+                // Those that follow will be about as long.
+                let more = cut.rows.len() * (block.len() - cut.at).div_ceil(cut.at);
+                let rows = cut.rows.len() + more;
                 let columns = self.columns.iter();
                 filled.builders = columns.map(|(_, kind)| Builder::new(*kind, rows)).collect();
             }
@@ -253,7 +255,9 @@ impl Decoder {
     fn cut_plain(&self, block: &[u8], max_record: usize, wanted: usize, cut: &mut Cut) {
         let delimiter = self.dialect.delimiter;
         let from = cut.at;
-        let (mut start, mut at, mut before) = (from, from, cut.fields.len());
+        let mut start = from;
+        let mut at = from;
+        let mut before = cut.fields.len();
         let is_open = !block.is_empty() && !block.ends_with(b"\n");
         let last = is_open.then_some(block.len());
         let rest = block.get(from..).unwrap_or_default();
@@ -476,8 +480,10 @@ mod tests {
             width in 1_usize..4,
             wanted in 1_usize..4,
         ) {
-            let (decoder, block) = (decoder(&["a", "b", "c"][..width]), block.as_bytes());
-            let (mut plain, mut quoted) = (Cut::default(), Cut::default());
+            let decoder = decoder(&["a", "b", "c"][..width]);
+            let block = block.as_bytes();
+            let mut plain = Cut::default();
+            let mut quoted = Cut::default();
             while plain.at < block.len() {
                 decoder.cut_plain(block, 10, plain.rows.len() + wanted, &mut plain);
             }

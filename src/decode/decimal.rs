@@ -34,7 +34,8 @@ pub fn parse(text: &[u8]) -> Option<(f64, usize)> {
     }
     let integer = leading(integer, point) << (8 * (8 - point));
     let behind = negative + point + 1;
-    let (high, low) = (digits(window, behind)?, digits(window, behind + 8)?);
+    let high = digits(window, behind)?;
+    let low = digits(window, behind + 8)?;
     let high_length = first(no_digits(high));
     let low_length = if high_length == 8 { first(no_digits(low)) } else { 0 };
     let high = value(leading(high, high_length));
@@ -112,7 +113,8 @@ fn leading(word: u64, bytes: usize) -> u64 {
 #[inline]
 fn value(digits: u64) -> u64 {
     let pairs = digits * 10 + (digits >> 8);
-    let (even, odd) = (pairs & 0x0000_00ff_0000_00ff, (pairs >> 16) & 0x0000_00ff_0000_00ff);
+    let even = pairs & 0x0000_00ff_0000_00ff;
+    let odd = (pairs >> 16) & 0x0000_00ff_0000_00ff;
     let value = even
         .wrapping_mul(100 + (1_000_000 << 32))
         .wrapping_add(odd.wrapping_mul(1 + (10_000 << 32)));

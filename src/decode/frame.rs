@@ -296,10 +296,12 @@ impl<'a> Framer<'a> {
         let block = self.pending.get(..cut)?;
         let limit = self.framing.max_record;
         // A record begins at `start`: what is before it is not looked at again.
-        let (mut behind, mut start) = (0, 0);
+        let mut behind = 0;
+        let mut start = 0;
         loop {
             let (from, to) = find_record(block.get(behind..)?, marker)?;
-            let (from, to) = (from + behind, to + behind);
+            let from = from + behind;
+            let to = to + behind;
             start = match self.framing.dialect {
                 Some(dialect) if start < from => dialect.begin_from(block, start, from, limit),
                 Some(_) => start,

@@ -57,7 +57,8 @@ impl Inferred {
 
     /// The format with these columns.
     pub fn into_format(self) -> Format {
-        let (delimiter, columns) = (self.delimiter, self.columns);
+        let delimiter = self.delimiter;
+        let columns = self.columns;
         match self.format {
             "csv" => Format::Csv(Csv { delimiter, columns, ..Csv::default() }),
             // It states its own columns, each time that it is read.

@@ -64,7 +64,9 @@ impl Decoder {
         let rows = block.len() / (8 * self.columns.len().max(1)) + 1;
         let mut builders: Vec<_> =
             self.columns.iter().map(|(_, kind)| Builder::new(*kind, rows)).collect();
-        let (mut rejects, mut positions, mut lines) = (Vec::new(), Vec::new(), 0);
+        let mut rejects = Vec::new();
+        let mut positions = Vec::new();
+        let mut lines = 0;
         let mut row: Vec<Option<Cell<'_>>> = Vec::new();
         for (number, line) in frame::lines(block) {
             lines = number;
@@ -157,7 +159,8 @@ impl<'a> Visitor<'a> for Object<'a, '_> {
         let columns = &self.decoder.columns;
         // Keys mostly come in the order of the columns.
         let mut expected = 0;
-        let (mut unknown, mut known) = (HashSet::new(), false);
+        let mut unknown = HashSet::new();
+        let mut known = false;
         while let Some(Key(key)) = map.next_key::<Key<'a>>()? {
             let is = |at: &usize| columns.get(*at).is_some_and(|(name, _)| *name == key);
             let found = Some(expected)

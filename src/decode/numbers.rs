@@ -21,7 +21,8 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
     // Most numbers take more than sixteen bytes; fewer only cost a reallocation.
     let mut numbers = Vec::with_capacity(block.len() / 16);
     let mut rejects = Vec::new();
-    let (mut rest, mut lines) = (block, 0);
+    let mut rest = block;
+    let mut lines = 0;
     while !rest.is_empty() {
         lines += 1;
         if let Some((number, behind)) = fast_line(rest, max_record) {
@@ -76,8 +77,7 @@ fn batch(numbers: Vec<f64>) -> RecordBatch {
 /// The grammar is that of `CPython`'s `float_from_string` (Objects/floatobject.c): surrounding white
 /// space, any Unicode decimal digits, underscores between digits, `inf`, `infinity` and `nan`.
 pub fn parse(text: &[u8]) -> Option<f64> {
-    let text = std::str::from_utf8(text).ok()?;
-    let text = text.trim_matches(is_python_space);
+    let text = std::str::from_utf8(text).ok()?.trim_matches(is_python_space);
     let mut plain = String::with_capacity(text.len());
     let mut previous = ' ';
     for character in text.chars() {

@@ -97,7 +97,8 @@ impl Parquet {
     /// Reads these files, one after the other; errors name the file. The columns must be given.
     pub fn chain(&self, paths: Vec<PathBuf>) -> Reader {
         let schema = Some(self.columns.schema());
-        let (parquet, waiting) = (self.clone(), paths.into());
+        let parquet = self.clone();
+        let waiting = paths.into();
         Reader { parquet, schema, current: None, waiting, records: 0 }
     }
 
@@ -142,11 +143,11 @@ impl Parquet {
         }
         if self.columns.is_empty() {
             let field = |field: &Arc<Field>| {
-                let kind = Type::of(field.data_type()).map(Type::data_type);
-                let kind = kind.unwrap_or_else(|| match field.data_type() {
-                    DataType::BinaryView => DataType::Binary,
-                    other => other.clone(),
-                });
+                let kind = match (Type::of(field.data_type()), field.data_type()) {
+                    (Some(kind), _) => kind.data_type(),
+                    (None, DataType::BinaryView) => DataType::Binary,
+                    (None, other) => other.clone(),
+                };
                 Field::new(field.name(), kind, true)
             };
             let fields: Vec<_> = found.fields().iter().map(field).collect();
@@ -155,8 +156,11 @@ impl Parquet {
         }
         let mut roots = Vec::with_capacity(self.columns.0.len());
         for (name, wanted) in &self.columns.0 {
-            let at = found.fields().iter().position(|field| field.name() == name);
-            let at = at.ok_or_else(|| format!("has no column `{name}`"))?;
+            let at = found
+                .fields()
+                .iter()
+                .position(|field| field.name() == name)
+                .ok_or_else(|| format!("has no column `{name}`"))?;
             let kind = found.field(at).data_type();
             if !widens(kind, *wanted) {
                 let kind = Type::of(kind).map_or_else(|| kind.to_string(), |kind| kind.to_string());
@@ -409,7 +413,8 @@ impl ChunkReader for Part {
     type T = BufReader<At>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let (file, left) = (self.file.clone(), self.size.saturating_sub(start));
+        let file = self.file.clone();
+        let left = self.size.saturating_sub(start);
         let failed = self.failed.clone();
         Ok(BufReader::with_capacity(READ_BYTES, At { file, place: start, left, failed }))
     }

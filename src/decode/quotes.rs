@@ -66,7 +66,8 @@ impl Field {
     /// Where they stand.
     #[inline]
     pub fn range(self) -> Range<usize> {
-        let (start, length) = (self.start as usize, (self.packed & (DOUBLED - 1)) as usize);
+        let start = self.start as usize;
+        let length = (self.packed & (DOUBLED - 1)) as usize;
         start..start + length
     }
 
@@ -92,7 +93,8 @@ impl Dialect {
         whole: bool,
         mut field: impl FnMut(Field),
     ) -> End {
-        let (mut at, mut broken_fields) = (start, 0);
+        let mut at = start;
+        let mut broken_fields = 0;
         loop {
             let Some(rest) = block.get(at..) else { return End::Unknown };
             if at - start > limit {
@@ -151,7 +153,9 @@ impl Dialect {
 
     /// Where the quoted field closes whose text begins at `from`.
     fn closing(self, block: &[u8], record: usize, from: usize, limit: usize) -> Closing {
-        let (mut at, mut doubled, mut has_break) = (from, false, false);
+        let mut at = from;
+        let mut doubled = false;
+        let mut has_break = false;
         loop {
             let rest = block.get(at..).unwrap_or_default();
             let found =

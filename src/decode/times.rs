@@ -43,7 +43,8 @@ fn signed(text: &str) -> Option<i32> {
     let mut parts = rest.splitn(3, '-');
     let digits = parts.next().filter(|digits| digits.len() >= 4)?;
     let year = i64::from(number(digits)?) * if sign == "-" { -1 } else { 1 };
-    let (month, day) = (unsigned(parts.next()?)?, unsigned(parts.next()?)?);
+    let month = unsigned(parts.next()?)?;
+    let day = unsigned(parts.next()?)?;
     let in_era = i32::try_from(year.rem_euclid(400)).ok()?;
     let date = NaiveDate::from_ymd_opt(in_era, month, day)?;
     let days = year.div_euclid(400) * ERA + i64::from(date.num_days_from_ce() - EPOCH);
@@ -55,7 +56,9 @@ fn signed(text: &str) -> Option<i32> {
 pub fn timestamp(text: &str) -> Option<i64> {
     let (date, rest) = text.split_at_checked(10)?;
     let [_, _, _, _, b'-', _, _, b'-', _, _] = date.as_bytes() else { return None };
-    let (year, month, day) = (date.get(..4)?, date.get(5..7)?, date.get(8..)?);
+    let year = date.get(..4)?;
+    let month = date.get(5..7)?;
+    let day = date.get(8..)?;
     let date = NaiveDate::from_ymd_opt(number(year)?, unsigned(month)?, unsigned(day)?)?;
     let Some(rest) = rest.strip_prefix(['T', 't', ' ']) else {
         let midnight = date.and_time(NaiveTime::default());
@@ -94,7 +97,9 @@ fn time_of_day(text: &str) -> Option<(NaiveTime, &str)> {
         Some(fraction) => fraction_of(fraction)?,
         None => (0, rest),
     };
-    let (hour, minute, second) = (unsigned(hour)?, unsigned(minute)?, unsigned(second)?);
+    let hour = unsigned(hour)?;
+    let minute = unsigned(minute)?;
+    let second = unsigned(second)?;
     let time = match second {
         // As chrono has it: the 59th, and more than a second.
         60 => NaiveTime::from_hms_nano_opt(hour, minute, 59, 1_000_000_000 + nanos),

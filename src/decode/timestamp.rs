@@ -28,7 +28,8 @@ pub fn parse(text: &[u8]) -> Option<i64> {
     }
     let [century, year, month] = [head[0], head[2], head[5]].map(u32::from);
     let [day, hour, minute] = [middle[0], middle[3], middle[6]].map(u32::from);
-    let (year, second) = (century * 100 + year, u32::from(tail[1]));
+    let year = century * 100 + year;
+    let second = u32::from(tail[1]);
     let is_month = month.wrapping_sub(1) < 12;
     let is_day = day.wrapping_sub(1) < days_in(year, month);
     if !is_month || !is_day || hour > 23 || minute > 59 || second > 59 {
@@ -98,7 +99,8 @@ fn days_in(year: u32, month: u32) -> u32 {
 fn days(year: u32, month: u32, day: u32) -> i64 {
     // Four hundred years more, so that nothing is negative.
     let year = year + 400 - u32::from(month <= 2);
-    let (era, year_of_era) = (year / 400, year % 400);
+    let era = year / 400;
+    let year_of_era = year % 400;
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     i64::from(era * 146_097 + day_of_era) - 146_097 - 719_468

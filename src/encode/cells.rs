@@ -234,7 +234,8 @@ const DAY_MICROS: i64 = 86_400_000_000;
 fn timestamp(micros: i64, out: &mut Vec<u8>) {
     date(micros.div_euclid(DAY_MICROS), out);
     let micros = micros.rem_euclid(DAY_MICROS);
-    let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
+    let seconds = micros / 1_000_000;
+    let fraction = micros % 1_000_000;
     // Less than a day.
     let seconds = u32::try_from(seconds).unwrap_or_default();
     let [hour, minute, second] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(two_digits);
@@ -272,13 +273,15 @@ fn date(days: i64, out: &mut Vec<u8>) {
 /// that multiplications do. Only the century is found in 64 bits.
 fn civil(days: i64) -> (i64, u32, u32) {
     let quarters = 4 * (days + 719_468) + 3;
-    let (century, rest) = (quarters.div_euclid(146_097), quarters.rem_euclid(146_097));
+    let century = quarters.div_euclid(146_097);
+    let rest = quarters.rem_euclid(146_097);
     let day_of_century = u32::try_from(rest / 4).unwrap_or_default();
     let quarters = u64::from(4 * day_of_century + 3) * 2_939_745;
     let [year, part] = [quarters >> 32, quarters & 0xffff_ffff];
     let day_of_year = u32::try_from(part / 2_939_745 / 4).unwrap_or_default();
     let months = 2141 * day_of_year + 197_913;
-    let (month, day) = (months >> 16, (months & 0xffff) / 2141 + 1);
+    let month = months >> 16;
+    let day = (months & 0xffff) / 2141 + 1;
     // The years begin with March.
     let is_next = day_of_year >= 306;
     let year = 100 * century + year.cast_signed() + i64::from(is_next);
@@ -340,7 +343,9 @@ mod tests {
     fn every_day_is_the_one_after_the_day_before() {
         let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
         // From a year before the calendar to one behind four digits, each day counted by hand.
-        let (mut year, mut month, mut day) = (-4800, 1, 1);
+        let mut year = -4800;
+        let mut month = 1;
+        let mut day = 1;
         let begins = -719_528 - 4800 * 365 - 1164;
         for days in begins..2_940_000 {
             assert_eq!(civil(days), (year, month, day), "{days}");

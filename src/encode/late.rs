@@ -22,7 +22,10 @@ struct Object<'a> {
 /// in the text and whole in a `*_base64` field beside it.
 pub fn encode(name: &[u8], late: &Late, out: &mut Vec<u8>) {
     let ((file, file_base64), (raw, raw_base64)) = (text(name), text(&late.raw));
-    let (file, raw, view, watermark) = (&file, &raw, &late.view, &late.watermark);
+    let file = &file;
+    let raw = &raw;
+    let view = &late.view;
+    let watermark = &late.watermark;
     let object = Object { file, file_base64, line: late.line, view, watermark, raw, raw_base64 };
     write_line(&object, out);
 }

@@ -98,8 +98,12 @@ impl Encoder {
             cast_with_options(column, field.data_type(), &safe)
                 .map_err(|error| format!("column `{}`: {error}", field.name()))
         };
-        let columns = records.columns().iter().zip(self.schema.fields()).map(cast);
-        let columns = columns.collect::<Result<_, _>>()?;
+        let columns = records
+            .columns()
+            .iter()
+            .zip(self.schema.fields())
+            .map(cast)
+            .collect::<Result<_, _>>()?;
         let schema = self.schema.clone();
         let records = RecordBatch::try_new_with_options(schema, columns, &options);
         self.writer.write(&records.map_err(|error| error.to_string())?).map_err(said)?;

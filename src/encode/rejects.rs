@@ -23,7 +23,9 @@ struct Object<'a> {
 pub fn encode(name: &[u8], reject: &Reject, out: &mut Vec<u8>) {
     let ((file, file_base64), (raw, raw_base64)) = (text(name), text(&reject.raw));
     let Reject { line, truncated, .. } = *reject;
-    let (file, raw, reason) = (&file, &raw, &reject.reason);
+    let file = &file;
+    let raw = &raw;
+    let reason = &reject.reason;
     let object = Object { file, file_base64, line, reason, raw, raw_base64, truncated };
     write_line(&object, out);
 }

@@ -183,8 +183,8 @@ impl AggregateUDFImpl for Exact {
     }
 
     fn accumulator(&self, arguments: AccumulatorArgs) -> Fallible<Box<dyn Accumulator>> {
-        let inputs = arguments.expr_fields.iter().map(|field| field.data_type().clone());
-        let inputs: Vec<_> = inputs.collect();
+        let inputs: Vec<_> =
+            arguments.expr_fields.iter().map(|field| field.data_type().clone()).collect();
         if self.kind == Kind::Correlation && arguments.is_distinct {
             return not_impl_err!("`corr(distinct ..)`");
         }
@@ -394,10 +394,10 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
         filter: Option<&BooleanArray>,
         total: usize,
     ) -> Fallible<()> {
-        let values = values.first().ok_or_else(lost)?;
-        let values = values.as_primitive::<T>();
+        let values = values.first().ok_or_else(lost)?.as_primitive::<T>();
         self.totals.resize(total, T::Total::default());
-        let (totals, mut is_counted) = (&mut self.totals, true);
+        let totals = &mut self.totals;
+        let mut is_counted = true;
         self.nulls.accumulate(groups, values, filter, total, |group, value| {
             let Some(total) = totals.get_mut(group) else { return };
             match T::add(*total, value) {

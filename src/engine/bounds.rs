@@ -71,14 +71,18 @@ impl ScalarUDFImpl for Bound {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Fallible<ColumnarValue> {
-        let constants = arguments.args.iter().skip(1).map(|value| match value {
-            ColumnarValue::Scalar(ScalarValue::Int64(Some(value))) => Ok(*value),
-            _ => Err(DataFusionError::Execution("a window is no constant".to_owned())),
-        });
-        let constants = constants.collect::<Fallible<Vec<_>>>()?;
+        let constants = arguments
+            .args
+            .iter()
+            .skip(1)
+            .map(|value| match value {
+                ColumnarValue::Scalar(ScalarValue::Int64(Some(value))) => Ok(*value),
+                _ => Err(DataFusionError::Execution("a window is no constant".to_owned())),
+            })
+            .collect::<Fallible<Vec<_>>>()?;
         let window = of_constants(&constants)?;
-        let times = arguments.args.first().ok_or_else(|| odd(&[]))?;
-        let times = times.to_array(arguments.number_rows)?;
+        let times =
+            arguments.args.first().ok_or_else(|| odd(&[]))?.to_array(arguments.number_rows)?;
         let size = if self.is_end { window.size() } else { 0 };
         let bound = |at: i64| window.pane(at).saturating_add(size);
         let times = times.as_primitive::<TimestampMicrosecondType>();

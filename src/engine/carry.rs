@@ -57,7 +57,8 @@ fn carry(plan: &LogicalPlan, table: &str) -> Option<(LogicalPlan, Column)> {
             Some((plan, column))
         }
         LogicalPlan::Join(join) => {
-            let (left, right) = (carry(&join.left, table), carry(&join.right, table));
+            let left = carry(&join.left, table);
+            let right = carry(&join.right, table);
             let ((left, right), column) = match (left, right) {
                 (Some((left, column)), None) => ((left, join.right.as_ref().clone()), column),
                 (None, Some((right, column))) => ((join.left.as_ref().clone(), right), column),

@@ -78,8 +78,11 @@ impl ScalarUDFImpl for Quotient {
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Fallible<ColumnarValue> {
         let rows = arguments.number_rows;
-        let arrays = arguments.args.iter().map(|value| value.to_array(rows));
-        let arrays = arrays.collect::<Fallible<Vec<ArrayRef>>>()?;
+        let arrays = arguments
+            .args
+            .iter()
+            .map(|value| value.to_array(rows))
+            .collect::<Fallible<Vec<ArrayRef>>>()?;
         let [dividends, divisors] = arrays.as_slice() else {
             return Err(failed("a quotient has two sides".to_owned()));
         };
@@ -111,13 +114,15 @@ fn quotient(dividend: i128, divisor: i128, shift: i16) -> Fallible<i128> {
         return Err(failed("division by zero".to_owned()));
     }
     let power = I256::from(10).checked_pow(shift.unsigned_abs().into()).ok_or_else(too_large)?;
-    let (wide, divisor) = (I256::from_i128(dividend), I256::from_i128(divisor));
+    let wide = I256::from_i128(dividend);
+    let divisor = I256::from_i128(divisor);
     let (wide, divisor) = if shift < 0 {
         (Some(wide), divisor.checked_mul(power))
     } else {
         (wide.checked_mul(power), Some(divisor))
     };
-    let (wide, divisor) = (wide.ok_or_else(too_large)?, divisor.ok_or_else(too_large)?);
+    let wide = wide.ok_or_else(too_large)?;
+    let divisor = divisor.ok_or_else(too_large)?;
     let (whole, rest) = (
         wide.checked_div(divisor).ok_or_else(too_large)?,
         wide.checked_rem(divisor).ok_or_else(too_large)?,

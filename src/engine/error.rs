@@ -49,8 +49,9 @@ impl Problem {
     /// The engine has given up, with these words.
     pub fn panicked(words: &(dyn std::any::Any + Send)) -> Self {
         let owned = words.downcast_ref::<String>().map(String::as_str);
-        let words = owned.or_else(|| words.downcast_ref::<&str>().copied());
-        let words = words.unwrap_or("it does not say why");
+        let words = owned
+            .or_else(|| words.downcast_ref::<&str>().copied())
+            .unwrap_or("it does not say why");
         Self::new(format!("the engine gave up: {words}"))
     }
 
@@ -76,9 +77,10 @@ impl Problem {
             "Arrow error: ",
         ]
         .iter()
-        .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text));
-        let message = message.replace("This feature is not implemented: ", "not implemented: ");
-        let (transient, is_inability) = (is_io(root), is_inability(root));
+        .fold(text.as_str(), |text, prefix| text.strip_prefix(prefix).unwrap_or(text))
+        .replace("This feature is not implemented: ", "not implemented: ");
+        let transient = is_io(root);
+        let is_inability = is_inability(root);
         Self { message: message.replace('\n', " "), transient, is_inability }
     }
 

@@ -101,8 +101,11 @@ impl ScalarUDFImpl for ToTimestamp {
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Fallible<ColumnarValue> {
         let rows = arguments.number_rows;
-        let arrays = arguments.args.iter().map(|value| value.to_array(rows));
-        let arrays = arrays.collect::<Fallible<Vec<ArrayRef>>>()?;
+        let arrays = arguments
+            .args
+            .iter()
+            .map(|value| value.to_array(rows))
+            .collect::<Fallible<Vec<ArrayRef>>>()?;
         let (first, formats) = arrays.split_first().ok_or_else(|| failed("no argument".into()))?;
         let times: TimestampMicrosecondArray = match first.data_type() {
             DataType::Utf8 if formats.is_empty() => {
@@ -114,8 +117,9 @@ impl ScalarUDFImpl for ToTimestamp {
                     if texts.is_null(row) {
                         return Ok(None);
                     }
-                    let formats = formats.iter().map(AsArray::as_string::<i32>);
                     let formats: Vec<&str> = formats
+                        .iter()
+                        .map(AsArray::as_string::<i32>)
                         .filter(|format| !format.is_null(row))
                         .map(|format| format.value(row))
                         .collect();

@@ -51,7 +51,9 @@ const TOGETHER: usize = 512;
 impl Groups {
     /// None yet.
     pub fn new() -> Self {
-        let (keys, seen, hashing) = (Rows::default(), Rows::default(), RandomState::default());
+        let keys = Rows::default();
+        let seen = Rows::default();
+        let hashing = RandomState::default();
         Self { keys, heads: Vec::new(), buckets: vec![Bucket::default(); 2], hashing, seen }
     }
 

@@ -177,7 +177,8 @@ impl Engine {
     /// The context of an execution. A plan holds its functions itself.
     fn task(&self, feed: Feed) -> TaskContext {
         let config = self.context.copied_config().with_extension(Arc::new(feed));
-        let (session, runtime) = (self.context.session_id(), self.context.runtime_env());
+        let session = self.context.session_id();
+        let runtime = self.context.runtime_env();
         let (scalar, higher, aggregate, window) = Default::default();
         TaskContext::new(None, session, config, scalar, higher, aggregate, window, runtime)
     }
@@ -236,7 +237,8 @@ impl Query {
     ) -> Result<Self, Problem> {
         let state = engine.context.state();
         let statement = Statement::parse(&state, sql, table)?;
-        let (engine, plan) = (engine.clone(), RwLock::default());
+        let engine = engine.clone();
+        let plan = RwLock::default();
         let query = Self { engine, statement, table, carries: false, plan };
         if let Some(schema) = schema {
             query.keep(query.planned_for(schema, Utc::now())?);

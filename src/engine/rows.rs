@@ -90,8 +90,13 @@ pub fn order(keys: &[&[u8]]) -> Vec<usize> {
         let key: [u8; LOOK] = padded(key);
         differ.iter_mut().zip(key.iter().zip(&first)).for_each(|(differ, (a, b))| *differ |= a ^ b);
     }
-    let places = differ.iter().enumerate().filter(|(_, differ)| **differ != 0);
-    let places: Vec<usize> = places.map(|(place, _)| place).take(8).collect();
+    let places: Vec<usize> = differ
+        .iter()
+        .enumerate()
+        .filter(|(_, differ)| **differ != 0)
+        .map(|(place, _)| place)
+        .take(8)
+        .collect();
     let numbered = |(row, key): (usize, &&[u8])| {
         let byte = |place: &usize| u64::from(key.get(*place).copied().unwrap_or_default());
         (places.iter().fold(0, |number, place| number << 8 | byte(place)), row)

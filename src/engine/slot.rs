@@ -79,7 +79,8 @@ impl Feed {
     pub fn kept(self, memory: usize) -> Result<Self, Problem> {
         let source = self.source.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Source::Sent(Some(batches)) = source else { return Ok(Self { source: source.into() }) };
-        let (mut held, mut bytes) = (Vec::new(), 0);
+        let mut held = Vec::new();
+        let mut bytes = 0;
         for batch in until_end(batches) {
             let batch = batch.map_err(|error| Problem::of(&error))?;
             bytes += batch.get_array_memory_size();

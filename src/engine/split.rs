@@ -95,8 +95,11 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
 
 /// The same node over what its one input becomes.
 fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), Problem> {
-    let input = plan.inputs().first().map(|input| (*input).clone());
-    let input = input.ok_or_else(|| Problem::new("the query reads no table"))?;
+    let input = plan
+        .inputs()
+        .first()
+        .map(|input| (*input).clone())
+        .ok_or_else(|| Problem::new("the query reads no table"))?;
     let (aggregate, upper) = descend(input, asked)?;
     let expressions = plan.expressions();
     let upper = plan.with_new_exprs(expressions, vec![upper]);
@@ -107,14 +110,17 @@ fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), P
 fn groups(schema: &DFSchema) -> Result<LogicalPlan, Problem> {
     let slot = Slot::table(columns(schema.as_arrow()))?;
     let scan = LogicalPlanBuilder::scan(GROUPS, provider_as_source(Arc::new(slot)), None)?;
-    let named = schema.iter().enumerate().map(|(number, (qualifier, field))| {
-        let column = Expr::Column(Column::new(Some(GROUPS), format!("c{number}")));
-        match qualifier {
-            Some(qualifier) => column.alias_qualified(Some(qualifier.clone()), field.name()),
-            None => column.alias(field.name()),
-        }
-    });
-    let named: Vec<_> = named.collect();
+    let named: Vec<_> = schema
+        .iter()
+        .enumerate()
+        .map(|(number, (qualifier, field))| {
+            let column = Expr::Column(Column::new(Some(GROUPS), format!("c{number}")));
+            match qualifier {
+                Some(qualifier) => column.alias_qualified(Some(qualifier.clone()), field.name()),
+                None => column.alias(field.name()),
+            }
+        })
+        .collect();
     Ok(scan.project(named)?.build()?)
 }
 
@@ -131,7 +137,9 @@ pub fn narrowed(aggregate: Aggregate) -> Result<Aggregate, Problem> {
     let read = read.into_iter().map(Expr::Column).collect();
     let input = Projection::try_new(read, aggregate.input.clone());
     let input = Arc::new(LogicalPlan::Projection(input?));
-    let (schema, groups, functions) = (aggregate.schema, aggregate.group_expr, aggregate.aggr_expr);
+    let schema = aggregate.schema;
+    let groups = aggregate.group_expr;
+    let functions = aggregate.aggr_expr;
     Ok(Aggregate::try_new_with_schema(input, groups, functions, schema)?)
 }
 

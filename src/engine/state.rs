@@ -51,7 +51,8 @@ pub fn can_hold(data_type: &DataType) -> bool {
 /// The bytes of these rows of the columns.
 pub fn encode(columns: &[ArrayRef], rows: impl ExactSizeIterator<Item = usize>) -> Result<Rows> {
     let columns: Vec<_> = columns.iter().map(Column::of).collect();
-    let (total, mut encoded) = (rows.len(), Rows::with_room(rows.len()));
+    let total = rows.len();
+    let mut encoded = Rows::with_room(rows.len());
     for row in rows {
         encoded.push_with(|out| columns.iter().try_for_each(|column| column.write(row, out)))?;
         if encoded.len() == 1 {
@@ -269,7 +270,8 @@ fn read(bytes: &mut &[u8], data_type: &DataType) -> Result<ScalarValue> {
         DataType::Int64 => ScalarValue::Int64(Some(signed!(i64))),
         DataType::Date32 => ScalarValue::Date32(Some(signed!(i32))),
         DataType::Timestamp(unit, zone) => {
-            let (value, zone) = (Some(signed!(i64)), zone.clone());
+            let value = Some(signed!(i64));
+            let zone = zone.clone();
             match unit {
                 TimeUnit::Second => ScalarValue::TimestampSecond(value, zone),
                 TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(value, zone),
@@ -303,8 +305,8 @@ fn read(bytes: &mut &[u8], data_type: &DataType) -> Result<ScalarValue> {
         }
         DataType::List(field) => {
             let length = u32::from_be_bytes(array(bytes)?);
-            let values = (0..length).map(|_| read(bytes, field.data_type()));
-            let values = values.collect::<Result<Vec<_>>>()?;
+            let values =
+                (0..length).map(|_| read(bytes, field.data_type())).collect::<Result<Vec<_>>>()?;
             ScalarValue::List(ScalarValue::new_list(&values, field.data_type(), true))
         }
         other => return Err(odd(other)),

@@ -51,8 +51,10 @@ impl Statement {
             look.hide = POSITION.to_vec();
             let _ = ast.visit(&mut look);
         }
-        let (wants_position, wants_time) = (look.position, look.time);
-        let (sql, table) = (sql.to_owned(), table.to_owned());
+        let wants_position = look.position;
+        let wants_time = look.time;
+        let sql = sql.to_owned();
+        let table = table.to_owned();
         Ok(Self { sql, table, parsed, wants_position, wants_time })
     }
 
@@ -156,8 +158,7 @@ fn exclude(excluded: &mut Option<ExcludeSelectItem>, names: Vec<ObjectName>) {
         Some(ExcludeSelectItem::Single(name)) => vec![name],
         Some(ExcludeSelectItem::Multiple(names)) => names,
     };
-    let added = names.into_iter().filter(|name| !all.contains(name));
-    let added: Vec<_> = added.collect();
+    let added: Vec<_> = names.into_iter().filter(|name| !all.contains(name)).collect();
     all.extend(added);
     *excluded = Some(ExcludeSelectItem::Multiple(all));
 }

@@ -24,7 +24,9 @@ impl Query {
         for records in samples(&planned.schema) {
             let ready = self.at(now_ms, None)?;
             let positions = (0..records.num_rows()).map(|_| 1).collect();
-            let (rejects, lines, positions) = (Vec::new(), 1, Some(positions));
+            let rejects = Vec::new();
+            let lines = 1;
+            let positions = Some(positions);
             let decoded = Decoded { records, rejects, lines, positions, is_as_written: false };
             let records = ready.bind(decoded, "", 0);
             able(Problem::guard(|| ready.apply(records)))?;

@@ -22,14 +22,17 @@ pub fn written(plan: LogicalPlan) -> Fallible<LogicalPlan> {
     if kinds.iter().all(Option::is_none) {
         return Ok(plan);
     }
-    let columns = schema.iter().zip(kinds).map(|((qualifier, field), kind)| {
-        let column = Expr::Column(Column::from((qualifier, field.as_ref())));
-        match kind {
-            Some(kind) => cast(column, kind).alias_qualified(qualifier.cloned(), field.name()),
-            None => column,
-        }
-    });
-    let columns: Vec<Expr> = columns.collect();
+    let columns: Vec<Expr> = schema
+        .iter()
+        .zip(kinds)
+        .map(|((qualifier, field), kind)| {
+            let column = Expr::Column(Column::from((qualifier, field.as_ref())));
+            match kind {
+                Some(kind) => cast(column, kind).alias_qualified(qualifier.cloned(), field.name()),
+                None => column,
+            }
+        })
+        .collect();
     LogicalPlanBuilder::from(plan).project(columns)?.build()
 }
 

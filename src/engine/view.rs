@@ -161,8 +161,11 @@ impl View {
         let asked = definition.asked;
         let context = engine.context.state();
         let explain = |error| statement.explain(&error);
-        let plan = context.statement_to_plan(statement.parsed()).await;
-        let plan = plan.and_then(types::with_times).map_err(explain)?;
+        let plan = context
+            .statement_to_plan(statement.parsed())
+            .await
+            .and_then(types::with_times)
+            .map_err(explain)?;
         let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
         let Split { aggregate, upper } = split::split(plan.map_err(explain)?, asked)?;
         let windowed = bounds::find(&aggregate, definition.event_time)?;
@@ -219,7 +222,8 @@ impl View {
             schema.fields().split_at_checked(self.keys).unwrap_or((schema.fields(), &[]));
         let is_odd = |field: &&Arc<Field>| !state::can_hold(field.data_type());
         if let Some(key) = keys.iter().find(is_odd) {
-            let (name, kind) = (key.name(), type_name(key.data_type()));
+            let name = key.name();
+            let kind = type_name(key.data_type());
             return Err(Problem::new(format!("`{name}` is a {kind}, which cannot make groups")));
         }
         for aggregate in &self.aggregates {
@@ -359,13 +363,15 @@ impl View {
 impl Source {
     fn of(definition: Definition<'_>) -> Self {
         let Definition { sql, schema, asked, event_time, allow_unbounded } = definition;
-        let (sql, schema) = (sql.to_owned(), schema.clone());
+        let sql = sql.to_owned();
+        let schema = schema.clone();
         Self { sql, schema, asked, event_time: event_time.map(str::to_owned), allow_unbounded }
     }
 
     fn definition(&self) -> Definition<'_> {
         let Self { sql, schema, asked, event_time, allow_unbounded } = self;
-        let (asked, allow_unbounded) = (*asked, *allow_unbounded);
+        let asked = *asked;
+        let allow_unbounded = *allow_unbounded;
         Definition { sql, schema, asked, event_time: event_time.as_deref(), allow_unbounded }
     }
 }

@@ -104,7 +104,8 @@ fn in_from(factor: &mut TableFactor) -> Result<(), Problem> {
         _ => return Err(usage(&name)),
     };
     let window = window.map_err(|error| Problem::new(format!("`{name}`: {error}")))?;
-    let (start, end) = (call(START, &time, window), call(END, &time, window));
+    let start = call(START, &time, window);
+    let end = call(END, &time, window);
     let sql = format!("SELECT *, {start} AS {START}, {end} AS {END} FROM {table}");
     let subquery = parsed(&sql)?.parse_query().map_err(ours)?;
     let last = table.rsplit('.').next().unwrap_or(&table);
@@ -132,7 +133,8 @@ fn in_group_by(query: &mut Query) -> Result<(), Problem> {
             return Err(Problem::new("a query can have one window"));
         }
         let make = |function| parsed(&call(function, &time, window))?.parse_expr().map_err(ours);
-        let (start, end) = (make(START)?, make(END)?);
+        let start = make(START)?;
+        let end = make(END)?;
         kept.extend([start.clone(), end.clone()]);
         found = Some((start, end));
     }
@@ -308,8 +310,8 @@ fn length(expr: &Expr) -> Result<i64, Problem> {
             "found {expr}, expected a length of time such as interval '5 minutes'"
         ))
     };
-    let interval = text.and_then(|text| parse_interval_month_day_nano(&text).ok());
-    let interval = interval.ok_or_else(odd)?;
+    let interval =
+        text.and_then(|text| parse_interval_month_day_nano(&text).ok()).ok_or_else(odd)?;
     if interval.months != 0 {
         return Err(Problem::new(format!(
             "{expr} is not always as long: expected days, hours, minutes or seconds"

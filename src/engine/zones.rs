@@ -287,7 +287,8 @@ mod tests {
             ("month", "9999-12-30T23:59:59Z", "9999-12-01T00:00:00Z", "9999-11-30T23:00:00Z"),
             ("year", "1600-05-05T05:05:05Z", "1600-01-01T00:00:00Z", "1599-12-31T23:06:32Z"),
         ] {
-            let (named, time) = (Unit::named(unit).unwrap(), micros(time));
+            let named = Unit::named(unit).unwrap();
+            let time = micros(time);
             assert_eq!(named.of(time, None).unwrap(), micros(utc), "{unit}");
             assert_eq!(named.of(time, Some(zone)).unwrap(), micros(berlin), "{unit}");
         }

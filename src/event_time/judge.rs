@@ -76,7 +76,8 @@ pub struct Judged {
 impl Judge {
     /// By the event time in the column of this name and place, at this time of the clock.
     pub fn new(event_time: &EventTime, column: usize, now: Option<i64>, marks: Marks) -> Self {
-        let (name, max_future) = (event_time.column.clone(), event_time.max_future);
+        let name = event_time.column.clone();
+        let max_future = event_time.max_future;
         Self { column, name, now, max_future, marks: Mutex::new(Arc::new(marks)) }
     }
 
@@ -107,7 +108,8 @@ impl Judge {
     /// Judges records.
     pub fn judge(&self, records: RecordBatch) -> Judged {
         let times = self.times(&records);
-        let (marks, latest) = (self.marks(), self.latest());
+        let marks = self.marks();
+        let latest = self.latest();
         let bad = |time: Option<i64>| time.is_none_or(|time| time > latest);
         let mut rejected = Vec::new();
         if times.null_count() > 0 || times.values().iter().any(|time| *time > latest) {
@@ -136,7 +138,8 @@ impl Judge {
         match time {
             None => format!("the event time `{name}` is NULL"),
             Some(time) => {
-                let (time, ahead) = (text(time), humantime::format_duration(self.max_future.0));
+                let time = text(time);
+                let ahead = humantime::format_duration(self.max_future.0);
                 format!("the event time `{name}` is {time}, more than {ahead} ahead of the clock")
             }
         }

@@ -34,10 +34,9 @@ impl Ledger {
             WHERE name = ? AND inode = ? AND quarantined IS NULL ORDER BY sequence DESC LIMIT 1";
         let mut newest: Option<Archive> = None;
         for name in names {
-            let found = self.connection.query_row(
-                select,
-                params![name.as_bytes(), inode.cast_signed()],
-                |row| {
+            let found = self
+                .connection
+                .query_row(select, params![name.as_bytes(), inode.cast_signed()], |row| {
                     let size: u64 = row.get(2)?;
                     let noted: Option<u64> = row.get(5)?;
                     Ok(Archive {
@@ -52,9 +51,9 @@ impl Ledger {
                         size: noted.unwrap_or(size),
                         is_noted: noted.is_some(),
                     })
-                },
-            );
-            let found = found.optional().map_err(failure)?;
+                })
+                .optional()
+                .map_err(failure)?;
             newest = newest.into_iter().chain(found).max_by_key(|archive| archive.sequence);
         }
         Ok(newest)

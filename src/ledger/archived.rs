@@ -19,7 +19,8 @@ pub(super) fn put(connection: &Connection, named: &[Named]) -> rusqlite::Result<
         connection.prepare_cached("INSERT OR REPLACE INTO archived_name VALUES (?, ?, ?, ?, ?)")?;
     for Named { sequence, stands, name, inode, beside } in named {
         let beside = beside.as_ref().map(|name| name.as_bytes());
-        let (stands, inode) = (number_of(*stands), inode.cast_signed());
+        let stands = number_of(*stands);
+        let inode = inode.cast_signed();
         insert.execute(params![sequence, stands, name.as_bytes(), inode, beside])?;
     }
     Ok(())

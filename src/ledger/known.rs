@@ -44,14 +44,16 @@ impl KnownView {
         path: &Path,
         job: (u64, u64),
     ) -> rusqlite::Result<Self> {
-        let (kept, was) = (kept(connection, name)?, written(connection, name)?);
+        let kept = kept(connection, name)?;
+        let was = written(connection, name)?;
         let there = format_at(connection, name, path)?;
         Ok(Self { name: name.to_owned(), kept, was, there, job })
     }
 
     /// Whether the view can continue as `now`, and how.
     pub fn becomes(self, now: &Continued<'_>, continues: Continues) -> Rewritten {
-        let (kept, meaning) = (self.kept.as_ref(), (now.signature, continues));
+        let kept = self.kept.as_ref();
+        let meaning = (now.signature, continues);
         let (last, written) = self.job;
         let job = (last, (now.begins_now, written));
         if let Some(message) = refuses(&self.name, kept, meaning, job) {
@@ -79,7 +81,8 @@ fn kept(connection: &Connection, name: &str) -> rusqlite::Result<Option<Kept>> {
             AND NOT EXISTS (SELECT 1 FROM state_change WHERE view = view.id)
         FROM view WHERE name = ?";
     let row = |row: &rusqlite::Row<'_>| {
-        let (signature, seen) = (row.get(0)?, row.get(1)?);
+        let signature = row.get(0)?;
+        let seen = row.get(1)?;
         Ok(Kept { signature, seen, is_free: row.get(2)?, is_empty: row.get(3)? })
     };
     connection.query_row(select, [name], row).optional()
@@ -109,7 +112,8 @@ impl Written {
     /// Whether a view can be written like this after it `was` written like that. `there` is the format of the
     /// records in the file, where results are appended to it.
     fn follows(&self, name: &str, was: Option<Self>, there: Option<String>) -> Rewritten {
-        let (path, is) = (self.path.display(), &self.format);
+        let path = self.path.display();
+        let is = &self.format;
         let is_there = || self.path.metadata().is_ok_and(|there| there.len() > 0);
         if let Some(there) = there.filter(|there| there != is && is_there()) {
             return Rewritten::Refused(format!(

@@ -166,11 +166,14 @@ impl Ledger {
             let (last, watermark) = last.optional()?.unwrap_or((0, None));
             let tally = Tally::at(&connection, i64::MAX)?;
             let path = path.clone();
-            let (positions, views) = (HashMap::new(), Vec::new());
-            let (recent, reached) = (Recent::load(&connection)?, progress::load(&connection)?);
+            let positions = HashMap::new();
+            let views = Vec::new();
+            let recent = Recent::load(&connection)?;
+            let reached = progress::load(&connection)?;
             let file = path.metadata()?;
             let identity = (file.dev(), file.ino());
-            let (claim, formats) = (None, Vec::new());
+            let claim = None;
+            let formats = Vec::new();
             Ok(Self {
                 connection,
                 path,
@@ -270,27 +273,34 @@ impl Ledger {
         settled: &Settled,
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
-        let (mut positions, mut sequence) = (before.clone(), self.last);
-        let (mut watermark, mut tally) = (self.watermark, self.tally);
+        let mut positions = before.clone();
+        let mut sequence = self.last;
+        let mut watermark = self.watermark;
+        let mut tally = self.tally;
         let mut committed = Vec::with_capacity(group.len());
         for mut batch in group {
             sequence += 1;
             watermark = batch.watermark.or(watermark);
             batch.watermark = watermark;
             tally.add(&batch);
-            let starts = batch.additions.iter_mut().map(|addition| {
-                let position =
-                    positions.entry(addition.target).or_insert(Position { generation: 0, end: 0 });
-                let start = *position;
-                addition.place(start.end);
-                position.end += addition.length;
-                start
-            });
-            let starts = starts.collect();
+            let starts = batch
+                .additions
+                .iter_mut()
+                .map(|addition| {
+                    let position = positions
+                        .entry(addition.target)
+                        .or_insert(Position { generation: 0, end: 0 });
+                    let start = *position;
+                    addition.place(start.end);
+                    position.end += addition.length;
+                    start
+                })
+                .collect();
             committed.push(Committed { sequence, batch, starts });
         }
         let moved = progress::after(&self.reached, &committed)?;
-        let (open, mut recent) = (self.views.clone(), std::mem::take(&mut self.recent));
+        let open = self.views.clone();
+        let mut recent = std::mem::take(&mut self.recent);
         let first = Recent::first(&mut states);
         let has_room = recent.has_room(&first);
         let done = self.transact(|connection| {

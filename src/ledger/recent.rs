@@ -151,7 +151,8 @@ pub fn merged<Key: Ord, Value>(
     earlier: impl Iterator<Item = (Key, Value)>,
     later: impl Iterator<Item = (Key, Value)>,
 ) -> impl Iterator<Item = (Key, Value)> {
-    let (mut earlier, mut later) = (earlier.peekable(), later.peekable());
+    let mut earlier = earlier.peekable();
+    let mut later = later.peekable();
     std::iter::from_fn(move || {
         let Some((next, _)) = later.peek() else { return earlier.next() };
         if let Some(before) = earlier.next_if(|(key, _)| key < next) {
@@ -186,7 +187,8 @@ fn read<'a>(changes: &mut &'a [u8]) -> Option<(&'a [u8], Option<&'a [u8]>)> {
         *changes = rest;
         Some(u32::from_be_bytes(*length))
     };
-    let (key, value) = (length()?, length()?);
+    let key = length()?;
+    let value = length()?;
     let key = changes.split_off(..key as usize)?;
     if value == REMOVED {
         return Some((key, None));
@@ -305,7 +307,8 @@ mod tests {
             below in key(),
         ) {
             let state = tempfile::tempdir().unwrap();
-            let (mut opened, mut model) = (open(state.path()), Model::new());
+            let mut opened = open(state.path());
+            let mut model = Model::new();
             for step in steps {
                 opened = apply(step, state.path(), opened, &mut model);
                 let (ledger, views) = &opened;

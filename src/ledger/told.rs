@@ -163,7 +163,8 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::migrate(&mut connection).unwrap();
         let told = |number: u64| {
-            let (group, reason) = (number.to_string(), "bad".to_owned());
+            let group = number.to_string();
+            let reason = "bad".to_owned();
             Told {
                 view: ViewId(1 + number.cast_signed() % 2),
                 what: What::LeftOut { group, reason },

@@ -35,7 +35,8 @@ pub struct StatePut<'a> {
 impl Ledger {
     /// The stored facts about the view of this name, which is to be written to `path`.
     pub fn known_view(&self, name: &str, path: &Path) -> Result<KnownView> {
-        let (last, written) = (self.last_sequence(), self.tally.written);
+        let last = self.last_sequence();
+        let written = self.tally.written;
         KnownView::read(&self.connection, name, path, (last, written)).map_err(failure)
     }
 
@@ -228,15 +229,15 @@ impl Ledger {
             let mut statement = self.connection.prepare_cached(select)?;
             let bounds = params![view.0, from, below];
             let mut rows = statement.query(bounds)?;
-            let changed = merged(self.recent.range(view, from, below), later);
-            let mut changed = changed.peekable();
+            let mut changed = merged(self.recent.range(view, from, below), later).peekable();
             let mut give = |(key, value): (&[u8], Option<&[u8]>)| {
                 if let Some(value) = value {
                     take(key, value);
                 }
             };
             while let Some(row) = rows.next()? {
-                let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+                let key = row.get_ref(0)?.as_blob()?;
+                let value = row.get_ref(1)?.as_blob()?;
                 while let Some(before) = changed.next_if(|(changed, _)| *changed < key) {
                     give(before);
                 }
@@ -283,7 +284,9 @@ pub(super) fn put<'a>(
     let mut one = connection
         .prepare_cached("INSERT OR REPLACE INTO state (view, key, value) VALUES (?, ?, ?)")?;
     let mut remove = connection.prepare_cached("DELETE FROM state WHERE view = ? AND key = ?")?;
-    let (mut last, mut is_new, mut waiting) = (None, false, Vec::new());
+    let mut last = None;
+    let mut is_new = false;
+    let mut waiting = Vec::new();
     for state in states {
         if last.replace(state.view) != Some(state.view) {
             is_new = is_empty(connection, state.view)?;

@@ -41,7 +41,8 @@ pub struct Earlier {
 impl Earlier {
     /// Loads the last files from the ledger; `requeued` has the requests to repeat one.
     pub fn load(ledger: &Ledger, policy: Duplicates, requeued: Requeued) -> Result<Self> {
-        let (known, order) = (HashMap::new(), BTreeMap::new());
+        let known = HashMap::new();
+        let order = BTreeMap::new();
         let mut earlier = Self { policy, known, order, requeued };
         let rows = if earlier.decides() { u64::MAX } else { KNOWN_MAX as u64 };
         ledger.last_contents(rows, |hash, sequence, seen| {
@@ -94,7 +95,8 @@ impl Earlier {
 
     /// A microbatch was committed.
     pub fn note(&mut self, committed: &Committed) {
-        let (batch, seen) = (committed.batch(), committed.sequence());
+        let batch = committed.batch();
+        let seen = committed.sequence();
         let content = content(&batch.identity.hash);
         match batch.duplicate_of {
             // It keeps the microbatch that it was a duplicate of.

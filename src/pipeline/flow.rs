@@ -131,8 +131,11 @@ impl Flow<'_> {
             // An empty file, where each file brings its own columns.
             return Ok(Counts::default());
         }
-        let query = self.query.map(|query| query.at(origin.now_ms, input.schema())).transpose();
-        let query = query.map_err(work::failure)?;
+        let query = self
+            .query
+            .map(|query| query.at(origin.now_ms, input.schema()))
+            .transpose()
+            .map_err(work::failure)?;
         if query.as_ref().is_some_and(Ready::wants_position) {
             input.count_lines();
         }
@@ -320,7 +323,8 @@ impl Flow<'_> {
         counts: &mut Counts,
     ) -> Result<()> {
         let dead = || Failure::fatal("a worker thread died");
-        let (mut given, mut collected) = (0, 0);
+        let mut given = 0;
+        let mut collected = 0;
         let mut next = Some(first);
         let mut output = Vec::new();
         while next.is_some() || collected < given {

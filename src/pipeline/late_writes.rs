@@ -54,8 +54,12 @@ impl LateWrites {
     }
 
     fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
-        let due = self.files.iter().filter(|(_, due)| **due <= now).map(|(path, _)| path.clone());
-        let due: Vec<_> = due.collect();
+        let due: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, due)| **due <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
         self.files.retain(|_, due| *due > now);
         due
     }
@@ -70,7 +74,8 @@ impl Pipeline {
             match self.late_write(&path, source) {
                 Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
                 Err(failure) => {
-                    let (file, error) = (path.display().to_string(), failure.into_error());
+                    let file = path.display().to_string();
+                    let error = failure.into_error();
                     tracing::warn!(file, error = %format!("{error:#}"), "its rest is not set aside yet");
                     self.late_writes.files.insert(path, now + AGAIN);
                 }
@@ -98,7 +103,8 @@ impl Pipeline {
         let begins = begins_with(&file, archive.identity.size, archive.identity.hash);
         let grew = begins.map_err(|error| Failure::Transient(error.into()))?;
         let from = if grew { archive.size } else { 0 };
-        let (sequence, home) = (archive.sequence, home_of(source, &archive.name)?);
+        let sequence = archive.sequence;
+        let home = home_of(source, &archive.name)?;
         let rest = stamp.size.saturating_sub(from);
         let mut named = Vec::new();
         if rest > REST_MAX {
@@ -174,8 +180,8 @@ fn tell(path: &Path, microbatch: u64) {
 /// The folder that an input of this name comes from.
 fn home_of(source: &FolderSource, name: &OsStr) -> Result<crate::durable::Dir> {
     let name: OsString = name.to_owned();
-    let parent = input::open_parent(source.folder(), &name);
-    let parent = parent.map_err(|error| Failure::Transient(error.into()))?;
+    let parent = input::open_parent(source.folder(), &name)
+        .map_err(|error| Failure::Transient(error.into()))?;
     Ok(match parent {
         Some(dir) => dir,
         None => crate::durable::Dir::open(source.folder().path())?,

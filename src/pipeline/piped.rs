@@ -32,11 +32,14 @@ impl Flow<'_> {
     ) -> Result<Counts> {
         let back = decode_of(self.encode);
         let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
-        let (encode, taps) = (self.encode, self.taps);
+        let encode = self.encode;
+        let taps = self.taps;
         let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
-        let (mut fed, mut collected, mut complaints) = (Counts::default(), Counts::default(), 0);
+        let mut fed = Counts::default();
+        let mut collected = Counts::default();
+        let mut complaints = 0;
         let ends = Ends {
             feed: |pipe: &mut dyn Write| {
                 // A file is read to its end whether or not the command does that: whether it is whole, and which
@@ -82,7 +85,8 @@ impl Flow<'_> {
         drains: bool,
         counts: &mut Counts,
     ) -> Result<()> {
-        let (mut is_open, mut reads_on) = (false, true);
+        let mut is_open = false;
+        let mut reads_on = true;
         while let Some((bytes, paused)) = input.next_bytes().map_err(unreadable)? {
             self.check_stop()?;
             reads_on = reads_on && give(pipe, &bytes, paused)?;

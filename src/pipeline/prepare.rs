@@ -200,19 +200,7 @@ impl Preparation<'_> {
         let microbatch = Some(input.expected);
         let about = About { file: input.name(), path: &path, microbatch };
         let origin = Origin { file: &file, now_ms: at_ms, about };
-        let counts = if self.flow.decode.needs_file() {
-            let (file, _) = input.opened().ok_or_else(|| Failure::fatal("messages are no file"))?;
-            let mut whole = Whole { input, hash: &mut hash, left: size, at: 0 };
-            io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
-            let blocks = self.flow.decode.open(file, size).map_err(unreadable)?;
-            let blocks = blocks.ok_or_else(|| Failure::fatal("a format lost its file"))?;
-            flow.run(blocks, origin, &mut staged)?
-        } else {
-            let whole = Whole { input, hash: &mut hash, left: size, at: 0 };
-            let (reader, about) = self.plain(input, whole)?;
-            let framer = Framer::bounded(reader, self.flow.framing, about);
-            flow.run(framer.into(), origin, &mut staged)?
-        };
+        let counts = self.read(input, &flow, origin, &mut hash, &mut staged)?;
         if counts.written > 0 {
             staged.end()?;
         }
@@ -240,6 +228,35 @@ impl Preparation<'_> {
             ..Microbatch::empty(input.name().to_owned(), identity, at_ms)
         };
         Ok((batch, counts.ended, tapped))
+    }
+
+    /// Runs the flow over the records of an input.
+    fn read(
+        &self,
+        input: &Input,
+        flow: &Flow<'_>,
+        origin: Origin<'_>,
+        hash: &mut blake3::Hasher,
+        staged: &mut Staged<'_>,
+    ) -> Result<Counts> {
+        let size = input.size();
+        if self.flow.decode.needs_file() {
+            let (file, _) = input.opened().ok_or_else(|| Failure::fatal("messages are no file"))?;
+            let mut whole = Whole { input, hash, left: size, at: 0 };
+            io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
+            let blocks = self
+                .flow
+                .decode
+                .open(file, size)
+                .map_err(unreadable)?
+                .ok_or_else(|| Failure::fatal("a format lost its file"))?;
+            flow.run(blocks, origin, staged)
+        } else {
+            let whole = Whole { input, hash, left: size, at: 0 };
+            let (reader, about) = self.plain(input, whole)?;
+            let framer = Framer::bounded(reader, self.flow.framing, about);
+            flow.run(framer.into(), origin, staged)
+        }
     }
 
     /// The plain bytes of an input, and about how many.

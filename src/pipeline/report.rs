@@ -24,7 +24,8 @@ fn report(committed: &Committed) -> Vec<u8> {
 pub fn log(committed: &Committed) {
     let batch = committed.batch();
     let file = crate::telemetry::text(&batch.name);
-    let (microbatch, bytes) = (committed.sequence(), batch.identity.size);
+    let microbatch = committed.sequence();
+    let bytes = batch.identity.size;
     if !batch.has_input() {
         tracing::info!(microbatch, "committed without a file");
         return;
@@ -34,8 +35,11 @@ pub fn log(committed: &Committed) {
         return;
     }
     let Some(reason) = &batch.quarantined else {
-        let (read, written, rejected) = (batch.read, batch.written, batch.rejected);
-        let (duplicate_of, again_of) = (batch.duplicate_of, batch.again_of);
+        let read = batch.read;
+        let written = batch.written;
+        let rejected = batch.rejected;
+        let duplicate_of = batch.duplicate_of;
+        let again_of = batch.again_of;
         tracing::info!(
             microbatch,
             file,
@@ -59,6 +63,7 @@ pub fn debt(committed: &Committed) -> Debt {
         Some(_) => Fate::Failed(report(committed)),
         None => Fate::Processed,
     };
-    let (name, identity) = (batch.name.clone(), batch.identity);
+    let name = batch.name.clone();
+    let identity = batch.identity;
     Debt { name, identity, home: batch.home, sequence: committed.sequence(), fate }
 }

@@ -49,7 +49,8 @@ impl Pipeline {
             match rotation.carry_out(&mut self.ledger) {
                 Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
                 Err(failure) => {
-                    let (output, error) = (path.display(), failure.into_error());
+                    let output = path.display();
+                    let error = failure.into_error();
                     tracing::warn!(%output, error = %format!("{error:#}"), "is not closed yet");
                 }
                 Ok(()) => {}

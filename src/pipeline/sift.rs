@@ -49,11 +49,15 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
         let raw = raw.get(..REJECT_RAW_BYTES).unwrap_or(&raw).to_vec();
         Reject { line: source.line(row), reason: reason.into(), raw, truncated }
     };
-    let told = judged.marks.rules.iter().map(|rule| -> (Arc<str>, Arc<str>) {
-        let mark = rule.mark.map(event_time::text).unwrap_or_default();
-        (rule.view.as_str().into(), mark.into())
-    });
-    let told: Vec<_> = told.collect();
+    let told: Vec<_> = judged
+        .marks
+        .rules
+        .iter()
+        .map(|rule| -> (Arc<str>, Arc<str>) {
+            let mark = rule.mark.map(event_time::text).unwrap_or_default();
+            (rule.view.as_str().into(), mark.into())
+        })
+        .collect();
     let late = |LateRow { row, view: number }: LateRow| {
         let (view, watermark) = told.get(number).cloned().unwrap_or_default();
         Late { view, watermark, number, line: source.line(row), raw: source.raw(row) }
@@ -104,7 +108,8 @@ impl<'a> Source<'a> {
     }
 
     fn as_written(&self, row: usize) -> Vec<u8> {
-        let (mut bytes, record) = (Vec::new(), self.records.slice(row, 1));
+        let mut bytes = Vec::new();
+        let record = self.records.slice(row, 1);
         let encode = if self.origins.encode.is_columnar() {
             encode::Format::Json {}
         } else {

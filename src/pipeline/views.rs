@@ -113,19 +113,22 @@ impl Views {
             let name = &definition.name;
             let (id, stopped) = ledger.view(name, definition.view.signature())?;
             ledger.writes_view(id, &definition.written())?;
-            let (is_stopped, left_out) = (stopped.is_some(), ledger.left_out(id)?);
+            let is_stopped = stopped.is_some();
+            let left_out = ledger.left_out(id)?;
             if let Some(reason) = stopped {
                 tracing::error!(view = name, reason, "{STOPPED}");
             }
-            let target = definition.appends().then(|| ledger.target(&definition.path));
-            let target = target.transpose()?;
+            let target =
+                definition.appends().then(|| ledger.target(&definition.path)).transpose()?;
             if let Some(target) = target {
                 ledger.writes(target, definition.encode.signature())?;
             }
             // What was committed last may not have been written.
             let due = (!definition.appends() && !is_stopped).then(Instant::now);
             let left_out = left_out.into_iter().filter(|_| definition.asked != Asked::Closed);
-            let (replaced, making, left_out) = (None, None, left_out.collect());
+            let replaced = None;
+            let making = None;
+            let left_out = left_out.collect();
             all.push(Open { definition, id, target, due, replaced, making, left_out, is_stopped });
         }
         Ok(Self { all, clock, late, idle_since: Some(Instant::now()), left_out: 0 })
@@ -229,7 +232,8 @@ impl Views {
             }
             let clock = self.clock.as_ref();
             let next = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
-            let (watermarks, ends) = ((watermark, next), prepared.ended);
+            let watermarks = (watermark, next);
+            let ends = prepared.ended;
             let is_whole = false;
             let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
             let mut additions = Vec::new();
@@ -270,17 +274,22 @@ impl Views {
             return Ok(());
         }
         let none = Changes::default();
-        let verdicts = self.all.iter().enumerate().map(|(number, open)| {
-            let Some(doubts) = tapped.doubts.get(number).filter(|doubts| !doubts.is_empty()) else {
-                return Ok(Vec::new().into_iter());
-            };
-            let delta = tapped.deltas.get(number).map(Vec::as_slice).unwrap_or_default();
-            let changes = step.changes.get(number).unwrap_or(&none);
-            let store = Overlay::new(step.ledger, open.id, changes)?;
-            let late = open.definition.view.are_late(doubts, delta, &store);
-            Ok(late.map_err(Stored::failure)?.into_iter())
-        });
-        let verdicts = verdicts.collect::<Result<_>>()?;
+        let verdicts = self
+            .all
+            .iter()
+            .enumerate()
+            .map(|(number, open)| {
+                let Some(doubts) = tapped.doubts.get(number).filter(|doubts| !doubts.is_empty())
+                else {
+                    return Ok(Vec::new().into_iter());
+                };
+                let delta = tapped.deltas.get(number).map(Vec::as_slice).unwrap_or_default();
+                let changes = step.changes.get(number).unwrap_or(&none);
+                let store = Overlay::new(step.ledger, open.id, changes)?;
+                let late = open.definition.view.are_late(doubts, delta, &store);
+                Ok(late.map_err(Stored::failure)?.into_iter())
+            })
+            .collect::<Result<_>>()?;
         late::leave_out(prepared, &tapped.late, verdicts, self.late, step.staging)
     }
 
@@ -293,7 +302,8 @@ impl Views {
         told: &[Told],
         additions: &mut Vec<Addition>,
     ) -> Result<(Vec<Changes>, Vec<Told>)> {
-        let (mut changed, mut more) = (Vec::with_capacity(self.all.len()), Vec::new());
+        let mut changed = Vec::with_capacity(self.all.len());
+        let mut more = Vec::new();
         for (number, open) in self.all.iter().enumerate() {
             let delta = deltas.get(number).map(Vec::as_slice).unwrap_or_default();
             let none = Changes::default();
@@ -369,7 +379,8 @@ impl Views {
         let changes = vec![Changes::default(); self.all.len()];
         let watermark = ledger.watermark();
         let watermarks = (watermark, watermark);
-        let (ends, is_whole) = (true, false);
+        let ends = true;
+        let is_whole = false;
         let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut additions = Vec::new();
         let (changed, told) = self.step(&step, &Vec::new(), &[], &mut additions)?;
@@ -406,8 +417,10 @@ impl Views {
         let watermark = ledger.watermark();
         let clock = self.clock.as_ref();
         let after = clock.map_or(watermark, |clock| clock.advance(watermark, tapped.latest));
-        let (changes, watermarks) = ([Changes::default()], (None, after));
-        let (ends, is_whole) = (false, true);
+        let changes = [Changes::default()];
+        let watermarks = (None, after);
+        let ends = false;
+        let is_whole = true;
         let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
         let mut overlay = Overlay::new(ledger, open.id, &changes[0])?;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();

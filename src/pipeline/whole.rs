@@ -80,7 +80,9 @@ fn collect(
     feed: Feed,
     delivery: &Mutex<&mut dyn Delivery>,
 ) -> Result<(u64, u64)> {
-    let (mut written, mut rejected, mut bytes) = (0, 0, Vec::new());
+    let mut written = 0;
+    let mut rejected = 0;
+    let mut bytes = Vec::new();
     let mut run = query.start(feed).map_err(failure)?;
     let go_on = || flow.check_stop().is_ok();
     while let Some(records) = run.next_batch(&go_on).or_else(|problem| {

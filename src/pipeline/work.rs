@@ -99,9 +99,14 @@ impl Work<'_> {
     /// The records of a block, and the rest of what is in it.
     fn decode(self, block: Block) -> (Worked, Option<Decoded>) {
         let Block { kind, bytes, records: given, paused, .. } = block;
-        let (output, rejects) = (Vec::new(), Vec::new());
-        let (records, written, lines, batch) = (0, 0, 1, None);
-        let (input, late) = (bytes, Vec::new());
+        let output = Vec::new();
+        let rejects = Vec::new();
+        let records = 0;
+        let written = 0;
+        let lines = 1;
+        let batch = None;
+        let input = bytes;
+        let late = Vec::new();
         let mut worked =
             Worked { kind, input, output, batch, rejects, late, records, written, lines, paused };
         let bytes = &worked.input;

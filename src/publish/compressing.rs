@@ -195,7 +195,8 @@ fn exchange(closed: &Closed, dir: &Dir, temporary: &OsStr) -> anyhow::Result<()>
     let packed = with(&closed.name, closed.how.suffix());
     if !is_it || !dir.rename_no_replace(temporary, dir, &packed)? {
         clear(dir, &closed.name)?;
-        let (packed, closed) = (packed.display(), closed.name.display());
+        let packed = packed.display();
+        let closed = closed.name.display();
         tracing::warn!(%packed, %closed, "is somebody else's; the closed output stays as it is");
         return Ok(());
     }
@@ -225,7 +226,8 @@ fn pack(mut source: impl Read, sink: &mut Counted<'_>, how: Compress) -> anyhow:
 
 /// Length and checksum of what is read.
 fn digest(mut reader: impl Read) -> io::Result<(u64, u32)> {
-    let (mut checksum, mut length) = (crc32fast::Hasher::new(), 0);
+    let mut checksum = crc32fast::Hasher::new();
+    let mut length = 0;
     let mut buffer = vec![0; PIECE];
     loop {
         let got = reader.read(&mut buffer)?;
@@ -300,7 +302,8 @@ mod tests {
 
     fn closed(folder: &Path, min_free: u64) -> Closed {
         let inode = std::fs::metadata(folder.join("closed.txt")).unwrap().ino();
-        let (folder, name) = (folder.to_owned(), "closed.txt".into());
+        let folder = folder.to_owned();
+        let name = "closed.txt".into();
         Closed { folder, name, inode, how: Compress::Gzip, min_free }
     }
 

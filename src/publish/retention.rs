@@ -35,7 +35,9 @@ pub fn prune(
     now_ms: i64,
 ) -> Result<Option<Duration>> {
     let oldest = ledger.oldest_rotations(target, STEP)?;
-    let (mut gone, mut stays, mut next) = (Vec::new(), None, None);
+    let mut gone = Vec::new();
+    let mut stays = None;
+    let mut next = None;
     for rotated in &oldest {
         let age = since(rotated.closed_ms, now_ms);
         let goes = match keep {

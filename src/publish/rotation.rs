@@ -230,7 +230,8 @@ impl Rotation {
             Err(error) => {
                 // The plain file is there, and complete.
                 let wait = AGAIN * (1 << self.failures.min(DOUBLED_MAX));
-                let (error, seconds) = (format!("{error:#}"), wait.as_secs());
+                let error = format!("{error:#}");
+                let seconds = wait.as_secs();
                 tracing::warn!(error, seconds, "trying again later");
                 self.failures += 1;
                 self.again = Some(Instant::now() + wait);
@@ -259,7 +260,8 @@ impl Rotation {
             Ok(wait) => wait,
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => {
-                let (output, error) = (self.path.display(), failure.into_error());
+                let output = self.path.display();
+                let error = failure.into_error();
                 tracing::warn!(%output, error = %format!("{error:#}"), "closed files stay for now");
                 Some(AGAIN)
             }
@@ -292,8 +294,9 @@ impl Rotation {
     /// `<stem>-<time>.<suffix>`, with a number after the time where that is taken.
     fn free_name(&self, dir: &Dir, now_ms: i64) -> Result<OsString> {
         let at = Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
-        let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at).to_string();
-        let time = time.replace(':', "-");
+        let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + at)
+            .to_string()
+            .replace(':', "-");
         for number in 0_u32.. {
             let mut name = self.path.file_stem().unwrap_or_default().to_owned();
             name.push(format!("-{time}"));
@@ -304,8 +307,10 @@ impl Rotation {
                 name.push(".");
                 name.push(suffix);
             }
-            let taken = [Some(""), self.rule.compress.map(Compress::suffix)];
-            let taken = taken.into_iter().flatten().map(|suffix| dir.stat(&with(&name, suffix)));
+            let taken = [Some(""), self.rule.compress.map(Compress::suffix)]
+                .into_iter()
+                .flatten()
+                .map(|suffix| dir.stat(&with(&name, suffix)));
             if taken.collect::<durable::Result<Vec<_>>>()?.iter().all(Option::is_none) {
                 return Ok(name);
             }
@@ -325,8 +330,8 @@ pub fn open(plain: &Path) -> io::Result<Option<(PathBuf, Box<dyn Read + Send>)>>
     let packed = [Compress::Gzip, Compress::Zstd]
         .map(|how| (PathBuf::from(with(plain.as_os_str(), how.suffix())), Some(how)));
     let hidden = plain.with_file_name(compressing::hidden(plain.file_name().unwrap_or_default()));
-    let names = std::iter::once((plain.to_owned(), None)).chain(packed).chain([(hidden, None)]);
-    let names: Vec<_> = names.collect();
+    let names: Vec<_> =
+        std::iter::once((plain.to_owned(), None)).chain(packed).chain([(hidden, None)]).collect();
     // A second time: one may take the place of the other in between.
     for (path, how) in names.iter().chain(&names) {
         let file = match File::open(path) {
@@ -353,7 +358,8 @@ mod tests {
         let ended = Arc::new(AtomicBool::new(false));
         let mut rotation =
             Rotation::new(Rule::default(), crate::microbatch::Target(1), Path::new("/o"));
-        let (stop, seen) = (rotation.stop.clone(), ended.clone());
+        let stop = rotation.stop.clone();
+        let seen = ended.clone();
         let work = move || {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::yield_now();
@@ -361,7 +367,8 @@ mod tests {
             seen.store(true, Ordering::Relaxed);
             Ok(())
         };
-        let (name, kept) = (OsString::from("closed"), Kept::Unknown);
+        let name = OsString::from("closed");
+        let kept = Kept::Unknown;
         let rotated = Rotated { generation: 0, name, inode: 1, closed_ms: 0, kept };
         rotation.compressing = Some((rotated, std::thread::spawn(work)));
         drop(rotation);

@@ -31,8 +31,7 @@ pub fn read(
     (closed, open): (&[PathBuf], &Path),
     pulse: &Pulse,
 ) -> Result<Tapped> {
-    let decode = output::read_back(config.written.output.format, schema);
-    let decode = decode.ok_or_else(|| {
+    let decode = output::read_back(config.written.output.format, schema).ok_or_else(|| {
         Failure::Bad("the output has a column that cannot be read back".to_owned())
     })?;
     let framing = output::framing(config, &decode);
@@ -42,7 +41,8 @@ pub fn read(
     let mut read = |blocks, path: &Path| -> Result<()> {
         let counts = flow.read(blocks, &mut back)?;
         if counts.rejected > 0 {
-            let (records, output) = (counts.rejected, path.display());
+            let records = counts.rejected;
+            let output = path.display();
             tracing::warn!(records, %output, "cannot be read back; the view is made without them");
         }
         Ok(())
@@ -75,8 +75,12 @@ impl Delivery for Back {
     }
 
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
-        let typed = self.schema.fields().iter().zip(records.columns());
-        let typed = typed.map(|(field, column)| cast(column, field.data_type()));
+        let typed = self
+            .schema
+            .fields()
+            .iter()
+            .zip(records.columns())
+            .map(|(field, column)| cast(column, field.data_type()));
         let columns = typed.collect::<std::result::Result<Vec<_>, _>>();
         let records =
             columns.and_then(|columns| RecordBatch::try_new(self.schema.clone(), columns));

@@ -200,7 +200,8 @@ impl Reference {
 
     fn refuse(&mut self, stamp: Stamp, error: &anyhow::Error) {
         if self.refused.replace(stamp) != Some(stamp) {
-            let (table, error) = (&self.table.name, format!("{error:#}"));
+            let table = &self.table.name;
+            let error = format!("{error:#}");
             tracing::error!(table, error, "cannot be used; the old one stays");
         }
     }

@@ -19,8 +19,8 @@ pub fn plan(
 ) -> Result<Vec<Definition>, Problem> {
     let mut all: Vec<Definition> = Vec::new();
     for (place, written) in config.written.view.iter().enumerate() {
-        let definition = plan_one(engine, config, written, output);
-        let definition = definition.map_err(|problem| problem.at(place))?;
+        let definition =
+            plan_one(engine, config, written, output).map_err(|problem| problem.at(place))?;
         if all.iter().any(|other| other.name == definition.name) {
             let message = format!("found `{}` twice, expected a name for each view", written.name);
             return Err(Problem::new("view.name", message).at(place));
@@ -87,7 +87,8 @@ fn plan_one(
                        \"complete\"";
         return Err(Problem::new("view.format", message));
     }
-    let (name, path) = (name.clone(), config.absolute(&written.path));
+    let name = name.clone();
+    let path = config.absolute(&written.path);
     let every = written.every.0;
     let begins_now = written.begin == Some(Begin::Now);
     Ok(Definition { name, view: Arc::new(view), asked, path, encode, every, begins_now })

@@ -93,7 +93,8 @@ impl LogSource {
 
     /// The next messages of all partitions; nothing where there are none.
     fn read(&mut self) -> Result<Option<Input>> {
-        let (mut bytes, mut progress) = (Vec::new(), Vec::new());
+        let mut bytes = Vec::new();
+        let mut progress = Vec::new();
         for (name, partition) in &mut self.partitions {
             let from = partition.next;
             for _ in 0..MESSAGES {

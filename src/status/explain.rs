@@ -89,7 +89,8 @@ fn became(
         Outcome::Quarantined => ("failed", Fate::Failed(Vec::new())),
         Outcome::WithoutFile => return Ok(None),
     };
-    let (action, target) = (config.written.done.action.clone(), config.archive());
+    let action = config.written.done.action.clone();
+    let target = config.archive();
     let is_deleted = action == Action::Delete && fate == Fate::Processed;
     let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
     let archiver = Archiver::open(action, target.as_deref(), look.archives(&config.state)?)?;

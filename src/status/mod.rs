@@ -130,7 +130,8 @@ impl Flow {
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
     fn of(tally: Tally, seconds: Option<f64>) -> Self {
         let rate = |amount: u64| seconds.map(|seconds| amount as f64 / seconds.max(1e-3));
-        let (bytes, records) = (rate(tally.bytes), rate(tally.read));
+        let bytes = rate(tally.bytes);
+        let records = rate(tally.read);
         Self { seconds, tally, bytes_per_second: bytes, records_per_second: records }
     }
 }
@@ -152,7 +153,8 @@ impl Status {
         let now_ms = now_ms();
         let look = Look::open(&config.state)?;
         let live = Live::read(&config.state);
-        let (runs, total) = (pid.is_some(), look.tally(i64::MAX)?);
+        let runs = pid.is_some();
+        let total = look.tally(i64::MAX)?;
         let unarchived = look.unarchived()?;
         let committed = unarchived.iter().map(|(_, name)| name.clone()).collect();
         // Nobody but the daemon knows more than a look at all of it.

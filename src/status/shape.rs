@@ -18,7 +18,8 @@ pub fn ago(ms: i64) -> String {
 /// For people: names and reasons with everything that a terminal would take for itself escaped.
 pub fn line(entry: &Entry) -> String {
     let Entry { sequence, bytes, read, written, rejected, late, .. } = entry;
-    let (at, file) = (time(entry.at_ms), telemetry::escaped(entry.name.as_encoded_bytes()));
+    let at = time(entry.at_ms);
+    let file = telemetry::escaped(entry.name.as_encoded_bytes());
     let what = match (&entry.reason, entry.outcome()) {
         (Some(reason), _) => {
             let reason = telemetry::escaped(reason.as_bytes());
@@ -35,7 +36,8 @@ pub fn line(entry: &Entry) -> String {
     let earlier =
         entry.duplicate_of.map(|earlier| format!(", the content of microbatch {earlier}"));
     let again = entry.again_of.map(|again| format!(", microbatch {again} again"));
-    let (earlier, again) = (earlier.unwrap_or_default(), again.unwrap_or_default());
+    let earlier = earlier.unwrap_or_default();
+    let again = again.unwrap_or_default();
     format!("{sequence}  {at}  {what}{earlier}{again}\n")
 }
 

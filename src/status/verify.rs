@@ -62,8 +62,8 @@ struct Closed {
 
 impl Closed {
     fn open(row: &TargetRow, rotated: &Rotated) -> anyhow::Result<Self> {
-        let file = rotation::open(&row.path.with_file_name(&rotated.name))?;
-        let file = file.map(|(path, reader)| -> (PathBuf, Box<dyn Read>) { (path, reader) });
+        let file = rotation::open(&row.path.with_file_name(&rotated.name))?
+            .map(|(path, reader)| -> (PathBuf, Box<dyn Read>) { (path, reader) });
         Ok(Self { generation: rotated.generation, file, at: 0, is_whole: true })
     }
 }
@@ -125,8 +125,8 @@ impl Audit<'_> {
         let length = file.as_ref().map(File::metadata).transpose()?.map_or(0, |file| file.len());
         // Of what was pruned it is not known where it ended.
         let mut end = (look.pruned()?.history == 0).then_some(0);
-        let rotated = look.rotated(row.target)?.into_iter();
-        let rotated: HashMap<u64, Rotated> = rotated.map(|of| (of.generation, of)).collect();
+        let rotated: HashMap<u64, Rotated> =
+            look.rotated(row.target)?.into_iter().map(|of| (of.generation, of)).collect();
         let mut closed: Option<Closed> = None;
         look.spans(row.target, |span| {
             if span.at.generation == row.next.generation {
@@ -145,7 +145,8 @@ impl Audit<'_> {
             Ok(())
         })?;
         if let Some(end) = end.filter(|end| *end < row.next.end) {
-            let (path, next) = (row.path.display(), row.next.end);
+            let path = row.path.display();
+            let next = row.next.end;
             self.tell(&format!(
                 "{path}: bytes {end} to {next} belong to no microbatch: the ledger has lost rows; \
                  restore the state directory"
@@ -185,7 +186,8 @@ impl Audit<'_> {
         closed.at = span.at.end + span.length;
         self.looked.bytes += span.length;
         if !closed.is_whole {
-            let (path, sequence) = (path.display(), span.sequence);
+            let path = path.display();
+            let sequence = span.sequence;
             let message = format!(
                 "{path} was changed or cut: it does not hold what microbatch {sequence} wrote; restore it"
             );
@@ -195,7 +197,9 @@ impl Audit<'_> {
 
     /// A span begins where the one before it ends, or after bytes that another program wrote.
     fn follows(&mut self, row: &TargetRow, span: SpanRow, end: &mut Option<u64>) {
-        let (path, from, to) = (row.path.display(), end.unwrap_or(span.at.end), span.at.end);
+        let path = row.path.display();
+        let from = end.unwrap_or(span.at.end);
+        let to = span.at.end;
         if from < to {
             self.tell(&format!(
                 "{path}: bytes {from} to {to} belong to no microbatch: another program wrote them, or \
@@ -218,8 +222,10 @@ impl Audit<'_> {
         file: &File,
         length: u64,
     ) -> anyhow::Result<()> {
-        let (path, sequence) = (row.path.display(), span.sequence);
-        let (start, end) = (span.at.end, span.at.end + span.length);
+        let path = row.path.display();
+        let sequence = span.sequence;
+        let start = span.at.end;
+        let end = span.at.end + span.length;
         if span.owed {
             return Ok(());
         }
@@ -252,7 +258,8 @@ impl Audit<'_> {
             checksum(&file, 0, length).with_context(|| format!("read {}", path.display()))?;
         self.looked.bytes += length;
         if (length, found) != (span.length, span.checksum) {
-            let (sequence, path) = (span.sequence, path.display());
+            let sequence = span.sequence;
+            let path = path.display();
             self.tell(&format!(
                 "{path} was changed: it is not what microbatch {sequence} wrote; restore it, or take the \
                  input again with `spoolmill requeue --again`"
@@ -263,15 +270,16 @@ impl Audit<'_> {
 
     /// The microbatches one after the other, and their inputs.
     fn history(&mut self, look: &Look) -> anyhow::Result<()> {
-        let unarchived = look.unarchived()?.into_iter().map(|(sequence, _)| sequence);
-        let unarchived: std::collections::HashSet<u64> = unarchived.collect();
+        let unarchived: std::collections::HashSet<u64> =
+            look.unarchived()?.into_iter().map(|(sequence, _)| sequence).collect();
         let config = self.config;
         let folder = Dir::open(config.directory.as_deref().unwrap_or(Path::new(".")))?;
         let action = config.written.done.action.clone();
         let known = look.archives(&config.state)?;
-        let archiver = Archiver::open(action, config.archive().as_deref(), known);
-        let archiver = archiver.context("open the archive")?;
-        let (mut last, pruned) = (None, look.pruned()?);
+        let archiver = Archiver::open(action, config.archive().as_deref(), known)
+            .context("open the archive")?;
+        let mut last = None;
+        let pruned = look.pruned()?;
         look.all(|entry| {
             // Up to where rows were pruned, those that are left have gaps.
             let expected = match last.map_or(entry.sequence, |last| last + 1) {
@@ -296,7 +304,8 @@ impl Audit<'_> {
             }
             Ok(())
         })?;
-        let (last, counted) = (last.unwrap_or(0), look.tally(i64::MAX)?.microbatches);
+        let last = last.unwrap_or(0);
+        let counted = look.tally(i64::MAX)?.microbatches;
         if counted != last {
             self.tell(&format!(
                 "the ledger ends with microbatch {last}, and has counted {counted}: it has lost rows; \
@@ -363,7 +372,8 @@ impl Audit<'_> {
     }
 
     fn content(&mut self, entry: &Entry, path: &Path) {
-        let (shown, sequence) = (escaped(path.as_os_str().as_encoded_bytes()), entry.sequence);
+        let shown = escaped(path.as_os_str().as_encoded_bytes());
+        let sequence = entry.sequence;
         match File::open(path).and_then(|file| crate::source::folder::input::hash(&file)) {
             Ok(hash) if hash == entry.identity.hash => {}
             Ok(_) => self.tell(&format!(

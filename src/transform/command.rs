@@ -208,7 +208,9 @@ where
     let started = Running::start(|| command.spawn(directory, about));
     let (mut child, running) = started.map_err(Failure::Transient)?;
     let flow = Flow::default();
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
     let family = Family { group: Pid::from_child(&child) };
     let watch = Watch::new(command, bounds, family, inode_of(stdin.as_ref()), &flow);
     let pumped = std::thread::scope(|scope| -> Result<_> {
@@ -293,7 +295,8 @@ fn complaints(
     mut pipe: impl Read,
     mut complain: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<Vec<u8>> {
-    let (mut line, mut tail) = (Vec::new(), Vec::new());
+    let mut line = Vec::new();
+    let mut tail = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     let mut outcome = Ok(());
     loop {

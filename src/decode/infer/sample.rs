@@ -83,8 +83,12 @@ pub fn csv(bytes: &[u8], whole: bool, said: u8) -> Result<(u8, Columns), String>
         others.filter(|other| is_table(bytes, whole, *other)).max_by_key(|other| one(*other));
     let delimiter = if width > 1 { said } else { other.unwrap_or(said) };
     let mut records = records(bytes, whole, delimiter);
-    let names = records.next().ok_or("the sample has no header")?;
-    let names: Vec<_> = names.into_iter().map(|field| quotes::name(field, bytes)).collect();
+    let names: Vec<_> = records
+        .next()
+        .ok_or("the sample has no header")?
+        .into_iter()
+        .map(|field| quotes::name(field, bytes))
+        .collect();
     let mut guesses = vec![Guess::default(); names.len()];
     for fields in records.take(RECORDS).filter(|fields| fields.len() == names.len()) {
         for (guess, field) in guesses.iter_mut().zip(fields) {
@@ -138,7 +142,8 @@ fn records(bytes: &[u8], whole: bool, delimiter: u8) -> impl Iterator<Item = Vec
 /// When no line is an object.
 pub fn json(bytes: &[u8], whole: bool) -> Result<Columns, String> {
     let end = if whole { bytes.len() } else { memchr::memrchr(b'\n', bytes).unwrap_or(0) };
-    let (mut names, mut guesses) = (HashMap::new(), Vec::new());
+    let mut names = HashMap::new();
+    let mut guesses = Vec::new();
     let mut is_object = false;
     for (_, line) in frame::lines(bytes.get(..end).unwrap_or_default()).take(RECORDS) {
         let Ok(Pairs(pairs)) = serde_json::from_slice(line) else { continue };

@@ -100,8 +100,10 @@ impl<T: Total> Averages<T> {
         };
         let DataType::Decimal128(digits, to) = to else { return None };
         let by = Wide::from_i128(10).pow_checked(u32::try_from(to - from).ok()?).ok()?;
-        let (total, count) = (T::wide(total).mul_checked(by).ok()?, Wide::from_i128(count.into()));
-        let (whole, rest) = (total.div_checked(count).ok()?, total.mod_checked(count).ok()?);
+        let total = T::wide(total).mul_checked(by).ok()?;
+        let count = Wide::from_i128(count.into());
+        let whole = total.div_checked(count).ok()?;
+        let rest = total.mod_checked(count).ok()?;
         let half = rest.mul_checked(Wide::from_i128(2)).ok()?;
         let away = if half >= count {
             Wide::ONE
@@ -155,15 +157,14 @@ impl<T: Total> GroupsAccumulator for Averages<T> {
             0 => Ok(None),
             count => self.average(total, count).map(Some).ok_or_else(too_large),
         };
-        let averages = counts.into_iter().zip(totals).map(average);
-        let averages = averages.collect::<Fallible<Decimal128Array>>()?;
+        let averages =
+            counts.into_iter().zip(totals).map(average).collect::<Fallible<Decimal128Array>>()?;
         Ok(Arc::new(averages.with_data_type(to.clone())))
     }
 
     fn state(&mut self, which: EmitTo) -> Fallible<Vec<ArrayRef>> {
         let counts = which.take_needed(&mut self.counts);
-        let totals = which.take_needed(&mut self.totals);
-        let totals = totals.into_iter().zip(&counts);
+        let totals = which.take_needed(&mut self.totals).into_iter().zip(&counts);
         let totals: PrimitiveArray<T> =
             totals.map(|(total, count)| (*count > 0).then_some(total)).collect();
         let [sums, _] = &self.types;

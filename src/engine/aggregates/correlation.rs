@@ -33,7 +33,8 @@ struct Pairs {
 impl Pairs {
     fn of(x: f64, y: f64) -> Self {
         // Nothing, or NaN.
-        let (xx, yy) = (x * 0.0, y * 0.0);
+        let xx = x * 0.0;
+        let yy = y * 0.0;
         Self { count: 1, mean_x: x, mean_y: y, xx, yy, xy: xx + yy }
     }
 
@@ -45,7 +46,8 @@ impl Pairs {
         }
         let count = self.count + other.count;
         let share = other.count as f64 / count as f64;
-        let (x, y) = (other.mean_x - self.mean_x, other.mean_y - self.mean_y);
+        let x = other.mean_x - self.mean_x;
+        let y = other.mean_y - self.mean_y;
         let weight = self.count as f64 * share;
         Self {
             count,
@@ -115,8 +117,11 @@ impl GroupsAccumulator for Correlation {
         let [mean_x, mean_y, xx, yy, xy] = sums.as_slice() else { return Err(lost()) };
         for (row, group) in groups.iter().enumerate() {
             let of = |column: &Float64Array| column.value(row);
-            let (mean_x, mean_y) = (of(mean_x), of(mean_y));
-            let (xx, yy, xy) = (of(xx), of(yy), of(xy));
+            let mean_x = of(mean_x);
+            let mean_y = of(mean_y);
+            let xx = of(xx);
+            let yy = of(yy);
+            let xy = of(xy);
             self.add(*group, Pairs { count: count.value(row), mean_x, mean_y, xx, yy, xy });
         }
         Ok(())

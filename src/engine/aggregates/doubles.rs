@@ -111,8 +111,8 @@ impl GroupsAccumulator for Doubles {
     fn state(&mut self, which: EmitTo) -> Fallible<Vec<ArrayRef>> {
         let counts = which.take_needed(&mut self.counts);
         let is_there = |values: Vec<f64>| -> ArrayRef {
-            let values = values.into_iter().zip(&counts);
-            let values = values.map(|(value, count)| (*count > 0).then_some(value));
+            let values =
+                values.into_iter().zip(&counts).map(|(value, count)| (*count > 0).then_some(value));
             Arc::new(values.collect::<Float64Array>())
         };
         let sums = is_there(which.take_needed(&mut self.sums));

@@ -25,7 +25,8 @@ pub(super) struct Sum<T: Summed> {
 
 impl<T: Summed> Sum<T> {
     pub(super) fn of(data_type: &DataType) -> Box<dyn Accumulator> {
-        let (total, count) = (T::Total::default(), 0);
+        let total = T::Total::default();
+        let count = 0;
         Box::new(Self { total, count, data_type: data_type.clone() })
     }
 
@@ -98,7 +99,8 @@ pub(super) struct Doubles {
 
 impl Doubles {
     pub(super) fn of(asked: doubles::Asked) -> Box<dyn Accumulator> {
-        let (sum, error) = (0.0, 0.0);
+        let sum = 0.0;
+        let error = 0.0;
         Box::new(Self { asked, sum, error, count: 0, nans: 0, ups: 0, downs: 0 })
     }
 

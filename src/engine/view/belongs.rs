@@ -32,12 +32,15 @@ pub(super) async fn plan(
     let _ = engine.context.deregister_table(TABLE);
     let slot = Slot::table(with_line(definition.schema))?;
     engine.context.register_table(TABLE, Arc::new(slot))?;
-    let plan = context.statement_to_plan(statement.without_line()).await;
-    let plan = plan.and_then(types::with_times).map_err(explain)?;
+    let plan = context
+        .statement_to_plan(statement.without_line())
+        .await
+        .and_then(types::with_times)
+        .map_err(explain)?;
     let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
     let Split { aggregate, .. } = split::split(plan.map_err(explain)?, definition.asked)?;
-    let plan = carry::beside(&aggregate.input, TABLE, &aggregate.group_expr);
-    let plan = plan.ok_or_else(|| Problem::new("the groups of a record cannot be told"))?;
+    let plan = carry::beside(&aggregate.input, TABLE, &aggregate.group_expr)
+        .ok_or_else(|| Problem::new("the groups of a record cannot be told"))?;
     let plan = context.create_physical_plan(&plan).await.map_err(explain)?;
     slot::hold_tables(plan).map_err(explain)
 }
@@ -110,8 +113,8 @@ impl View {
         let rows = i64::try_from(records.num_rows()).unwrap_or(i64::MAX);
         let mut columns = records.columns().to_vec();
         columns.push(Arc::new(Int64Array::from_iter_values(0..rows)));
-        let records = RecordBatch::try_new(with_line(&records.schema()), columns);
-        let records = records.map_err(|error| Problem::of(&error.into()))?;
+        let records = RecordBatch::try_new(with_line(&records.schema()), columns)
+            .map_err(|error| Problem::of(&error.into()))?;
         let run = Run::new(&self.engine, plan, Feed::held(vec![records]))?;
         let mut all = Vec::new();
         for made in run.finish(&self.engine)? {

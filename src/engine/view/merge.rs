@@ -188,8 +188,7 @@ impl View {
     pub fn condense(&self, delta: &[States]) -> Result<States, Problem> {
         let delta: Vec<_> = delta.iter().map(Cow::Borrowed).collect();
         let Interned { keys, places, .. } = intern(&delta);
-        let parts = delta.iter().map(|part| part.states.clone()).zip(places);
-        let parts: Vec<_> = parts.collect();
+        let parts: Vec<_> = delta.iter().map(|part| part.states.clone()).zip(places).collect();
         let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
         Ok(States { keys, states })
     }
@@ -278,7 +277,8 @@ fn alone(part: &States) -> Interned {
 /// those with one key stand together.
 fn intern(parts: &[Cow<'_, States>]) -> Interned {
     let all: Vec<&[u8]> = parts.iter().flat_map(|part| part.keys.iter()).collect();
-    let (mut group_of, mut groups) = (vec![0; all.len()], 0);
+    let mut group_of = vec![0; all.len()];
+    let mut groups = 0;
     let mut before = None;
     for row in rows::order(&all) {
         let key = all.get(row);
@@ -288,7 +288,8 @@ fn intern(parts: &[Cow<'_, States>]) -> Interned {
             *group = groups - 1;
         }
     }
-    let (mut keys, mut order) = (Rows::with_room(groups), vec![None; groups]);
+    let mut keys = Rows::with_room(groups);
+    let mut order = vec![None; groups];
     let place = |(key, group): (&&[u8], &usize)| {
         let place = order.get_mut(*group)?;
         Some(*place.get_or_insert_with(|| {
@@ -319,7 +320,9 @@ fn spread(
 ) -> Fallible<(Vec<ArrayRef>, Vec<i64>)> {
     let panes = panes(&columns, windowed)?;
     let total = panes.len();
-    let (mut rows, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = Vec::new();
+    let mut starts = Vec::new();
+    let mut ends = Vec::new();
     for (row, pane) in panes.into_iter().enumerate() {
         let row = u32::try_from(row)
             .map_err(|_| DataFusionError::Execution("too many groups at once".to_owned()))?;

@@ -200,7 +200,8 @@ pub(super) fn plan(
     input: Arc<dyn ExecutionPlan>,
 ) -> Fallible<AggregateExec> {
     let logical = aggregate.input.schema();
-    let (properties, planning) = (context.execution_props(), PhysicalPlanningContext::default());
+    let properties = context.execution_props();
+    let planning = PhysicalPlanningContext::default();
     // The optimizer does not see them, and some functions are only names for what it makes of them.
     let simplifying = SimplifyContext::builder()
         .with_schema(logical.clone())
@@ -225,7 +226,8 @@ pub(super) fn plan(
     };
     let groups = aggregate.group_expr.iter().map(group).collect::<Fallible<_>>()?;
     let schema = input.schema();
-    let (mut functions, mut filters) = (Vec::new(), Vec::new());
+    let mut functions = Vec::new();
+    let mut filters = Vec::new();
     for expr in &aggregate.aggr_expr {
         let lowered = LoweredAggregateBuilder::new(
             &simplified(expr)?,

@@ -229,7 +229,8 @@ fn kept<S: Store>(
     let piece = |(key, value): (Vec<u8>, Vec<u8>)| {
         let both = value.split_first_chunk::<8>().zip(key.last_chunk::<8>());
         let Some(((end, state), start)) = both else { return Ok(None) };
-        let (start, end) = (time(*start), time(*end));
+        let start = time(*start);
+        let end = time(*end);
         let floor = if has_floors { store.get(&by_end(end, &key))? } else { None };
         let floor = floor.and_then(|floor| floor.first_chunk().map(|floor| time(*floor)));
         let from = From::Kept { key, state: state.to_vec(), floor };
@@ -252,7 +253,9 @@ fn unite(group: &[u8], mut pieces: Vec<Piece>) -> Vec<Merged> {
             session.floor = floor.map_or(session.floor, lowest);
             session.pieces.push(piece);
         } else {
-            let (group, start, end) = (group.to_vec(), piece.start, piece.end);
+            let group = group.to_vec();
+            let start = piece.start;
+            let end = piece.end;
             let floor = floor.flatten();
             sessions.push(Merged { group, start, end, pieces: vec![piece], floor });
         }
@@ -290,8 +293,7 @@ fn states(
     let mut parts = vec![(view.decode_states(&kept.0)?, kept.1)];
     for (columns, (rows, places)) in delta.iter().zip(of_batch) {
         let rows = UInt32Array::from(rows);
-        let columns = columns.iter().skip(view.keys);
-        let columns = columns.map(|column| Ok(take(column, &rows, None)?));
+        let columns = columns.iter().skip(view.keys).map(|column| Ok(take(column, &rows, None)?));
         parts.push((columns.collect::<Fallible<_>>()?, places));
     }
     let mut keys = Rows::with_room(sessions.len());
@@ -315,8 +317,12 @@ fn key_of(
 ) -> Fallible<Vec<u8>> {
     let types = view.key_types();
     let is_bound = |place: usize| Some(place) == windowed.start || Some(place) == windowed.end;
-    let others = types.iter().enumerate().filter(|(place, _)| !is_bound(*place));
-    let others: Vec<_> = others.map(|(_, data_type)| data_type.clone()).collect();
+    let others: Vec<_> = types
+        .iter()
+        .enumerate()
+        .filter(|(place, _)| !is_bound(*place))
+        .map(|(_, data_type)| data_type.clone())
+        .collect();
     let mut columns = state::decode(std::iter::once(group), &others)?.into_iter();
     let mut all = Vec::with_capacity(types.len());
     for (place, data_type) in types.iter().enumerate() {

@@ -21,8 +21,7 @@ pub(super) fn signature(
     event_time: Option<&str>,
     state: &Schema,
 ) -> String {
-    let fields = state.fields().iter().map(|field| field.data_type().to_string());
-    let fields: Vec<_> = fields.collect();
+    let fields: Vec<_> = state.fields().iter().map(|field| field.data_type().to_string()).collect();
     let event_time = event_time.map(|column| format!("\n{EVENT_TIME}{column}")).unwrap_or_default();
     let version = datafusion::DATAFUSION_VERSION;
     let mode = match asked {
@@ -36,7 +35,8 @@ pub(super) fn signature(
 /// True when a state that was kept under the one signature has a meaning under the other.
 pub fn continues(kept: &str, own: &str) -> bool {
     let alike = || {
-        let (kept, own) = (kept.rsplit_once(MODE)?, own.rsplit_once(MODE)?);
+        let kept = kept.rsplit_once(MODE)?;
+        let own = own.rsplit_once(MODE)?;
         Some(kept.1 == own.1 && words(kept.0)? == words(own.0)?)
     };
     kept == own || alike().unwrap_or(false)

@@ -38,7 +38,8 @@ fn engine() -> Arc<Engine> {
 
 fn planned(engine: &Arc<Engine>, sql: &str, asked: Asked) -> Result<View, Problem> {
     let schema = schema();
-    let (event_time, allow_unbounded) = (Some("t"), false);
+    let event_time = Some("t");
+    let allow_unbounded = false;
     View::new(engine, Definition { sql, schema: &schema, asked, event_time, allow_unbounded })
 }
 
@@ -92,7 +93,8 @@ fn many_files_give_what_one_query_gives() {
             let result = view.evaluate(&view.states(view.all(&kept).unwrap()).unwrap()).unwrap();
             let whole = arrow_select::concat::concat_batches(&all[0].schema(), &all).unwrap();
             let expected = query.at(0, None).unwrap().apply(whole).unwrap();
-            let (result, expected) = (lines(&result), lines(&[expected]));
+            let result = lines(&result);
+            let expected = lines(&[expected]);
             if sql.contains("order by") && !sql.contains("over") {
                 assert_eq!(result, expected, "{sql}");
             } else {
@@ -230,7 +232,8 @@ fn panes_give_what_every_record_in_every_window_gives() {
             (-10..30).map(|n| format!("({n})")).collect::<Vec<_>>().join(", ")
         );
         let query = Query::new(&engine, &joined, TABLE, Some(&schema())).unwrap();
-        let (mut kept, mut all) = (Memory::default(), Vec::new());
+        let mut kept = Memory::default();
+        let mut all = Vec::new();
         for seed in 1..5 {
             let file = records(seed, 20);
             all.push(file.clone());

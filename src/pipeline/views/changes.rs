@@ -34,7 +34,8 @@ impl Changes {
 
     /// The first of the many whose key is not before this one.
     fn first_from(&self, key: &[u8]) -> usize {
-        let (mut from, mut to) = (0, self.many.len());
+        let mut from = 0;
+        let mut to = self.many.len();
         while from < to {
             let middle = from.midpoint(to);
             if self.many.get(middle).0 < key {
@@ -83,8 +84,8 @@ impl Changes {
         below: Option<&'a [u8]>,
     ) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
         let many = (self.first_from(from)..self.many.len()).map(|row| self.many.get(row));
-        let few = self.few.range(from.to_vec()..);
-        let few = few.map(|(key, value)| (key.as_slice(), value.as_deref()));
+        let few =
+            self.few.range(from.to_vec()..).map(|(key, value)| (key.as_slice(), value.as_deref()));
         let many = many.map(|(key, value)| (key, Some(value)));
         merged(many, few).take_while(move |(key, _)| below.is_none_or(|below| *key < below))
     }
@@ -95,8 +96,11 @@ impl Changes {
             return None;
         }
         let many = self.first_from(below).checked_sub(1).map(|row| self.many.get(row).0);
-        let few = self.few.range(from.to_vec()..below.to_vec()).next_back();
-        let few = few.map(|(key, _)| key.as_slice());
+        let few = self
+            .few
+            .range(from.to_vec()..below.to_vec())
+            .next_back()
+            .map(|(key, _)| key.as_slice());
         many.filter(|key| *key >= from).max(few)
     }
 }
@@ -158,7 +162,8 @@ mod tests {
             from in key(),
             below in key(),
         ) {
-            let (mut all, mut model) = (Changes::default(), Model::new());
+            let mut all = Changes::default();
+            let mut model = Model::new();
             for steps in &steps {
                 let mut later = Changes::default();
                 for (number, step) in (0..).zip(steps) {
@@ -170,8 +175,7 @@ mod tests {
             let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
             prop_assert_eq!(all.range(&[], None).map(owned).collect::<Model>(), model.clone());
             let within: Vec<_> = all.range(&from, Some(&below)).map(owned).collect();
-            let expected = model.range(from.clone()..).filter(|(key, _)| **key < below);
-            let expected: Vec<_> = expected.map(|(key, value)| (key.clone(), value.clone())).collect();
+            let expected: Vec<_> = model.range(from.clone()..).filter(|(key, _)| **key < below).map(|(key, value)| (key.clone(), value.clone())).collect();
             prop_assert_eq!(&within, &expected);
             prop_assert_eq!(all.last_below(&from, &below), expected.last().map(|(key, _)| key.as_slice()));
             for key in model.keys().chain([&from, &below]) {

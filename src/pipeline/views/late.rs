@@ -59,7 +59,9 @@ fn without(all: &Addition, stays: &[bool], staging: &StagingArea) -> Result<Opti
             &mut file
         }
     };
-    let (mut lines, mut line, mut stage) = (BufReader::new(lines), Vec::new(), Stage::new(staging));
+    let mut lines = BufReader::new(lines);
+    let mut line = Vec::new();
+    let mut stage = Stage::new(staging);
     for stays in stays {
         line.clear();
         let read = lines.read_until(b'\n', &mut line).context("read the late records again");

@@ -192,8 +192,10 @@ impl Open {
         }
         let is_new = |one: &&LeftOut| !one.group.is_empty() && !self.left_out.contains(&one.group);
         left_out.iter().filter(is_new).for_each(|one| self.definition.log(one));
-        let all = left_out.iter().cloned();
-        let all = all.map(|LeftOut { group, reason }| What::LeftOut { group, reason });
+        let all = left_out
+            .iter()
+            .cloned()
+            .map(|LeftOut { group, reason }| What::LeftOut { group, reason });
         let all = std::iter::once(What::AllWritten).chain(all);
         all.map(|what| self.tells(what)).collect()
     }

@@ -85,8 +85,11 @@ impl Store for Overlay<'_> {
         let mut below = below.to_vec();
         let mut kept = last(&below)?;
         loop {
-            let changed = [self.group, &self.own].map(|changes| changes.last_below(from, &below));
-            let changed = changed.into_iter().flatten().map(<[u8]>::to_vec);
+            let changed = [self.group, &self.own]
+                .map(|changes| changes.last_below(from, &below))
+                .into_iter()
+                .flatten()
+                .map(<[u8]>::to_vec);
             let Some(key) = kept.iter().cloned().chain(changed).max() else {
                 return Ok(None);
             };

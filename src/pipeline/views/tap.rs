@@ -62,7 +62,10 @@ type Making = JoinHandle<std::result::Result<Vec<States>, Problem>>;
 impl Tap {
     /// For these views, over records that this judge has taken.
     pub fn new(views: impl Iterator<Item = Option<Arc<View>>>, judge: Option<Arc<Judge>>) -> Self {
-        let (doubts, late, held, working) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let doubts = Vec::new();
+        let late = Vec::new();
+        let held = Vec::new();
+        let working = Vec::new();
         Self { judge, latest: None, doubts, late, views: views.collect(), held, bytes: 0, working }
     }
 
@@ -138,7 +141,8 @@ impl Tap {
     /// The partial states of all records so far; the tap is empty after it.
     pub fn finish(&mut self) -> Result<Tapped> {
         let latest = self.latest.take();
-        let (doubts, late) = (std::mem::take(&mut self.doubts), std::mem::take(&mut self.late));
+        let doubts = std::mem::take(&mut self.doubts);
+        let late = std::mem::take(&mut self.late);
         self.bytes = 0;
         let held = std::mem::take(&mut self.held);
         let mut working = std::mem::take(&mut self.working);

@@ -20,8 +20,8 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        let born = metadata.created().ok();
-        let born = born.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let born =
+            metadata.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let born_ns = born.and_then(|since| i64::try_from(since.as_nanos()).ok());
         let id = FileId { inode: metadata.ino(), born_ns };
         Self { length: metadata.len(), id, like: Likeness::of(metadata) }
@@ -39,7 +39,8 @@ pub fn checksum(file: &File, start: u64, length: u64) -> std::io::Result<u32> {
     let mut checksum = crc32fast::Hasher::new();
     let most = usize::try_from(length).unwrap_or(READ_BYTES).min(READ_BYTES);
     let mut buffer = vec![0; most];
-    let (mut at, end) = (start, start + length);
+    let mut at = start;
+    let end = start + length;
     while at < end {
         let want = usize::try_from(end - at).unwrap_or(most).min(most);
         let bytes = buffer.get_mut(..want).unwrap_or_default();

@@ -354,7 +354,8 @@ impl FolderSource {
     pub(super) fn archive_if_committed(&mut self, input: Input) -> Result<Option<Input>> {
         let Some(debt) = self.archiving.vanished.take(&input) else { return Ok(Some(input)) };
         self.collect_archived()?;
-        let (file, microbatch) = (crate::telemetry::text(input.name()), debt.sequence);
+        let file = crate::telemetry::text(input.name());
+        let microbatch = debt.sequence;
         tracing::warn!(file, microbatch, "was committed under another name");
         self.archiving.is_unsynced = true;
         self.archive_one(debt, input)?;
@@ -422,14 +423,16 @@ impl FolderSource {
 
 /// The name that the input was given, unless it is the usual one.
 fn named_unusually(path: &Path, debt: &Debt) -> Option<Named> {
-    let (name, own) = (path.file_name()?, Path::new(&debt.name).file_name()?);
+    let name = path.file_name()?;
+    let own = Path::new(&debt.name).file_name()?;
     let prefixes: &[&str] = match debt.fate {
         Fate::Failed(_) => &[FAILED],
         Fate::Processed => &[PROCESSED, ""],
     };
     let is_usual =
         |prefix: &&str| name.as_bytes().strip_prefix(prefix.as_bytes()) == Some(own.as_bytes());
-    let (sequence, inode) = (debt.sequence, debt.identity.inode);
+    let sequence = debt.sequence;
+    let inode = debt.identity.inode;
     let named =
         || Named { sequence, stands: Stands::Input, name: name.to_owned(), inode, beside: None };
     (!prefixes.iter().any(is_usual)).then(named)

@@ -112,7 +112,8 @@ impl Machine {
 
     /// One character of this class after `from`.
     fn class(&mut self, from: usize, class: Class) -> usize {
-        let (begin, end) = (self.add(), self.add());
+        let begin = self.add();
+        let end = self.add();
         self.link(from, begin);
         if let Some(state) = self.states.get_mut(begin) {
             state.by = Some((class, end));

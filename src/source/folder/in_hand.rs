@@ -49,7 +49,8 @@ mod tests {
     #[test]
     fn a_file_that_is_renamed_while_it_is_taken_is_not_taken_again() {
         let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("a"), folder.path().join("b"));
+        let from = folder.path().join("a");
+        let to = folder.path().join("b");
         fs::write(&from, "1\n").unwrap();
         let mut source =
             FolderSource::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None))

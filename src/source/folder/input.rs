@@ -65,7 +65,8 @@ pub(super) fn file_of(input: &Input) -> (&File, &Stamp) {
 /// # Errors
 /// When the file cannot be read, or when the work is to stop.
 pub fn hash(file: &File) -> std::io::Result<[u8; 32]> {
-    let (mut hash, mut at) = (blake3::Hasher::new(), 0);
+    let mut hash = blake3::Hasher::new();
+    let mut at = 0;
     let mut buffer = vec![0; HASH_BYTES];
     loop {
         crate::pulse::alive()?;
@@ -92,8 +93,10 @@ pub fn open_parent(folder: &Dir, name: &OsStr) -> std::io::Result<Option<Dir>> {
 /// archived.
 pub fn can_be_renamed(folder: &Dir, name: &OsStr) -> bool {
     use rustix::fs::{Access, AtFlags};
-    let parent = std::path::Path::new(name).parent().filter(|path| !path.as_os_str().is_empty());
-    let parent = parent.unwrap_or(std::path::Path::new("."));
+    let parent = std::path::Path::new(name)
+        .parent()
+        .filter(|path| !path.as_os_str().is_empty())
+        .unwrap_or(std::path::Path::new("."));
     let access = Access::WRITE_OK | Access::EXEC_OK;
     rustix::fs::accessat(folder, parent, access, AtFlags::EACCESS).is_ok()
 }

@@ -215,8 +215,9 @@ impl FolderSource {
     /// How long the file has been what it is: as watched, or by the status time, which no program
     /// can set back.
     pub(super) fn unchanged_for(&self, stamp: &Stamp, before: Option<&Waiting>) -> Duration {
-        let watched = before.filter(|before| before.stamp == *stamp);
-        let watched = watched.map_or(Duration::ZERO, |before| before.since.elapsed());
+        let watched = before
+            .filter(|before| before.stamp == *stamp)
+            .map_or(Duration::ZERO, |before| before.since.elapsed());
         if self.shares_clock { watched.max(stamp.age()) } else { watched }
     }
 

@@ -109,7 +109,9 @@ impl Queue {
     /// The scan is over: what waited and was not seen is gone.
     pub fn end_scan(&mut self) {
         let scan = self.scan;
-        let (timers, due_now, since) = (&mut self.timers, &mut self.due_now, &mut self.since);
+        let timers = &mut self.timers;
+        let due_now = &mut self.due_now;
+        let since = &mut self.since;
         self.waiting.retain(|name, waiting| {
             let stays = waiting.scan == scan;
             if !stays {
@@ -121,7 +123,8 @@ impl Queue {
             }
             stays
         });
-        let (waiting, taken) = (&self.waiting, &self.taken);
+        let waiting = &self.waiting;
+        let taken = &self.taken;
         self.renamed.retain(|name| waiting.contains_key(name) || taken.contains_key(name));
     }
 
@@ -184,7 +187,8 @@ impl Queue {
         if let Some(due) = due {
             self.timers.insert((due, key.name.clone()));
         }
-        let (name, scan) = (key.name.clone(), self.scan);
+        let name = key.name.clone();
+        let scan = self.scan;
         *self.since.entry(since).or_default() += 1;
         let waiting = Waiting { key, stamp, since, why, changes, due, scan };
         if let Some(before) = self.waiting.insert(name, waiting) {

@@ -53,12 +53,14 @@ impl Requeued {
         let state = Dir::open(self.folder.parent().unwrap_or(Path::new("/")))?;
         let owner = state.stat_self()?;
         let dir = state.private_subdirectory(OsStr::new(FOLDER), (owner.st_uid, owner.st_gid))?;
-        let (name, mut temporary) = (name(stamp.inode), OsString::from(".new-"));
+        let name = name(stamp.inode);
+        let mut temporary = OsString::from(".new-");
         temporary.push(&name);
         dir.unlink(&temporary)?;
         let note = Note { microbatch, size: stamp.size, modified_ns: stamp.modified_ns };
         let text = serde_json::to_vec(&note).expect("three numbers are JSON");
-        let (file, path) = (dir.create_new(&temporary)?, self.folder.join(&temporary));
+        let file = dir.create_new(&temporary)?;
+        let path = self.folder.join(&temporary);
         if let Err(error) = std::os::unix::fs::fchown(&file, Some(owner.st_uid), Some(owner.st_gid))
         {
             tracing::debug!(%error, "a requeue note keeps its owner");

@@ -107,7 +107,8 @@ impl FolderSource {
             None if self.rules.is_candidate(name) => name,
             _ => return,
         };
-        let (folder, order) = (&self.folder, self.rules.order);
+        let folder = &self.folder;
+        let order = self.rules.order;
         self.queue.seen(name, || Key::of(folder, name, order));
     }
 
@@ -146,7 +147,8 @@ impl FolderSource {
             };
             failed += u64::from(survey::is_failed(name));
             if entry.file_type().is_file() && self.rules.is_candidate(name) {
-                let (folder, order) = (&self.folder, self.rules.order);
+                let folder = &self.folder;
+                let order = self.rules.order;
                 self.queue.scanned(name, || Key::of(folder, name, order));
             }
         }

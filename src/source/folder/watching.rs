@@ -72,7 +72,9 @@ fn give(
     is_lost: &Arc<AtomicBool>,
     wake: &Wake,
 ) -> impl Fn(Hint) + Send + 'static {
-    let (hints, is_lost, wake) = (hints.clone(), is_lost.clone(), wake.clone());
+    let hints = hints.clone();
+    let is_lost = is_lost.clone();
+    let wake = wake.clone();
     move |hint| {
         if let Err(TrySendError::Full(_)) = hints.try_send(hint) {
             is_lost.store(true, Ordering::Relaxed);

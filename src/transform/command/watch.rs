@@ -88,7 +88,8 @@ impl<'a> Watch<'a> {
         flow: &'a Flow,
     ) -> Self {
         let exit = rustix::process::pidfd_open(family.group, PidfdFlags::empty()).ok();
-        let (state, changed) = (Mutex::default(), Condvar::new());
+        let state = Mutex::default();
+        let changed = Condvar::new();
         Self { command, bounds, family, exit, input, flow, state, changed }
     }
 
@@ -172,7 +173,8 @@ impl<'a> Watch<'a> {
         if !is_long && spent.idle <= limit {
             return None;
         }
-        let (name, limit) = (self.command.name(), humantime::format_duration(limit));
+        let name = self.command.name();
+        let limit = humantime::format_duration(limit);
         Some(match (has_exited, is_long) {
             (false, true) => format!("{name} did not finish within {limit}"),
             (false, false) => format!("{name} moved no byte within {limit}"),

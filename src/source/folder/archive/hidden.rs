@@ -69,7 +69,8 @@ pub(super) fn put_back(
     if let Some(name) = taken_as
         && from.rename_no_replace(hidden, dir, &name)?
     {
-        let (file, name) = (crate::telemetry::text(place.name), crate::telemetry::text(&name));
+        let file = crate::telemetry::text(place.name);
+        let name = crate::telemetry::text(&name);
         tracing::warn!(file, name, "the file was replaced twice; the version between is kept");
         return Ok(());
     }
@@ -89,9 +90,10 @@ pub(super) fn set_aside_altered(
     debt: &Debt,
     touched: &mut Touched,
 ) -> Result<OsString> {
-    let (dir, sequence) = (place.dir(), debt.sequence);
-    let name = rename_free(from, hidden, place.name, dir, FAILED, sequence)?;
-    let name = name.unwrap_or_else(|| hidden.to_owned());
+    let dir = place.dir();
+    let sequence = debt.sequence;
+    let name = rename_free(from, hidden, place.name, dir, FAILED, sequence)?
+        .unwrap_or_else(|| hidden.to_owned());
     touched.reported(report_altered(dir, &name, debt)?);
     Ok(name)
 }

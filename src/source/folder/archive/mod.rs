@@ -160,7 +160,8 @@ impl Archiver {
         let archived = match hide(&place, debt, touched.shelter())? {
             None => Archived::Gone,
             Some((nook, name)) => {
-                let (dir, name) = (nook.dir(&place), name.as_os_str());
+                let dir = nook.dir(&place);
+                let name = name.as_os_str();
                 let writers = input::writers_until_closed(opened.file);
                 let there = dir.stat(name)?.map(|stat| Stamp::of(&stat));
                 if let Some(now) = there.filter(|there| there.is_same_file(opened.stamp)) {

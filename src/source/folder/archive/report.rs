@@ -180,8 +180,9 @@ fn copy_rest(file: &File, from: u64, copy: &File, path: &std::path::Path) -> Res
     let mut buffer = vec![0; COPY_BYTES];
     let mut done = 0;
     loop {
-        let got = file.read_at(&mut buffer, from + done);
-        let got = got.map_err(|error| Failure::Transient(error.into()))?;
+        let got = file
+            .read_at(&mut buffer, from + done)
+            .map_err(|error| Failure::Transient(error.into()))?;
         if got == 0 {
             return Ok(());
         }

@@ -18,7 +18,8 @@ pub const CROWD: usize = 64;
 /// # Errors
 /// When the folder cannot be synced.
 pub fn make(folder: &Dir) -> Result<Option<Dir>> {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    let user = rustix::process::geteuid();
+    let group = rustix::process::getegid();
     match folder.private_subdirectory(OsStr::new(NAME), (user.as_raw(), group.as_raw())) {
         Ok(shelter) => own(shelter),
         Err(error) if error.is_sync() => Err(error),

@@ -117,9 +117,13 @@ impl Touched {
             let all: Vec<&Path> =
                 parent.ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
             for below in all.into_iter().rev() {
-                let like = folder.path().join(below).symlink_metadata();
-                let like = like.ok().filter(std::fs::Metadata::is_dir);
-                let like = like.map(|metadata| Likeness::of(&metadata));
+                let like = folder
+                    .path()
+                    .join(below)
+                    .symlink_metadata()
+                    .ok()
+                    .filter(std::fs::Metadata::is_dir)
+                    .map(|metadata| Likeness::of(&metadata));
                 durable::create_dir_like(&target.path().join(below), like)?;
             }
         }

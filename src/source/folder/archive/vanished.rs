@@ -44,7 +44,8 @@ impl Vanished {
     /// Remembers an input that was in another folder.
     pub fn keep(&mut self, debt: Debt) {
         if self.elsewhere.is_empty() {
-            let (file, microbatch) = (crate::telemetry::text(&debt.name), debt.sequence);
+            let file = crate::telemetry::text(&debt.name);
+            let microbatch = debt.sequence;
             tracing::warn!(
                 file,
                 microbatch,
