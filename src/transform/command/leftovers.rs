@@ -101,7 +101,10 @@ impl Family {
 
 /// Processes that have outlived their parents, with all their descendants.
 fn left() -> Vec<Pid> {
-    let mut left = strays();
+    with_descendants(strays())
+}
+
+fn with_descendants(mut left: Vec<Pid>) -> Vec<Pid> {
     let mut at = 0;
     while let Some(pid) = left.get(at).copied() {
         left.extend(children_of(pid.as_raw_nonzero().get()));
@@ -154,7 +157,7 @@ pub fn is_running() -> bool {
     !running().is_empty()
 }
 
-/// Ends the groups of all commands that run.
+/// Ends all commands that run, and whatever they have started: the process is about to end.
 pub fn end_all() {
     // A thread that starts one may hold this for long.
     let groups: Vec<_> = match RUNNING.try_lock() {
@@ -165,14 +168,15 @@ pub fn end_all() {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
     let begun = Instant::now();
+    // A killed process takes a moment to end, and its children another to come here.
     while begun.elapsed() < DYING / 4 {
-        let (marked, others): (Vec<_>, Vec<_>) =
-            left().into_iter().partition(|pid| is_marked(*pid));
-        for pid in &marked {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let all = with_descendants(children_of(own));
+        let is_marked = |pid: &&Pid| is_marked(**pid);
+        for pid in all.iter().filter(is_marked) {
             let _ = rustix::process::kill_process(*pid, Signal::KILL);
         }
-        reap();
-        if marked.is_empty() && !others.into_iter().any(is_in_exec) {
+        if !all.iter().any(|pid| is_marked(&pid) || is_in_exec(*pid)) {
             return;
         }
         std::thread::sleep(Duration::from_millis(1));
