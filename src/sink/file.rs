@@ -383,7 +383,10 @@ impl FileSink {
             return self.already_published(span);
         }
         let skip = span.addition.skip;
-        if self.file.is_none() && (span.at.end, skip) == (0, 0) && self.rename_into_place(name)? {
+        // With a second name it was the output before a power cut, and is its reader's by now.
+        let is_ours = staged.st_nlink == 1;
+        let begins = self.file.is_none() && (span.at.end, skip) == (0, 0);
+        if is_ours && begins && self.rename_into_place(name)? {
             return Ok(());
         }
         self.create_if_missing()?;

@@ -78,7 +78,7 @@ pub trait Sink: Send {
         Vec::new()
     }
 
-    /// Removes a staged file that no commit names, if it waits in this destination. Returns whether it does.
+    /// Removes a staged file that nothing needs any more, if it waits in this destination. Returns whether it does.
     fn discard(&self, _name: &OsStr) -> Result<bool> {
         Ok(false)
     }
