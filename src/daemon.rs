@@ -275,7 +275,7 @@ impl<'a> Daemon<'a> {
         let shown = |name: &OsStr| telemetry::escaped(name.as_encoded_bytes());
         self.live.no_room = backlog.no_room.map(shown);
         self.live.put_off_later(backlog.later.into_iter().map(shown));
-        self.live.next = backlog.next.map(shown);
+        self.live.next = self.job.source.next_name().map(shown);
         self.told.tell(&self.live)
     }
 

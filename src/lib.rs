@@ -28,7 +28,7 @@
 //! | [`record`] | the nouns that travel | nothing |
 //! | [`microbatch`] | the nouns of a commit | `durable`, `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
-//! | [`source`] | which files are complete, in which order; the archive | `clock`, `durable`, `failure`, `microbatch`, `pulse`, `record`, `telemetry` |
+//! | [`source`] | where inputs come from: which are complete, in which order; the archive | `clock`, `durable`, `failure`, `microbatch`, `pulse`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `pulse`, `record`, `units` |
 //! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |
@@ -104,7 +104,8 @@
 //! *Microbatch*: one file's worth of records, the unit of commit. *Settle*: to stay unchanged for a
 //! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
 //! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the
-//! way. *Reject*: a bad record, with file, line and reason. *Failed*: a bad file, set aside as
+//! way. *Acknowledge*: to tell a source that an input is committed. *Partition*, *position*: where a message is in a
+//! source that has no files. *Reject*: a bad record, with file, line and reason. *Failed*: a bad file, set aside as
 //! `failed-*`; the key values of a job say `"quarantine"`. *Reference table*: a file that a query joins with, read again when it changes.
 //! *Final*: a query over the whole output, made when the job ends. *View*: a continuous query over
 //! everything so far; *state*: what it keeps of one group. *Window*: a span of event time by which

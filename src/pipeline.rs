@@ -1,8 +1,8 @@
 //! One group of microbatches, top to bottom: prepare, commit, publish, archive.
 //!
-//! Invariants: the steps come in this order and no other. What is committed and not yet
-//! published or archived is kept in [`Pipeline`] and done first when the next group comes, so that
-//! a failure in between is rolled forward, never back.
+//! Invariants: the steps come in this order and no other. What is committed and not yet published is kept in
+//! [`Pipeline`], what is not yet archived in the source, and both are done first when the next group comes, so
+//! that a failure in between is rolled forward, never back.
 
 pub mod earlier;
 pub mod flow;
@@ -182,7 +182,7 @@ impl Pipeline {
             return Ok(false);
         }
         let seen = self.observe(source);
-        let is_last = source.next_name().is_none();
+        let is_last = !source.has_more();
         let advance = |()| self.views.advance(&self.ledger, staging, &mut group, is_last);
         let advanced = seen.and_then(advance);
         if let Ok(advanced) = &advanced {
@@ -199,6 +199,7 @@ impl Pipeline {
         let ended = group.iter().any(|prepared| prepared.ended);
         let (batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| at_home(prepared, source)).unzip();
+        let advanced = advanced.and_then(|advanced| can_fail(&batches).map(|()| advanced));
         let committed = advanced.and_then(|Advanced { states, results, told, .. }| {
             let settled = Settled { told, ..settled };
             let committed = self.ledger.commit(batches, states.all(), &settled)?;
@@ -297,15 +298,24 @@ impl Pipeline {
 
     /// Archives what is committed, as far as it can be now.
     fn archive(&mut self, source: &mut dyn Source) -> Result<()> {
-        source.archive()?;
-        self.take_news(source)
+        loop {
+            let done = source.archive();
+            let told = self.take_news(source)?;
+            done?;
+            if !told {
+                return Ok(());
+            }
+        }
     }
 
-    /// Takes over what the source has archived. That an input was altered is told to the ledger at once.
-    fn take_news(&mut self, source: &mut dyn Source) -> Result<()> {
+    /// Takes over what the source has archived. That an input was altered is told to the ledger at once; returns
+    /// whether one was.
+    fn take_news(&mut self, source: &mut dyn Source) -> Result<bool> {
+        let mut told = false;
         while let Some((debt, path)) = source.next_altered() {
             self.note_altered(debt, path)?;
             source.altered_is_told();
+            told = true;
         }
         if source.is_unsynced() {
             self.unsynced_since.get_or_insert_with(Instant::now);
@@ -324,7 +334,7 @@ impl Pipeline {
                 None => self.prune_late(&debt, source),
             }
         }
-        Ok(())
+        Ok(told)
     }
 
     fn note_published(&mut self, committed: &Committed) {
@@ -410,6 +420,21 @@ impl Pipeline {
         let settled = std::mem::take(&mut self.settled_files);
         self.discard(&settled);
     }
+}
+
+/// A file that fails is set aside. Messages stay where they are, and nobody would find them again.
+fn can_fail(batches: &[Microbatch]) -> Result<()> {
+    let of_messages = |batch: &&Microbatch| !batch.progress.is_empty();
+    let mut failed = batches.iter().filter(of_messages);
+    let Some((name, reason)) =
+        failed.find_map(|batch| Some((&batch.name, batch.quarantined.as_ref()?)))
+    else {
+        return Ok(());
+    };
+    Err(Failure::halt(format!(
+        "the messages {} cannot be processed: {reason}; mend the transform, or let it reject them",
+        crate::telemetry::text(name)
+    )))
 }
 
 /// Notes where the input was, for the commit.

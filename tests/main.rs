@@ -44,6 +44,9 @@ mod command;
 /// The three drivers agree; `split` feeds them.
 mod drivers;
 
+/// Sources of messages with positions.
+mod partitions;
+
 /// Standard descriptors and other pipes, by what happens at their other ends.
 mod pipes;
 

@@ -1,4 +1,4 @@
-//! One job, open: its locks, its ledger, its drop folder, and how its files are taken in groups.
+//! One job, open: its locks, its ledger, its source, and how its files are taken in groups.
 //!
 //! Invariants: the locks are held as long as the job is open; what is taken from the source is
 //! committed in the order in which it was taken.
@@ -145,14 +145,14 @@ impl Job {
         self.queries.refresh();
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
-        self.source.poll(now)?;
+        self.source.poll()?;
         if self.pipeline.sync_due().is_some_and(|due| due <= now) {
             self.pipeline.sync(self.source.as_mut())?;
         }
         self.pipeline.look_at_late_writes(self.source.as_ref(), now)?;
         self.pipeline.rotate(self.source.as_mut())?;
         self.pipeline.prune(self.source.as_ref(), now)?;
-        if self.source.next_name().is_some() {
+        if self.source.has_more() {
             self.check_disk()?;
         }
         if let Some(parts) = &mut self.parts {
@@ -162,7 +162,7 @@ impl Job {
         let prepared = group.len();
         self.cut_at_end(&mut group);
         let ran = self.pipeline.run(group, &self.staging, self.source.as_mut());
-        if ran.is_err() || trouble.is_some() {
+        if ran.is_err() || trouble.is_some() || self.source.is_ordered() {
             // What was given back comes before it.
             self.give_back_carried();
         }

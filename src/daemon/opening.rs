@@ -141,7 +141,8 @@ pub fn sweep(
     Ok(staging)
 }
 
-/// Opens where inputs come from: the drop folder, which is watched where it can and is to be.
+/// Opens where inputs come from: the drop folder, which is watched where it can and is to be. The watch comes
+/// before the first scan, so that nothing can come between them.
 pub fn open_source(
     config: &Config,
     directory: &Path,

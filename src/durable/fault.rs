@@ -37,8 +37,6 @@ pub enum Operation {
     Unlink,
     /// A commit of the ledger.
     Commit,
-    /// Bytes sent to a remote destination.
-    Send,
     /// A source is told that messages are committed.
     Acknowledge,
 }
@@ -55,7 +53,6 @@ impl std::fmt::Display for Operation {
             Self::Link => "link",
             Self::Unlink => "remove",
             Self::Commit => "commit",
-            Self::Send => "send",
             Self::Acknowledge => "acknowledge",
         })
     }
@@ -117,7 +114,7 @@ pub fn before<'a>(
 #[inline]
 pub fn committed<'a>(_act: impl FnOnce() -> Act<'a>) {}
 
-/// True when a test-only source or sink takes the place of the job's: `SPOOLMILL_SOURCE=log`.
+/// True when a test-only source takes the place of the job's: `SPOOLMILL_SOURCE=log`.
 #[cfg(debug_assertions)]
 pub fn is_replaced(variable: &str, by: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| value == by)

@@ -87,7 +87,8 @@ impl Pipeline {
                 self.prune_inputs(keep, &mut pruned, folder)?;
             }
             if let Some(age) = self.keeping.history {
-                self.prune_history(age, &mut pruned)?;
+                let is_folder = source.as_folder().is_some();
+                self.prune_history(age, &mut pruned, is_folder)?;
             }
             more = pruned != before;
             if more {
@@ -193,10 +194,10 @@ impl Pipeline {
     }
 
     /// Moves the end of what was pruned of the history over the next microbatches that are old enough.
-    fn prune_history(&self, age: Duration, pruned: &mut Pruned) -> Result<()> {
+    fn prune_history(&self, age: Duration, pruned: &mut Pruned, is_folder: bool) -> Result<()> {
         let at = before(age);
         let mut below = u64::MAX;
-        if self.keeping.inputs.is_some() {
+        if is_folder && self.keeping.inputs.is_some() {
             below = pruned.inputs;
         }
         for committed in self.ledger.settled_after(pruned.history, STEP)? {

@@ -42,12 +42,14 @@ pub struct LogSource {
     /// Acknowledged, and not yet told.
     done: Vec<Debt>,
     again: Option<Instant>,
+    /// How often the first one failed.
+    tries: u32,
 }
 
 /// How far the job is in ending.
 enum End {
     No,
-    /// With what was there when it was asked to end.
+    /// When nothing is left.
     AfterAll,
     /// Before this input.
     Before(Key),
@@ -57,6 +59,8 @@ struct Partition {
     reader: BufReader<File>,
     /// The next message.
     next: u64,
+    /// Bytes of the messages before it.
+    at: u64,
 }
 
 impl LogSource {
@@ -73,10 +77,11 @@ impl LogSource {
             };
             let next = reached.get(name).copied().unwrap_or(0);
             let mut reader = BufReader::new(File::open(folder.join(name)).map_err(transient)?);
+            let mut at = 0;
             for _ in 0..next {
-                reader.skip_until(b'\n').map_err(transient)?;
+                at += reader.skip_until(b'\n').map_err(transient)? as u64;
             }
-            partitions.insert(name.into(), Partition { reader, next });
+            partitions.insert(name.into(), Partition { reader, next, at });
         }
         Ok(Self {
             folder: folder.to_owned(),
@@ -88,6 +93,7 @@ impl LogSource {
             owed: VecDeque::new(),
             done: Vec::new(),
             again: None,
+            tries: 0,
         })
     }
 
@@ -98,10 +104,12 @@ impl LogSource {
         for (name, partition) in &mut self.partitions {
             let from = partition.next;
             for _ in 0..MESSAGES {
-                if partition.reader.read_until(b'\n', &mut bytes).map_err(transient)? == 0 {
+                let got = partition.reader.read_until(b'\n', &mut bytes).map_err(transient)?;
+                if got == 0 {
                     break;
                 }
                 partition.next += 1;
+                partition.at += got as u64;
             }
             if partition.next > from {
                 progress.push(Progress { partition: name.clone(), from, to: partition.next });
@@ -132,8 +140,16 @@ impl LogSource {
 }
 
 impl Source for LogSource {
-    fn poll(&mut self, _now: Instant) -> Result<()> {
+    fn poll(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        let is_longer = |partition: &Partition| {
+            let metadata = partition.reader.get_ref().metadata();
+            metadata.is_ok_and(|metadata| metadata.len() > partition.at)
+        };
+        !self.returned.is_empty() || self.partitions.values().any(is_longer)
     }
 
     fn take(&mut self) -> Result<Option<Input>> {
@@ -202,7 +218,7 @@ impl Source for LogSource {
     }
 
     fn backlog(&self) -> Backlog<'_> {
-        Backlog { pending: self.returned.len(), next: self.next_name(), ..Backlog::default() }
+        Backlog { pending: self.returned.len(), ..Backlog::default() }
     }
 }
 
@@ -229,9 +245,11 @@ impl Acknowledge for LogSource {
         while let Some((_, progress)) = self.owed.front() {
             if let Err(error) = self.send(progress) {
                 tracing::warn!(%error, "the acknowledgement is sent again");
-                self.again = Some(Instant::now() + PAUSE);
+                self.tries += 1;
+                self.again = Some(Instant::now() + PAUSE * self.tries);
                 return Ok(());
             }
+            self.tries = 0;
             self.done.extend(self.owed.pop_front().map(|(debt, _)| debt));
         }
         Ok(())
@@ -251,7 +269,7 @@ impl Acknowledge for LogSource {
     }
 
     fn stuck(&self) -> Option<(&OsStr, u32)> {
-        self.owed.front().map(|(debt, _)| (&*debt.name, 1))
+        self.owed.front().map(|(debt, _)| (&*debt.name, self.tries))
     }
 }
 

@@ -26,11 +26,12 @@ use folder::stamp::Stamp;
 ///
 /// Names are what a log line calls an input. Keys give the order in which inputs are taken.
 pub trait Source: Acknowledge {
-    /// Looks for new inputs, if that is due or something has told of some. Called before each round.
+    /// Looks for new inputs, if that is due or something has told of some. Called in each round, before anything
+    /// is taken.
     ///
     /// # Errors
     /// `Transient` when the source cannot be reached: it may come back.
-    fn poll(&mut self, now: Instant) -> Result<()>;
+    fn poll(&mut self) -> Result<()>;
 
     /// Returns the next complete input in order, if there is one now.
     ///
@@ -65,8 +66,14 @@ pub trait Source: Acknowledge {
     /// When there may be more to take or to acknowledge, hints aside.
     fn next_due(&self) -> Instant;
 
-    /// The name of the next input, if one is due.
+    /// The name of the next input, if one is due and known by its name.
     fn next_name(&self) -> Option<&OsStr>;
+
+    /// True when [`Source::take`] is likely to have an input. Where it is false, results of views are made, and
+    /// no disk is looked at.
+    fn has_more(&self) -> bool {
+        self.next_name().is_some()
+    }
 
     /// True while inputs are there that are taken now, or as soon as they are complete.
     fn is_under_way(&self) -> bool;
@@ -92,16 +99,18 @@ pub trait Source: Acknowledge {
 ///
 /// The ledger decides what was consumed. What is done here may be lost in a crash, and is done again.
 pub trait Acknowledge: Send {
-    /// An input is committed: it is never offered again. [`Acknowledge::archive`] does the rest.
+    /// An input is committed: it is never offered again. [`Acknowledge::archive`] does the rest. A failed one has
+    /// to be kept where a person finds it; a source that cannot do so is given none.
     fn acknowledge(&mut self, debt: Debt, input: Input);
 
     /// An earlier process has committed an input and left it. Called at the start, before anything is taken.
     fn owes(&mut self, debt: Debt);
 
-    /// Does for committed inputs what is to be done, and tries again what is due.
+    /// Does for committed inputs what is to be done, and tries again what is due. Stops after an input that was
+    /// altered, until the ledger knows.
     ///
     /// # Errors
-    /// When nothing can be done any more. An input for which it cannot be done now is tried again.
+    /// When it concerns more than one input. One for which nothing can be done now is tried again.
     fn archive(&mut self) -> Result<()>;
 
     /// Makes durable what was done.
@@ -142,8 +151,6 @@ pub struct Backlog<'a> {
     pub failed: u64,
     /// How long the one that has waited longest has been unchanged.
     pub oldest: Option<Duration>,
-    /// The next in order, if one is due.
-    pub next: Option<&'a OsStr>,
     /// One whose records do not fit on the disk.
     pub no_room: Option<&'a OsStr>,
     /// Those whose command has asked to be tried later.

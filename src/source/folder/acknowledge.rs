@@ -127,7 +127,7 @@ impl Acknowledge for FolderSource {
     }
 
     fn archive(&mut self) -> Result<()> {
-        let more_comes = self.next_name().is_some();
+        let more_comes = self.has_more();
         if self.archiving.unarchived.is_empty() && more_comes && self.archiving.background.is_busy()
         {
             return Ok(());
@@ -164,7 +164,9 @@ impl Acknowledge for FolderSource {
             unarchived
         };
         let mut unarchived = unarchived.into_iter();
-        while let Some((debt, input)) = unarchived.next() {
+        while self.archiving.altered.is_empty()
+            && let Some((debt, input)) = unarchived.next()
+        {
             let done = match lost(&debt) {
                 Some(failure) => self.archived(debt, Err(failure), 0, true),
                 None => self.archive_one(debt, input),
@@ -174,7 +176,10 @@ impl Acknowledge for FolderSource {
                 return Err(failure);
             }
         }
-        while let Some(waiting) = self.archiving.next_due(now) {
+        self.archiving.unarchived.extend(unarchived);
+        while self.archiving.altered.is_empty()
+            && let Some(waiting) = self.archiving.next_due(now)
+        {
             match lost(&waiting.debt) {
                 Some(failure) => {
                     self.archived(waiting.debt, Err(failure), waiting.tries, waiting.has_name)?;

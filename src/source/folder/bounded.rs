@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::complete::{self, Plain};
 use super::input::file_of;
@@ -31,7 +31,7 @@ impl FolderSource {
         source.close(None);
         let mut keys = Vec::new();
         loop {
-            source.poll(Instant::now()).map_err(Failure::into_error)?;
+            source.poll().map_err(Failure::into_error)?;
             while let Some(input) = source.take().map_err(Failure::into_error)? {
                 let stamp = *file_of(&input).1;
                 keys.push((input.key, stamp));

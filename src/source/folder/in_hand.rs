@@ -55,7 +55,7 @@ mod tests {
         let mut source =
             FolderSource::open(folder.path(), rules("*", None), None, true, |_, _| Ok(None))
                 .unwrap();
-        source.poll(Instant::now()).unwrap();
+        source.poll().unwrap();
         let taken = source.take().unwrap().unwrap();
         fs::rename(from, to).unwrap();
         source.hear(Hint::Renamed("b".into()));

@@ -165,7 +165,7 @@ impl FolderSource {
 
     /// True when the folder is the one that a file of this name was in; a file system that is not mounted may
     /// have held it.
-    pub fn is_home(&self, name: &OsStr, home: Home) -> bool {
+    fn is_home(&self, name: &OsStr, home: Home) -> bool {
         let device = match input::open_parent(&self.folder, name) {
             Ok(None) => Some(self.folder_stamp.device),
             Ok(Some(parent)) => parent.stat_self().ok().map(|stat| stat.st_dev),
@@ -214,8 +214,8 @@ impl FolderSource {
 }
 
 impl Source for FolderSource {
-    fn poll(&mut self, now: Instant) -> Result<()> {
-        self.hear_and_scan(now)
+    fn poll(&mut self) -> Result<()> {
+        self.hear_and_scan()
     }
 
     fn take(&mut self) -> Result<Option<Input>> {
@@ -332,7 +332,6 @@ impl Source for FolderSource {
             waiting,
             failed: self.failed,
             oldest: self.queue.oldest_wait(Instant::now()),
-            next: self.queue.first(),
             no_room: self.put_off_for(Why::NoRoom).next(),
             later: self.put_off_for(Why::Later).collect(),
         }

@@ -30,13 +30,13 @@ impl FolderSource {
     ///
     /// # Errors
     /// When the folder cannot be read: it may have been unmounted or removed, and may come back.
-    pub(super) fn hear_and_scan(&mut self, now: Instant) -> Result<()> {
-        // However fast they come, the files are taken in between.
-        for _ in 0..HINTS_MAX {
+    pub(super) fn hear_and_scan(&mut self) -> Result<()> {
+        // However fast they come, the files are taken in between. One more: some may have been lost.
+        for _ in 0..=HINTS_MAX {
             let Some(hint) = self.watching.as_ref().and_then(Watching::next) else { break };
             self.hear(hint);
         }
-        self.scan_if_due(now).map_err(Failure::Transient)?;
+        self.scan_if_due(Instant::now()).map_err(Failure::Transient)?;
         self.move_in()
     }
 
