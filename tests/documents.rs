@@ -196,3 +196,67 @@ fn the_test_commands_of_the_readme_can_be_typed() {
         assert!(std::path::Path::new(ROOT).join(format!("tests/{test}.rs")).is_file());
     }
 }
+
+/// The blocks of a document that are commands, each with what it is to print.
+fn shell_blocks(text: &str) -> Vec<(String, String, Option<String>)> {
+    let mut found: Vec<(String, String, Option<String>)> = Vec::new();
+    let mut follows = false;
+    for part in text.split("\n```").skip(1).step_by(2).map(|part| part.split_once('\n')) {
+        let (kind, body) = part.unwrap();
+        let body = format!("{body}\n");
+        if kind == "text" && follows {
+            found.last_mut().unwrap().2 = Some(body);
+        } else if kind.split(' ').next() == Some("sh") {
+            found.push((kind.to_owned(), body, None));
+        }
+        follows = kind.split(' ').next() == Some("sh");
+    }
+    found
+}
+
+/// The commands of one document, one after the other, in a home folder of their own.
+fn run_blocks(path: &str) -> usize {
+    let home = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_spoolmill")).parent().unwrap();
+    let search = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut ran = 0;
+    let mut folder = home.path().to_owned();
+    for (kind, body, expected) in shell_blocks(&read(path)) {
+        if !["sh", "sh sql"].contains(&&*kind) || kind == "sh sql" && cfg!(not(feature = "sql")) {
+            eprintln!("{path}: left out a block of `{kind}`");
+            continue;
+        }
+        // The next block goes on in the folder to which this one has changed.
+        let script = format!("set -eu\n{body}pwd > ~/.folder\n");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(&folder)
+            .env("HOME", home.path())
+            .env("PATH", &search)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{path}: {body}{printed}{told}");
+        if let Some(expected) = expected {
+            assert_eq!(printed, expected, "{path}: {body}{told}");
+        }
+        let now = std::fs::read_to_string(home.path().join(".folder")).unwrap();
+        folder = now.trim_end().into();
+        ran += 1;
+    }
+    ran
+}
+
+/// What a document tells to type works, and prints what it says. Blocks of `sh install` need what a test has
+/// not: a toolchain, root, a service manager. `.ci/run` and `tests/systemd.sh` go through them.
+#[test]
+fn every_command_in_the_documents_works() {
+    let mut ran = run_blocks("README.md");
+    for entry in std::fs::read_dir(Path::new(ROOT).join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        ran += run_blocks(&format!("docs/{name}"));
+    }
+    assert!(ran >= 10, "only {ran} blocks were found");
+}
