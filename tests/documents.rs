@@ -260,3 +260,39 @@ fn every_command_in_the_documents_works() {
     }
     assert!(ran >= 10, "only {ran} blocks were found");
 }
+
+/// Files that the documents name are there, but for those that somebody is to add.
+#[test]
+fn every_file_that_a_document_names_is_there() {
+    let mut named = 0;
+    for entry in std::fs::read_dir(Path::new(ROOT).join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let text = read(&format!("docs/{name}"));
+        let words = text.split('`').filter(|word| {
+            let is_ours =
+                ["src/", "tests/", "config/"].iter().any(|folder| word.starts_with(folder));
+            is_ours && !word.contains(char::is_whitespace) && !word.ends_with("/x.rs")
+        });
+        for word in words {
+            named += 1;
+            assert!(Path::new(ROOT).join(word).exists(), "docs/{name} names {word}");
+        }
+    }
+    assert!(named > 20, "only {named} files were found");
+}
+
+/// The README links the line at which a microbatch becomes true.
+#[test]
+fn the_readme_links_the_commit_point() {
+    let readme = read("README.md");
+    let (_, link) = readme.split_once("(src/ledger/mod.rs#L").unwrap();
+    let number: usize = link.split(')').next().unwrap().parse().unwrap();
+    let text = read("src/ledger/mod.rs");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[number - 1].contains("// The commit point"),
+        "line {number}: {}",
+        lines[number - 1]
+    );
+    assert!(lines[number].contains("commit()"), "{}", lines[number]);
+}
