@@ -106,14 +106,16 @@ fn the_examples_are_jobs() {
 }
 
 #[test]
-fn the_configuration_in_the_readme_is_a_job() {
-    let readme = read("README.md");
-    let blocks: Vec<&str> =
-        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert!(!blocks.is_empty());
-    for block in blocks {
-        Config::parse(block, Path::new("README.md"), "/".into())
-            .unwrap_or_else(|error| panic!("{error}"));
+fn the_configuration_in_the_documents_is_a_job() {
+    for document in ["README.md", "docs/configuration.md"] {
+        let text = read(document);
+        let blocks: Vec<&str> =
+            text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(!blocks.is_empty());
+        for block in blocks {
+            Config::parse(block, Path::new(document), "/".into())
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
     }
 }
 
@@ -277,8 +279,21 @@ fn every_file_that_a_document_names_is_there() {
             named += 1;
             assert!(Path::new(ROOT).join(word).exists(), "docs/{name} names {word}");
         }
+        assert_links(&format!("docs/{name}"));
     }
+    assert_links("README.md");
     assert!(named > 20, "only {named} files were found");
+}
+
+/// What a document links in the tree is there.
+#[track_caller]
+fn assert_links(document: &str) {
+    let folder = Path::new(ROOT).join(document).parent().unwrap().to_owned();
+    let text = read(document);
+    for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+        let is_ours = !link.starts_with("http") && !link.is_empty();
+        assert!(!is_ours || folder.join(link).exists(), "{document} links {link}");
+    }
 }
 
 /// The README links the line at which a microbatch becomes true.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs the shipped unit under a real systemd: start, drop, reload, watchdog, crash, restart, stop; or, given
-# the Debian package, follows the README from its installation on, then upgrades, removes and purges it.
+# the Debian package, follows docs/operations.md from its installation on, then upgrades, removes and purges it.
 #
 # Usage, as root on a machine with systemd's own package installed (it need not be running):
 #     cargo build --release && tests/systemd.sh target/release/spoolmill
@@ -12,7 +12,7 @@ set -euo pipefail
 
 program=$(realpath "${1:?usage: tests/systemd.sh PROGRAM|PACKAGE.deb}")
 if [ $# -gt 1 ] && [ "$2" != boot ]; then echo "one program or one package, not $*"; exit 2; fi
-readme=$(realpath "$(dirname "$0")/../README.md")
+guide=$(realpath "$(dirname "$0")/../docs/operations.md")
 unit=$(realpath "$(dirname "$0")/../systemd/spoolmill@.service")
 work=${work:-$(mktemp -d /mnt/spoolmill-systemd.XXXXXX)}
 group=/sys/fs/cgroup/systemd/spoolmill-test
@@ -20,7 +20,7 @@ export program unit work
 export DEBIAN_FRONTEND=noninteractive
 is_package() { [[ $program == *.deb ]]; }
 
-# What the README says for a machine without the package.
+# What the guide says for a machine without the package.
 install_by_hand() {
     mkdir -p /etc/spoolmill /srv/spoolmill/in
     install -m 755 "$work/spoolmill" /usr/bin/spoolmill
@@ -93,9 +93,9 @@ inside systemctl --version | head -1
 
 if is_package; then
     # apt-get looks for nothing but the package: what it depends on is there.
-    from_zero=$(sed -n '/^## From zero to a service/,/^```$/p' "$readme" | sed -n '/^```sh/,/^```$/p' |
+    from_zero=$(sed -n '/^## From zero to a service/,/^```$/p' "$guide" | sed -n '/^```sh/,/^```$/p' |
         sed '/^```/d; /^cargo install/d; /packaging\/deb.sh/d')
-    step "the README, from the installation on"
+    step "the guide, from the installation on"
     echo "$from_zero"
     inside bash -ec "cd $work; $from_zero"
     until_true 'test -e /srv/spoolmill/in/processed-one'
