@@ -335,7 +335,7 @@ impl<'a> Daemon<'a> {
                 }
                 Err(failure) if self.setting.pulse.must_stop() => {
                     let error = failure.into_error();
-                    tracing::warn!(error = %format!("{error:#}"), "left for the next start");
+                    tracing::warn!(error = %format!("{error:#}"), "the rest is left for the next start");
                     break;
                 }
                 Err(failure) => {

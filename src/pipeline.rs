@@ -240,7 +240,10 @@ impl Pipeline {
             self.give_back(prepared, source);
         }
         let Some(written) = group.pop() else { return };
-        tracing::debug!(file = crate::telemetry::text(written.input.name()), "is written to");
+        tracing::debug!(
+            file = crate::telemetry::text(written.input.name()),
+            "the file is written to"
+        );
         source.put_off(self.take_apart(written), Why::WriterOpen);
     }
 

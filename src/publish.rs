@@ -43,7 +43,7 @@ pub fn set_aside(path: &Path, sequence: u64) -> Result<()> {
             aside.push(format!(".{number}"));
         }
         if dir.rename_no_replace(name, &dir, &aside)? {
-            tracing::info!(output = %path.display(), aside = %aside.display(), "set aside");
+            tracing::info!(output = %path.display(), aside = %aside.display(), "the output was set aside");
             break;
         }
     }

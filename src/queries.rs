@@ -263,7 +263,7 @@ impl Queries {
             both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
         let output = config.output_path();
         let output = output.ok_or_else(|| Failure::fatal("the job has no output"))?;
-        tracing::info!(view = definition.name, "is rebuilt from the output");
+        tracing::info!(view = definition.name, "the view is rebuilt from the output");
         let judge = self.judge();
         rebuild::read(config, definition, schema, judge, (closed, output), pulse)
     }
@@ -296,7 +296,7 @@ impl Queries {
         for made in &self.finals {
             let place = made.path.display();
             made.make(config, path, pulse).with_context(|| format!("make {place}"))?;
-            tracing::info!(path = %place, "final result written");
+            tracing::info!(path = %place, "a final result was written");
         }
         Ok(())
     }

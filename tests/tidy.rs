@@ -317,3 +317,24 @@ fn no_more_packed_bindings() {
     assert!(tuples <= TUPLES, "{tuples} bindings of tuples, {TUPLES} before");
     assert!(again <= AGAIN, "{again} names are bound again in the next line, {AGAIN} before");
 }
+
+/// In a log that is searched, a message stands alone: it is a clause with its subject.
+#[test]
+fn log_messages_have_a_subject() {
+    let verbs =
+        ["is", "are", "was", "were", "has", "had", "it", "its", "cannot", "may", "does", "holds"];
+    let mut found = 0;
+    for (name, text) in sources() {
+        let calls =
+            ["info!(", "warn!(", "error!(", "debug!("].map(|call| format!("tracing::{call}"));
+        for rest in calls.iter().flat_map(|call| text.split(call.as_str()).skip(1)) {
+            let call = rest.split(");").next().unwrap();
+            let Some(message) = call.trim_end().strip_suffix('"') else { continue };
+            let message = message.rsplit('"').next().unwrap();
+            let first = message.split(' ').next().unwrap();
+            found += 1;
+            assert!(!verbs.contains(&first), "{name}: \"{message}\"");
+        }
+    }
+    assert!(found > 60, "only {found} messages were found");
+}

@@ -124,7 +124,11 @@ impl Batch {
             let (names, left) = FolderSource::complete(path, rules, compression::plain, goes_on)?;
             if left > 0 {
                 let folder = escaped(path.as_os_str().as_encoded_bytes());
-                tracing::warn!(folder, files = left, "are not complete, and are not taken");
+                tracing::warn!(
+                    folder,
+                    files = left,
+                    "some files are not complete, and are not taken"
+                );
             }
             all.extend(names.into_iter().map(|(name, stamp)| {
                 let path = path.join(Path::new(&name));

@@ -61,7 +61,7 @@ impl Requeue {
                     tracing::info!(
                         file = name,
                         microbatch = sequence,
-                        "is back in the drop folder"
+                        "the file is back in the drop folder"
                     );
                 }
                 Err(error) if all == 1 => {

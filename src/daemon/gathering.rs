@@ -199,23 +199,27 @@ impl Job {
         let file = crate::telemetry::text(input.name());
         match failure {
             Failure::Changed => {
-                tracing::debug!(file, "changed while it was read; it settles again");
+                tracing::debug!(file, "the file changed while it was read; it settles again");
                 self.source.give_back(input);
             }
             Failure::Incomplete(reason) => {
-                tracing::info!(file, reason, "may still be arriving; it waits");
+                tracing::info!(file, reason, "the file may still be arriving; it waits");
                 self.source.put_off(input, Why::Incomplete);
             }
             Failure::Unreadable(error) => {
-                tracing::warn!(file, %error, "cannot be read; it waits, others go on");
+                tracing::warn!(file, %error, "the file cannot be read; it waits, others go on");
                 self.source.put_off(input, Why::Unreadable);
             }
             Failure::Later(reason) => {
-                tracing::warn!(file, reason, "it waits, others go on");
+                tracing::warn!(file, reason, "the file is tried later; it waits, others go on");
                 self.source.put_off(input, Why::Later);
             }
             Failure::NoRoom(reason) => {
-                tracing::warn!(file, reason, "does not fit; it waits, others go on");
+                tracing::warn!(
+                    file,
+                    reason,
+                    "the output of the file does not fit; it waits, others go on"
+                );
                 self.source.put_off(input, Why::NoRoom);
             }
             failure => {

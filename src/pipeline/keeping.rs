@@ -159,7 +159,7 @@ impl Pipeline {
         if let Err(failure) = removed {
             let file = crate::telemetry::text(&debt.name);
             let error = failure.into_error();
-            tracing::warn!(file, error = %format!("{error:#}"), "it stays in the archive");
+            tracing::warn!(file, error = %format!("{error:#}"), "the file stays in the archive");
         }
     }
 

@@ -76,7 +76,7 @@ impl Pipeline {
                 Err(failure) => {
                     let file = path.display().to_string();
                     let error = failure.into_error();
-                    tracing::warn!(file, error = %format!("{error:#}"), "its rest is not set aside yet");
+                    tracing::warn!(file, error = %format!("{error:#}"), "the rest of the file is not set aside yet");
                     self.late_writes.files.insert(path, now + AGAIN);
                 }
                 Ok(true) => {}

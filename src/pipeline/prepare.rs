@@ -153,7 +153,7 @@ impl Preparation<'_> {
                 Err(Failure::Bad(reason)) => {
                     let file = crate::telemetry::text(input.name());
                     let reason = record::reason(reason);
-                    tracing::warn!(file, reason, "failed; trying again");
+                    tracing::warn!(file, reason, "the command failed; trying again");
                 }
                 made => return made,
             }

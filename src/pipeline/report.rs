@@ -31,7 +31,7 @@ pub fn log(committed: &Committed) {
         return;
     }
     if let Some(earlier) = batch.duplicate_of.filter(|_| batch.skipped) {
-        tracing::info!(microbatch, file, bytes, duplicate_of = earlier, "skipped");
+        tracing::info!(microbatch, file, bytes, duplicate_of = earlier, "the file was skipped");
         return;
     }
     let Some(reason) = &batch.quarantined else {

@@ -51,7 +51,7 @@ impl Pipeline {
                 Err(failure) => {
                     let output = path.display();
                     let error = failure.into_error();
-                    tracing::warn!(%output, error = %format!("{error:#}"), "is not closed yet");
+                    tracing::warn!(%output, error = %format!("{error:#}"), "the output is not closed yet");
                 }
                 Ok(()) => {}
             }

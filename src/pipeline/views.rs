@@ -474,7 +474,7 @@ impl Views {
                 // It is the data that cannot be computed; the next microbatch may change it.
                 Err(Failure::Bad(reason)) => {
                     let view = &open.definition.name;
-                    tracing::error!(view, reason, "cannot be computed; the old result stays");
+                    tracing::error!(view, reason, "the view failed; the old result stays");
                     Ok(vec![LeftOut { group: String::new(), reason }])
                 }
                 replaced => replaced,

@@ -197,7 +197,7 @@ fn exchange(closed: &Closed, dir: &Dir, temporary: &OsStr) -> anyhow::Result<()>
         clear(dir, &closed.name)?;
         let packed = packed.display();
         let closed = closed.name.display();
-        tracing::warn!(%packed, %closed, "is somebody else's; the closed output stays as it is");
+        tracing::warn!(%packed, %closed, "the compressed file is somebody else's; the closed output stays as it is");
         return Ok(());
     }
     dir.sync("output directory")?;

@@ -190,7 +190,7 @@ impl Rotation {
                     rotated.name.display()
                 )));
             }
-            tracing::info!(output = %self.path.display(), closed = %rotated.name.display(), "rotated");
+            tracing::info!(output = %self.path.display(), closed = %rotated.name.display(), "the output was rotated");
         }
         dir.sync("output directory")?;
         self.renamed = Some(rotated.generation);
@@ -232,7 +232,11 @@ impl Rotation {
                 let wait = AGAIN * (1 << self.failures.min(DOUBLED_MAX));
                 let error = format!("{error:#}");
                 let seconds = wait.as_secs();
-                tracing::warn!(error, seconds, "trying again later");
+                tracing::warn!(
+                    error,
+                    seconds,
+                    "the closed output is not compressed yet; trying again later"
+                );
                 self.failures += 1;
                 self.again = Some(Instant::now() + wait);
                 Ok(())

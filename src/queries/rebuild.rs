@@ -43,7 +43,7 @@ pub fn read(
         if counts.rejected > 0 {
             let records = counts.rejected;
             let output = path.display();
-            tracing::warn!(records, %output, "cannot be read back; the view is made without them");
+            tracing::warn!(records, %output, "some records cannot be read back; the view is made without them");
         }
         Ok(())
     };
@@ -54,7 +54,7 @@ pub fn read(
             read(Framer::bounded(file, &framing, u64::MAX).into(), &path)?;
         } else {
             let output = path.display();
-            tracing::warn!(%output, "was taken away; the view is made without its records");
+            tracing::warn!(%output, "an earlier output was taken away; the view is made without its records");
         }
     }
     let last = output::written(&decode, open, &framing).map_err(Failure::Fatal)?;

@@ -164,7 +164,7 @@ impl Tables {
         }
         (table.used, table.refused) = (Some(version.stamp), None);
         let rows: usize = version.records.iter().map(RecordBatch::num_rows).sum();
-        tracing::info!(table = table.table.name, rows, "was read again");
+        tracing::info!(table = table.table.name, rows, "the table was read again");
     }
 }
 
@@ -202,7 +202,7 @@ impl Reference {
         if self.refused.replace(stamp) != Some(stamp) {
             let table = &self.table.name;
             let error = format!("{error:#}");
-            tracing::error!(table, error, "cannot be used; the old one stays");
+            tracing::error!(table, error, "the new table cannot be used; the old one stays");
         }
     }
 }

@@ -95,7 +95,7 @@ impl Sink for FileSink {
         match (&found, other) {
             (None, _) | (_, Some(Found { length: 0, .. })) if first.end > 0 && first != end => {
                 if let Some(moved) = self.find_moved(known, first)? {
-                    tracing::info!(output = %self.path.display(), "its file was renamed, and gets the rest");
+                    tracing::info!(output = %self.path.display(), "the output was renamed, and gets the rest");
                     self.file = Some(moved);
                     return Ok(Recovery::Agrees);
                 }
@@ -125,14 +125,14 @@ impl Sink for FileSink {
         let Some(found) = self.look()? else {
             let taken_away = position.end > 0;
             if taken_away {
-                tracing::info!(output = %self.path.display(), "was taken away; a new one begins");
+                tracing::info!(output = %self.path.display(), "the output was taken away; a new one begins");
             }
             self.left.extend(untold.filter(|_| taken_away));
             return Ok(self.begins(position, taken_away));
         };
         let is_other = position.end > 0 && is_other(before, position, found.id);
         if is_other && found.length == 0 {
-            tracing::info!(output = %self.path.display(), "is another file, and empty; a new one begins");
+            tracing::info!(output = %self.path.display(), "the output is another file, and empty; a new one begins");
             self.left.extend(untold);
             let begun = self.begins(position, true);
             self.knows(begun.generation, &found);
@@ -149,7 +149,7 @@ impl Sink for FileSink {
         if length > position.end {
             tracing::warn!(
                 output = %self.path.display(), ledger = position.end, found = length,
-                "holds bytes that spoolmill did not write; going on after them"
+                "the output holds bytes that spoolmill did not write; going on after them"
             );
         }
         Ok(Position { end: length, ..position })

@@ -122,7 +122,7 @@ impl Told {
         let path = state.join(FILE);
         let opened = crate::durable::open_private(&path);
         if let Err(error) = &opened {
-            tracing::warn!(%error, file = %path.display(), "status will know less");
+            tracing::warn!(%error, file = %path.display(), "the status file cannot be written");
         }
         Self { file: opened.ok(), last: Live::default(), at: None }
     }

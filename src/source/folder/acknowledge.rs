@@ -361,7 +361,7 @@ impl FolderSource {
         self.collect_archived()?;
         let file = crate::telemetry::text(input.name());
         let microbatch = debt.sequence;
-        tracing::warn!(file, microbatch, "was committed under another name");
+        tracing::warn!(file, microbatch, "the file was committed under another name");
         self.archiving.is_unsynced = true;
         self.archive_one(debt, input)?;
         Ok(None)

@@ -58,7 +58,7 @@ impl FolderSource {
             Found::Unreadable(error) => {
                 if before.is_none_or(|before| before.why != Why::Unreadable) {
                     let file = crate::telemetry::text(&key.name);
-                    tracing::warn!(file, %error, "cannot be read; it waits, others go on");
+                    tracing::warn!(file, %error, "the file cannot be read; it waits, others go on");
                 }
                 self.wait(key, before, stamp, Why::Unreadable, Some(LOOK_AGAIN));
                 return Ok(None);
@@ -74,7 +74,10 @@ impl FolderSource {
             && before.is_none_or(|before| before.why != Why::Unmovable)
         {
             let file = crate::telemetry::text(&key.name);
-            tracing::warn!(file, "its folder cannot be written to, so it waits; others go on");
+            tracing::warn!(
+                file,
+                "the folder of the file cannot be written to; it waits, others go on"
+            );
         }
         if let Some((why, pause)) = unmet {
             self.wait(key, before, opened, why, pause);
@@ -89,7 +92,7 @@ impl FolderSource {
             Ok(_) => None,
             Err(error) => {
                 let file = crate::telemetry::text(name);
-                tracing::warn!(file, error = %chain(&error), "cannot be examined");
+                tracing::warn!(file, error = %chain(&error), "the file cannot be examined");
                 None
             }
         }
