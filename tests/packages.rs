@@ -40,6 +40,23 @@ fn manual_and_completions_know_every_verb() {
     assert!(of("spoolmill-requeue.1").contains("again"));
 }
 
+/// `man spoolmill.toml` shows every line of the file that shows every key, as it stands there.
+#[test]
+fn the_manual_of_the_job_file_has_every_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spoolmill"));
+    assert!(command.arg("generate").arg(folder.path()).status().unwrap().success());
+    let page = read(&folder.path().join("spoolmill.toml.5"));
+    let lines = page.split(".nf\n").nth(1).unwrap().split(".fi\n").next().unwrap();
+    // What roff would take for its own is escaped.
+    let shown = lines
+        .lines()
+        .map(|line| line.replace("\\-", "-").replace("\\*(Aq", "'").replace("\\\\", "\\"));
+    let shown: Vec<String> = shown.map(|line| line.trim_start_matches("\\&").to_owned()).collect();
+    let file = read(&Path::new(ROOT).join("config/spoolmill.toml"));
+    assert_eq!(shown, file.lines().collect::<Vec<_>>());
+}
+
 /// The assets of the package exist, but for what is built; the unit finds the program where it is put.
 #[test]
 fn the_package_has_what_it_names() {
