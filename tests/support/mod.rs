@@ -20,8 +20,8 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The program keeps signals ignored that were ignored when it was started, and a shell starts a job in the
-/// background so. The tests send them.
+/// The program keeps signals ignored that were ignored when it was started; a shell starts a job in the background
+/// so, and nohup any. The tests send them.
 #[expect(unsafe_code, reason = "no safe crate of ours sets the action of a signal")]
 pub fn hear_interrupts() {
     static ONCE: std::sync::Once = std::sync::Once::new();
@@ -29,6 +29,7 @@ pub fn hear_interrupts() {
     ONCE.call_once(|| unsafe {
         libc::signal(libc::SIGINT, libc::SIG_DFL);
         libc::signal(libc::SIGQUIT, libc::SIG_DFL);
+        libc::signal(libc::SIGHUP, libc::SIG_DFL);
     });
 }
 
