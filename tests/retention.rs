@@ -227,15 +227,21 @@ fn one_file_that_cannot_be_removed_keeps_no_others() {
     spool.verify(&[]);
 }
 
-/// A disk that is full of what was closed is made good by what `keep` lets go.
-#[test]
-fn a_full_disk_holds_up_everything_but_this() {
-    let mut spool = job("size = \"1B\"");
-    for number in 11..=14 {
+/// Outputs closed one after the other, of `count` files; one more waits.
+fn filled(count: u32) -> Spool {
+    let spool = job("size = \"1B\"");
+    for number in 11..11 + count {
         drop_one(&spool, number);
         spool.run_once();
     }
-    drop_one(&spool, 15);
+    drop_one(&spool, 11 + count);
+    spool
+}
+
+/// A disk that is full of what was closed is made good by what `keep` lets go.
+#[test]
+fn a_full_disk_holds_up_everything_but_this() {
+    let mut spool = filled(4);
     let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");
     for rule in [None, Some(rule)] {
         if let Some(rule) = rule {
@@ -260,12 +266,7 @@ fn a_full_disk_holds_up_everything_but_this() {
 /// A failed fsync stops the daemon here as well, and is not tried again.
 #[test]
 fn a_failed_fsync_while_room_is_made_stops_the_program() {
-    let mut spool = job("size = \"1B\"");
-    for number in 11..=13 {
-        drop_one(&spool, number);
-        spool.run_once();
-    }
-    drop_one(&spool, 14);
+    let mut spool = filled(3);
     spool.environment("SPOOLMILL_FAULT", "fail:write:28:1+");
     assert_eq!(spool.run("run", &["--once"]).status.code(), Some(1));
     let rule = job("size = \"1B\", keep = \"0B\"").read("job.toml");

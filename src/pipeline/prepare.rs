@@ -273,13 +273,11 @@ impl Preparation<'_> {
 
 /// The microbatch of a file that goes to quarantine.
 fn quarantined(input: &Input, reason: String) -> Result<Microbatch> {
-    let mut hash = blake3::Hasher::new();
-    let mut whole = Whole { input, hash: &mut hash, left: u64::MAX, at: 0 };
-    io::copy(&mut whole, &mut io::sink()).map_err(unreadable)?;
+    let hash = input.hash().map_err(unreadable)?;
     if !input.is_unchanged().map_err(Failure::Unreadable)? {
         return Err(Failure::Changed);
     }
-    let identity = input.identity(*hash.finalize().as_bytes());
+    let identity = input.identity(hash);
     let batch = Microbatch::empty(input.name().to_owned(), identity, now_ms());
     let progress = input.progress().to_vec();
     Ok(Microbatch { quarantined: Some(reason), progress, ..batch })

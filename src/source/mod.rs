@@ -251,6 +251,14 @@ impl Input {
         }
     }
 
+    /// BLAKE3 over all of it. A signal is heard meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be read, or when the work is to stop.
+    pub fn hash(&self) -> std::io::Result<[u8; 32]> {
+        input::hash_by(|buffer, at| self.read_at(buffer, at))
+    }
+
     /// True when nothing has touched it since it was found complete.
     ///
     /// # Errors

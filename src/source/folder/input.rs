@@ -65,12 +65,19 @@ pub(super) fn file_of(input: &Input) -> (&File, &Stamp) {
 /// # Errors
 /// When the file cannot be read, or when the work is to stop.
 pub fn hash(file: &File) -> std::io::Result<[u8; 32]> {
+    hash_by(|buffer, at| file.read_at(buffer, at))
+}
+
+/// The same over all that `read_at` gives.
+pub(in crate::source) fn hash_by(
+    read_at: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+) -> std::io::Result<[u8; 32]> {
     let mut hash = blake3::Hasher::new();
     let mut at = 0;
     let mut buffer = vec![0; HASH_BYTES];
     loop {
         crate::pulse::alive()?;
-        let got = file.read_at(&mut buffer, at)?;
+        let got = read_at(&mut buffer, at)?;
         if got == 0 {
             return Ok(*hash.finalize().as_bytes());
         }

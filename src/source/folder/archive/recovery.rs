@@ -101,11 +101,11 @@ impl Archiver {
     /// Where the archived input is. What could not be read is not therefore another file.
     fn find_for_sure(&self, folder: &Dir, debt: &Debt) -> Result<Option<(Dir, OsString)>> {
         let trouble = Cell::new(None);
-        let found = self.find_whole(folder, debt, None, &|file| {
-            hash(file).map_err(|error| {
-                let again = std::io::Error::from(error.kind());
+        let found = self.find_by(folder, debt, None, &|file, stamp| {
+            let is_it = is_committed(debt, file, stamp);
+            is_it.unwrap_or_else(|error| {
                 trouble.set(Some(error));
-                again
+                false
             })
         });
         trouble.take().map_or(Ok(found), |error| Err(unread(error)))
@@ -184,21 +184,8 @@ impl Archiver {
         debt: &Debt,
         named: Option<&OsStr>,
     ) -> Option<(Dir, OsString)> {
-        self.find_whole(folder, debt, named, &hash)
-    }
-
-    fn find_whole(
-        &self,
-        folder: &Dir,
-        debt: &Debt,
-        named: Option<&OsStr>,
-        hash: &impl Fn(&File) -> std::io::Result<[u8; 32]>,
-    ) -> Option<(Dir, OsString)> {
-        let identity = &debt.identity;
         self.find_by(folder, debt, named, &|file, stamp| {
-            (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns)
-                && (stamp.inode == identity.inode
-                    || hash(file).is_ok_and(|hash| hash == identity.hash))
+            is_committed(debt, file, stamp).unwrap_or(false)
         })
     }
 
@@ -238,6 +225,13 @@ impl Archiver {
             Action::Delete => moved(),
         }
     }
+}
+
+/// True for the committed input: its size and time, and the same inode or the same content.
+fn is_committed(debt: &Debt, file: &File, stamp: &Stamp) -> std::io::Result<bool> {
+    let identity = &debt.identity;
+    let is_alike = (stamp.size, stamp.modified_ns) == (identity.size, identity.modified_ns);
+    Ok(is_alike && (stamp.inode == identity.inode || hash(file)? == identity.hash))
 }
 
 /// The name in `target` of an input that was called `name`.
