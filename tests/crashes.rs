@@ -614,6 +614,31 @@ fn a_power_cut_in_the_recovery_of_a_job_over_partitions_changes_nothing_in_the_e
     recoveries_change_nothing(LOG, 1);
 }
 
+/// A power cut may keep the old name of a first output that its reader has taken since: that file is the reader's,
+/// and is not appended to.
+#[test]
+fn a_first_output_that_was_taken_stays_as_it_is() {
+    let large = ALONE.file(&["7.25"; 60_000]);
+    let spool = (1..OPERATIONS_MAX).find_map(|number| {
+        let mut spool = Spool::new(ALONE.configuration);
+        spool.drop_file("a", &large);
+        run_with(&mut spool, &format!("abort:{number}"));
+        let is_staged = || spool.names_in("state/staging").len() == 1;
+        let is_owed = || spool.ledger("SELECT count(*) FROM owed WHERE file IS NOT NULL") == 1;
+        let is_at_rename = !spool.path("output.txt").exists() && is_staged() && is_owed();
+        is_at_rename.then_some(spool)
+    });
+    let spool = spool.expect("an abort between the commit and the rename");
+    let staged = spool.names_in("state/staging").into_iter().next().unwrap();
+    std::fs::hard_link(spool.path("state/staging").join(staged), spool.path("taken")).unwrap();
+    spool.run_once();
+    spool.drop_file("b", ALONE.file(&["1.25"]));
+    spool.run_once();
+    let taken = spool.read("taken");
+    assert_eq!(spool.output(), format!("{taken}1.25\n"));
+    assert!(spool.names_in("state/staging").is_empty());
+}
+
 /// The header of a large output is in its staging file, whether it is needed or not.
 #[cfg(feature = "sql")]
 #[test]

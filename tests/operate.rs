@@ -58,6 +58,7 @@ fn status_of_a_stopped_job_tells_what_was_done_and_what_waits() {
     assert!(status["last_error"]["error"].as_str().unwrap().starts_with("b.gz: "), "{status}");
     let text = out(&spool, "status", &[]);
     assert!(text.contains("does not run") && text.contains("1 failed"), "{text}");
+    assert!(text.contains("failed: 1 set aside in the folder"), "{text}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use crate::support::spool::NUMBERS;
-use crate::support::{DEADLINE, Spool, wait_for};
+use crate::support::{DEADLINE, Spool, has, skipped, wait_for};
 
 /// A job without an output of its own, so that rejects go to standard error.
 fn plain(transform: &str) -> Spool {
@@ -362,10 +362,21 @@ fn a_batch_takes_what_is_complete() {
 /// A stream that is stopped takes its command with it; a signal that it was started to ignore is ignored.
 #[test]
 fn a_stopped_stream_leaves_nothing() {
-    let job =
-        "[transform.command]\nargv = [\"sh\", \"-c\", \"echo $$ > child; exec sleep 1000\"]\n";
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let spool = Spool::new(job);
+    // The second leaves the group, and no parent waits for it.
+    let scripts = [
+        "echo $$ > child; exec sleep 1000",
+        "setsid sleep 1000 & echo $! > child; exec sleep 1000",
+    ];
+    let signals = [Signal::TERM, Signal::INT, Signal::HUP];
+    for (signal, script) in
+        signals.into_iter().flat_map(|signal| scripts.map(|script| (signal, script)))
+    {
+        if script.contains("setsid") && !has("setsid") {
+            skipped("setsid is not installed");
+            continue;
+        }
+        let spool =
+            Spool::new(&format!("[transform.command]\nargv = [\"sh\", \"-c\", {script:?}]\n"));
         let (idle, _unwritten) = idle_pipe();
         let mut stream = spool.command("stream").stdin(idle).stdout(Stdio::null()).spawn().unwrap();
         wait_for("the command", || {
