@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+use crate::clock::Backoff;
 use crate::config::{Config, Problem};
 use crate::failure::Failure;
 use crate::ledger::Ledger;
@@ -30,11 +31,8 @@ use crate::telemetry;
 pub use aside::Aside;
 use job::{Job, Round};
 
-/// The first pause after a failure that may pass; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-
-/// The longest such pause.
-const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// The pauses after failures that may pass.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 
 /// Failures in a row after which `--once` gives up, with a few seconds of pauses between them: whoever
 /// started it will start it again.
@@ -218,8 +216,7 @@ impl<'a> Daemon<'a> {
 
     /// The loop.
     fn run(&mut self) -> anyhow::Result<Ending> {
-        let mut pause = PAUSE_MIN;
-        let mut failures = 0;
+        let mut pauses = PAUSES;
         loop {
             self.setting.pulse.beat();
             self.hear_all();
@@ -233,12 +230,12 @@ impl<'a> Daemon<'a> {
             }
             match self.round() {
                 Ok(Round::Worked) => {
-                    (pause, failures) = (PAUSE_MIN, 0);
+                    pauses.reset();
                     self.goes_on();
                 }
                 Ok(Round::Ended) => return Ok(Ending::Done(ENDED)),
                 Ok(Round::Idle) => {
-                    (pause, failures) = (PAUSE_MIN, 0);
+                    pauses.reset();
                     self.goes_on();
                     if self.setting.until == Until::Drained {
                         match self.is_drained() {
@@ -254,11 +251,11 @@ impl<'a> Daemon<'a> {
                 Err(Failure::Stopped) => {}
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(failure) => {
-                    failures += 1;
-                    if self.setting.until == Until::Drained && failures >= ONCE_TRIES {
+                    let pause = pauses.fail();
+                    if self.setting.until == Until::Drained && pauses.tries() >= ONCE_TRIES {
                         return Err(failure.into_error().context(GAVE_UP));
                     }
-                    pause = self.pause(failure, pause);
+                    self.pause(failure, pause);
                 }
             }
             self.tell_status();
@@ -321,8 +318,7 @@ impl<'a> Daemon<'a> {
     /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<Aside> {
         pulse::notify(&[NotifyState::Stopping]);
-        let mut pause = PAUSE_MIN;
-        let mut failures = 0;
+        let mut pauses = PAUSES;
         loop {
             match self.job.finish(self.setting.until == Until::Drained) {
                 Ok(()) => {
@@ -339,11 +335,11 @@ impl<'a> Daemon<'a> {
                     break;
                 }
                 Err(failure) => {
-                    failures += 1;
-                    if self.setting.until == Until::Drained && failures >= ONCE_TRIES {
+                    let pause = pauses.fail();
+                    if self.setting.until == Until::Drained && pauses.tries() >= ONCE_TRIES {
                         return Err(failure.into_error().context(GAVE_UP));
                     }
-                    pause = self.pause(failure, pause);
+                    self.pause(failure, pause);
                 }
             }
         }
@@ -373,8 +369,8 @@ impl<'a> Daemon<'a> {
         self.reload |= self.setting.pulse.take_reload();
     }
 
-    /// After a failure that may pass: says so, waits, and gives the next pause.
-    fn pause(&mut self, failure: Failure, pause: Duration) -> Duration {
+    /// After a failure that may pass: says so, and waits.
+    fn pause(&mut self, failure: Failure, pause: Duration) {
         let error = failure.into_error();
         let seconds = pause.as_secs_f64();
         tracing::error!(error = %format!("{error:#}"), seconds, "paused; nothing is lost, trying again");
@@ -387,7 +383,6 @@ impl<'a> Daemon<'a> {
             self.setting.pulse.beat();
             self.sleep_until(due);
         }
-        (pause * 2).min(PAUSE_MAX)
     }
 
     /// The configuration as it is in its file now; `None`, with the reason logged, when it cannot

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::{Daemon, PAUSE_MAX, PAUSE_MIN, Setting, Until, not_reloaded};
+use super::{Daemon, PAUSES, Setting, Until, not_reloaded};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::pulse;
@@ -15,7 +15,7 @@ use crate::status::live::{Live, Told};
 
 /// Opens the job, as soon as that can be. `None` when the daemon was stopped before.
 pub fn open(mut config: Config, setting: &Setting) -> anyhow::Result<Option<Daemon<'_>>> {
-    let mut pause = PAUSE_MIN;
+    let mut pauses = PAUSES;
     loop {
         let failure = match Daemon::open(config.clone(), setting) {
             Ok(daemon) => return Ok(Some(daemon)),
@@ -28,11 +28,12 @@ pub fn open(mut config: Config, setting: &Setting) -> anyhow::Result<Option<Daem
             return Err(error);
         }
         let text = format!("{error:#}");
+        let pause = pauses.fail();
         let seconds = pause.as_secs_f64();
         tracing::error!(error = text, seconds, "paused; nothing is lost, trying again");
         tell(&config, setting, &text);
         match wait(setting, pause) {
-            Heard::Nothing => pause = (pause * 2).min(PAUSE_MAX),
+            Heard::Nothing => {}
             Heard::Stop => return Ok(None),
             Heard::Reload => match read_again(&config) {
                 Ok(new) => config = new,

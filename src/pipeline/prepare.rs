@@ -14,6 +14,7 @@ use bytesize::ByteSize;
 
 use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
 use super::views::{Closed, Tap, Tapped, Views};
+use crate::clock::Backoff;
 use crate::clock::now_ms;
 use crate::decode::compression::{Compression, Kind};
 use crate::decode::frame::{Framer, Reader};
@@ -27,8 +28,8 @@ use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
 use crate::transform::command::About;
 
-/// Longest pause between two attempts of a command.
-const ATTEMPTS_PAUSE_MAX: Duration = Duration::from_mins(1);
+/// The pauses between attempts of a command.
+const ATTEMPTS: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_mins(1));
 
 /// A pause is cut into such pieces, so that a stop is heard.
 const SLICE: Duration = Duration::from_millis(20);
@@ -147,7 +148,7 @@ impl Preparation<'_> {
             Transform::Command(command) => command.attempts,
             _ => 1,
         };
-        let mut pause = Duration::from_millis(100);
+        let mut pauses = ATTEMPTS;
         for _ in 1..attempts {
             match self.make(input, watermark) {
                 Err(Failure::Bad(reason)) => {
@@ -157,8 +158,7 @@ impl Preparation<'_> {
                 }
                 made => return made,
             }
-            self.rest(pause)?;
-            pause = (pause * 2).min(ATTEMPTS_PAUSE_MAX);
+            self.rest(pauses.fail())?;
         }
         self.make(input, watermark)
     }

@@ -20,17 +20,15 @@ use anyhow::Context as _;
 pub use super::compressing::Compress;
 use super::compressing::{self, Closed, with};
 use super::retention;
+use crate::clock::Backoff;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Ledger, Rotated};
 use crate::microbatch::Target;
 use crate::units::Keep;
 
-/// How long a compression that failed is left alone; doubled each time.
-const AGAIN: Duration = Duration::from_mins(1);
-
-/// How often that is doubled: up to about an hour.
-const DOUBLED_MAX: u32 = 6;
+/// How long a compression that failed is left alone.
+const AGAIN: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(1));
 
 /// When an output is closed, and what becomes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,7 +54,7 @@ pub struct Rotation {
     /// A compression that failed is not tried again before this.
     again: Option<Instant>,
     /// How often one has failed since the last that did not.
-    failures: u32,
+    pauses: Backoff,
     /// Up to this generation, every rename was made.
     renamed: Option<u64>,
     /// A compression is to be broken off.
@@ -88,7 +86,7 @@ impl Rotation {
             path: path.to_owned(),
             compressing: None,
             again: None,
-            failures: 0,
+            pauses: AGAIN,
             renamed: None,
             stop: Arc::default(),
             prune_at: rule.keep.map(|_| Instant::now()),
@@ -165,7 +163,7 @@ impl Rotation {
                 let work = move || compressing::compress(&closed, &stop);
                 match std::thread::Builder::new().spawn(work) {
                     Ok(thread) => self.compressing = Some((rotated, thread)),
-                    Err(_) => self.again = Some(Instant::now() + AGAIN),
+                    Err(_) => self.again = Some(Instant::now() + AGAIN.after(1)),
                 }
             }
         }
@@ -222,14 +220,14 @@ impl Rotation {
         let done = thread.join().map_err(|_| Failure::fatal("compressing an output panicked"))?;
         match done.context("compress a closed output") {
             Ok(()) => {
-                self.failures = 0;
+                self.pauses.reset();
                 self.settle(ledger, &rotated)
             }
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
             Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
             Err(error) => {
                 // The plain file is there, and complete.
-                let wait = AGAIN * (1 << self.failures.min(DOUBLED_MAX));
+                let wait = self.pauses.fail();
                 let error = format!("{error:#}");
                 let seconds = wait.as_secs();
                 tracing::warn!(
@@ -237,7 +235,6 @@ impl Rotation {
                     seconds,
                     "the closed output is not compressed yet; trying again later"
                 );
-                self.failures += 1;
                 self.again = Some(Instant::now() + wait);
                 Ok(())
             }
@@ -267,7 +264,7 @@ impl Rotation {
                 let output = self.path.display();
                 let error = failure.into_error();
                 tracing::warn!(%output, error = %format!("{error:#}"), "closed files stay for now");
-                Some(AGAIN)
+                Some(AGAIN.after(1))
             }
         };
         self.prune_at = wait.map(|wait| Instant::now() + wait);

@@ -18,17 +18,18 @@ use super::archive::{Archived, Archiver, Touched};
 use super::input::file_of;
 use super::rules::{FAILED, PROCESSED};
 use super::stamp::Stamp;
+use crate::clock::Backoff;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::record::{Named, Stands};
 use crate::source::Key;
 use crate::source::{Acknowledge, Acknowledged, Debt, Fate, Input, Source as _};
 
-/// How long a file that could not be archived is left alone; doubled each time, up to a minute.
+/// How long a file that could not be archived is left alone at first.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often that is doubled: up to 64 seconds.
-const DOUBLED_MAX: u32 = 6;
+/// The longest pause, in first ones.
+const LONGEST: u32 = 64;
 
 /// The inputs that are committed and not durably archived.
 #[derive(Default)]
@@ -304,7 +305,7 @@ impl FolderSource {
         has_name: bool,
     ) -> Result<()> {
         let more = tries.saturating_add(1);
-        let longer = |pause: Duration| pause * (1 << tries.min(DOUBLED_MAX));
+        let longer = |pause: Duration| Backoff::new(pause, pause * LONGEST).after(more);
         let archived = match archived {
             Err(failure @ (Failure::Fatal(_) | Failure::Stopped)) => return Err(failure),
             Err(failure) => {

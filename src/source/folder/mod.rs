@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 use walkdir::WalkDir;
 
 use super::{Backlog, Input, Key, Source, Why};
+use crate::clock::Backoff;
 use crate::durable::{self, Dir};
 use crate::failure::Result;
 use crate::record::{Home, Identity};
@@ -56,11 +57,8 @@ use watching::Watching;
 /// How long a file that could not be read, or that somebody writes to, is left alone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a file is put off that cannot be taken for now; doubled each time, up to [`PUT_OFF_MAX`].
-const PUT_OFF: Duration = Duration::from_secs(1);
-
-/// The longest such time.
-const PUT_OFF_MAX: Duration = Duration::from_mins(5);
+/// How long a file is put off that cannot be taken for now.
+const PUT_OFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
 
 /// The state of one drop folder.
 pub struct FolderSource {
@@ -269,7 +267,7 @@ impl Source for FolderSource {
             _ => {
                 let tries = self.put_off.entry(input.key.name.clone()).or_default();
                 *tries = tries.saturating_add(1);
-                PUT_OFF.saturating_mul(1 << (*tries - 1).min(16)).min(PUT_OFF_MAX)
+                PUT_OFF.after(*tries)
             }
         };
         self.in_hand.let_go(input.name());
