@@ -59,6 +59,54 @@ pub struct OutputFile {
     pub like: Likeness,
 }
 
+/// How far a remote target has come: everything before this record of this microbatch is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark {
+    /// The microbatch.
+    pub microbatch: u64,
+    /// The record of it, from 0, counted over all targets that share the mark.
+    pub record: u64,
+}
+
+impl Mark {
+    /// After all of a microbatch.
+    pub fn after(microbatch: u64) -> Self {
+        Self { microbatch: microbatch + 1, record: 0 }
+    }
+
+    /// The last microbatch of which something is before the mark.
+    pub fn last(&self) -> u64 {
+        if self.record == 0 { self.microbatch.saturating_sub(1) } else { self.microbatch }
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { microbatch, record } = self;
+        write!(formatter, "record {record} of microbatch {microbatch}")
+    }
+}
+
+/// One start of a job: 16 bytes by chance. They stand beside each mark that it writes, so that two processes
+/// with copies of one ledger are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instance(pub [u8; 16]);
+
+impl std::fmt::Display for Instance {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// A mark, as a remote target remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// How far it has come.
+    pub mark: Mark,
+    /// Who wrote that.
+    pub instance: Instance,
+}
+
 /// The bytes that a microbatch adds to a target.
 #[derive(Debug)]
 pub struct Addition {
@@ -75,9 +123,29 @@ pub struct Addition {
     /// CRC-32 over what is skipped and the bytes together: a header counts only where the target
     /// begins.
     pub whole_checksum: u32,
+    /// Fixed by its sink at the commit, so that no later attempt changes it: where it is cut, a name, a sequence
+    /// number. Only a remote sink fixes anything.
+    pub fixed: Vec<u8>,
+    /// The records of it that a remote target has refused, from 0: it is published without them.
+    pub refused: Vec<u64>,
 }
 
 impl Addition {
+    /// One that is in memory, without a header.
+    pub fn of_bytes(target: Target, bytes: Vec<u8>) -> Self {
+        let checksum = crc32fast::hash(&bytes);
+        Self {
+            target,
+            length: bytes.len() as u64,
+            payload: Payload::Memory(bytes),
+            checksum,
+            skip: 0,
+            whole_checksum: checksum,
+            fixed: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
     /// Where the target begins with this addition, what its payload begins with is part of it.
     pub fn place(&mut self, start: u64) {
         let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
@@ -148,6 +216,23 @@ pub struct Microbatch {
     pub again_of: Option<u64>,
     /// The ranges that it takes from the partitions of its source.
     pub progress: Vec<Progress>,
+    /// A record that a remote target has refused, if the microbatch was made to say so.
+    pub refusal: Option<Refusal>,
+}
+
+/// A record that a remote target does not take, whatever is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The microbatch that it is of.
+    pub sequence: u64,
+    /// The target.
+    pub target: Target,
+    /// The number of the record among those of the addition, from 0.
+    pub record: u64,
+    /// In the words of the target.
+    pub reason: String,
+    /// The record.
+    pub raw: Vec<u8>,
 }
 
 impl Microbatch {
@@ -171,6 +256,7 @@ impl Microbatch {
             skipped: false,
             again_of: None,
             progress: Vec::new(),
+            refusal: None,
         }
     }
 

@@ -213,7 +213,8 @@ impl<'a> Stage<'a> {
             None => Payload::Memory(std::mem::take(&mut self.buffer)),
         };
         let skip = self.header_bytes;
-        Ok(Some(Addition { target, payload, length, checksum, skip, whole_checksum }))
+        let bare = Addition::of_bytes(target, Vec::new());
+        Ok(Some(Addition { payload, length, checksum, skip, whole_checksum, ..bare }))
     }
 }
 

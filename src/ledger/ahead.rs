@@ -72,7 +72,7 @@ impl Ahead {
     /// When the ledger cannot be read.
     pub fn owed(&self) -> anyhow::Result<Vec<(PathBuf, u64)>> {
         let select = "SELECT path, sum(length) FROM owed JOIN span USING (sequence, target)
-            JOIN target ON target.id = owed.target GROUP BY path";
+            JOIN target ON target.id = owed.target WHERE remote IS NULL GROUP BY path";
         let mut statement = self.connection().prepare(select)?;
         let rows = statement.query_map((), |row| Ok((path(row.get(0)?), row.get(1)?)))?;
         rows.collect::<rusqlite::Result<_>>().context("read what is owed")

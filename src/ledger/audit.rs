@@ -68,9 +68,10 @@ impl Look {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Everything that is written to.
+    /// Every file and folder that is written to.
     pub fn targets(&self) -> anyhow::Result<Vec<TargetRow>> {
-        let select = "SELECT id, path, generation, end FROM target ORDER BY id";
+        let select =
+            "SELECT id, path, generation, end FROM target WHERE remote IS NULL ORDER BY id";
         let mut statement = self.connection.prepare(select)?;
         let rows = statement.query_map((), |row| {
             let path = OsStr::from_bytes(row.get_ref(1)?.as_blob()?);

@@ -5,7 +5,7 @@
 //!   outputs, their bytes and its input's identity are one transaction.
 //! - Sequence numbers grow by one, without gaps, and spans of one target and generation follow each
 //!   other without gaps.
-//! - Only [`Ledger::commit`] and [`Ledger::owed`] make a [`Committed`].
+//! - Only [`Ledger::commit`], [`Ledger::owed`] and [`Ledger::owed_to`] make a [`Committed`].
 //! - A start believes nothing that is only in the page cache: what an earlier process has left in the
 //!   log is written back and synced before it is read.
 //! - What is owed is forgotten only when [`Ledger::commit`] or [`Ledger::settle`] is told that it is
@@ -28,9 +28,11 @@ mod known;
 mod look;
 mod opening;
 mod outputs;
+mod owed;
 mod progress;
 mod prune;
 mod recent;
+mod remotes;
 mod rotation;
 mod rows;
 mod schema;
@@ -40,6 +42,7 @@ mod views;
 mod watermark;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -50,8 +53,8 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use crate::clock::now_ms;
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{LastSpan, Microbatch, OutputFile, Position, Target};
-use crate::record::{Home, Named};
+use crate::microbatch::{Addition, Held, LastSpan, Microbatch, OutputFile, Position, Target};
+use crate::record::Named;
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
@@ -63,6 +66,8 @@ use progress::Reached;
 pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
+use remotes::Presence;
+pub use remotes::Remote;
 pub use rotation::{Kept, Rotated};
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
@@ -86,8 +91,10 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Facts that are durable outside the ledger, so that the ledger may forget them.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
-    /// Every span up to this sequence number is durable in its target.
+    /// Every span up to this sequence number is durable in its file.
     pub published: Option<u64>,
+    /// How far the targets on these systems have come.
+    pub confirmed: Vec<(Box<str>, Held)>,
     /// These microbatches' inputs are durably archived.
     pub archived: Vec<u64>,
     /// Names that were given, and are durable; not the usual names of inputs.
@@ -108,6 +115,7 @@ impl Settled {
     /// True when there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.published.is_none()
+            && self.confirmed.is_empty()
             && self.archived.is_empty()
             && self.named.is_empty()
             && self.gone.is_empty()
@@ -136,6 +144,10 @@ pub struct Ledger {
     views: Vec<ViewId>,
     recent: Recent,
     reached: Reached,
+    /// Nothing is owed to a file of the microbatches up to this one.
+    published: u64,
+    /// This start, in a job with remote targets.
+    presence: Option<Presence>,
 }
 
 impl Ledger {
@@ -187,6 +199,8 @@ impl Ledger {
                 views,
                 recent,
                 reached,
+                published: 0,
+                presence: None,
             })
         };
         open().map_err(|error| not_opened(error, &path))
@@ -247,7 +261,7 @@ impl Ledger {
         let select = "SELECT path FROM target WHERE id = ?";
         let path: Vec<u8> =
             self.connection.query_row(select, [target.0], |row| row.get(0)).map_err(failure)?;
-        Ok(PathBuf::from(std::ffi::OsString::from_vec(path)))
+        Ok(PathBuf::from(OsString::from_vec(path)))
     }
 
     /// Where the next span of `target` begins.
@@ -283,19 +297,7 @@ impl Ledger {
             watermark = batch.watermark.or(watermark);
             batch.watermark = watermark;
             tally.add(&batch);
-            let starts = batch
-                .additions
-                .iter_mut()
-                .map(|addition| {
-                    let position = positions
-                        .entry(addition.target)
-                        .or_insert(Position { generation: 0, end: 0 });
-                    let start = *position;
-                    addition.place(start.end);
-                    position.end += addition.length;
-                    start
-                })
-                .collect();
+            let starts = place(&mut batch, &mut positions);
             committed.push(Committed { sequence, batch, starts });
         }
         let moved = progress::after(&self.reached, &committed)?;
@@ -303,8 +305,10 @@ impl Ledger {
         let mut recent = std::mem::take(&mut self.recent);
         let first = Recent::first(&mut states);
         let has_room = recent.has_room(&first);
+        let instance = self.presence.as_ref().map(|presence| presence.number);
+        let published = self.published;
         let done = self.transact(|connection| {
-            rows::insert(connection, &committed)?;
+            rows::insert(connection, &committed, instance)?;
             views::saw(connection, &open, sequence)?;
             rows::update_targets(connection, &before, &positions, now_ms())?;
             if has_room {
@@ -315,7 +319,7 @@ impl Ledger {
             }
             progress::put(connection, &moved)?;
             tally.put(connection)?;
-            rows::forget(connection, settled)
+            rows::forget(connection, settled, published)
         });
         match done {
             Ok(()) if has_room => {
@@ -331,13 +335,17 @@ impl Ledger {
         self.note_stopped(&settled.told);
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         self.tally = tally;
+        self.published = settled.published.unwrap_or(self.published);
         self.reached.extend(moved);
         Ok(committed)
     }
 
     /// Forgets what is settled, when no commit comes that could carry it.
     pub fn settle(&mut self, settled: &Settled) -> Result<()> {
-        self.transact(|connection| rows::forget(connection, settled))
+        let published = self.published;
+        self.transact(|connection| rows::forget(connection, settled, published))?;
+        self.published = settled.published.unwrap_or(published);
+        Ok(())
     }
 
     fn transact(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<()> {
@@ -355,6 +363,7 @@ impl Ledger {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failure)?;
         job::put(&transaction, self.claim.as_ref()).map_err(failure)?;
+        remotes::put(&transaction, self.presence.as_ref()).map_err(failure)?;
         for (target, format) in &self.formats {
             let update = "UPDATE target SET format = ? WHERE id = ?";
             transaction.execute(update, params![format, target.0]).map_err(failure)?;
@@ -364,35 +373,12 @@ impl Ledger {
         transaction.commit().map_err(failure)?;
         self.claim = None;
         self.formats.clear();
+        self.presence.iter_mut().for_each(|presence| presence.is_written = true);
         fault::committed(|| image(&mut self.connection, path));
         if is_cut {
             std::process::abort();
         }
         Ok(())
-    }
-
-    /// Microbatches that are committed and not settled, in order: their bytes may not be in their targets
-    /// yet, and their inputs may not be archived.
-    pub fn owed(&self) -> Result<Vec<Committed>> {
-        let select = format!(
-            "{} WHERE sequence IN (SELECT sequence FROM owed UNION SELECT sequence FROM unarchived)
-            ORDER BY sequence",
-            rows::COMMITTED
-        );
-        let load = || -> rusqlite::Result<Vec<Committed>> {
-            let mut statement = self.connection.prepare(&select)?;
-            let rows = statement.query_map((), rows::committed_of)?;
-            let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-            let mut spans = self.connection.prepare(
-                "SELECT target, bytes, file, length, checksum, generation, start, skip
-                FROM owed JOIN span USING (sequence, target) WHERE sequence = ? ORDER BY target",
-            )?;
-            for committed in &mut all {
-                rows::load_spans(&mut spans, committed)?;
-            }
-            Ok(all)
-        };
-        load().map_err(failure)
     }
 
     /// True when the job has ended, and nothing has been made of the whole output since.
@@ -404,20 +390,6 @@ impl Ledger {
     /// The final results of the whole output have been made.
     pub fn forget_end(&mut self) -> Result<()> {
         self.transact(|connection| connection.execute("DELETE FROM ended", ()).map(drop))
-    }
-
-    /// The sequence numbers of inputs that are not archived, and where these were.
-    pub fn unarchived(&self) -> Result<HashMap<u64, Option<Home>>> {
-        let load = || -> rusqlite::Result<_> {
-            let select = "SELECT sequence, device, folder FROM unarchived";
-            let mut statement = self.connection.prepare(select)?;
-            let home = |device: Option<i64>, folder: Option<i64>| {
-                Some(Home { device: device?.cast_unsigned(), folder: folder?.cast_unsigned() })
-            };
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, home(row.get(1)?, row.get(2)?)));
-            statement.query_map((), row)?.collect()
-        };
-        load().map_err(failure)
     }
 
     /// The last span of `target` that ends at `position`, with its checksum: what the file should
@@ -433,40 +405,6 @@ impl Ledger {
         self.connection.query_row(select, values, span).optional().map_err(failure)
     }
 
-    /// Moves the owed spans of `target` to the beginning of a new generation: the file that they
-    /// were to continue was taken away while nothing ran.
-    ///
-    /// `header` is what the generation begins with.
-    pub fn relocate(&mut self, target: Target, first: Position, header: &[u8]) -> Result<()> {
-        let mut position = self.position(target);
-        let owed =
-            position.end.checked_sub(first.end).filter(|_| position.generation == first.generation);
-        let owed = owed.ok_or_else(|| {
-            Failure::halt(
-                "bytes are owed to an output that is gone, and to the one before it; put it back",
-            )
-        })?;
-        position.end = owed + header.len() as u64;
-        position.generation += 1;
-        self.transact(|connection| {
-            connection.execute(
-                "UPDATE span SET generation = ?1, start = start - ?2 + ?5
-                WHERE target = ?3 AND generation = ?4 AND start >= ?2",
-                params![position.generation, first.end, target.0, first.generation, header.len()],
-            )?;
-            if !header.is_empty() {
-                rows::prepend(connection, target, position.generation, header)?;
-            }
-            connection.execute(
-                "UPDATE target SET generation = ?, end = ?, inode = NULL WHERE id = ?",
-                params![position.generation, position.end, target.0],
-            )?;
-            Ok(())
-        })?;
-        self.positions.insert(target, position);
-        Ok(())
-    }
-
     /// How many files were set aside since the beginning.
     pub fn quarantined(&self) -> u64 {
         self.tally.quarantined
@@ -476,6 +414,19 @@ impl Ledger {
     pub fn last_sequence(&self) -> u64 {
         self.last
     }
+}
+
+/// Where each addition of a microbatch begins; the next one begins where it ends.
+fn place(batch: &mut Microbatch, positions: &mut HashMap<Target, Position>) -> Vec<Position> {
+    let place_one = |addition: &mut Addition| {
+        let first = Position { generation: 0, end: 0 };
+        let position = positions.entry(addition.target).or_insert(first);
+        let start = *position;
+        addition.place(start.end);
+        position.end += addition.length;
+        start
+    };
+    batch.additions.iter_mut().map(place_one).collect()
 }
 
 /// A full disk or a busy ledger passes, and nothing was committed. After any other error it is

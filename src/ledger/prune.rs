@@ -13,6 +13,9 @@ use super::{Committed, Ledger, contents, failure, rows};
 use crate::failure::Result;
 use crate::record::Identity;
 
+/// Where rows of a microbatch stand that go with it.
+const TABLES: [&str; 5] = ["microbatch", "altered", "archived_name", "gone", "refused"];
+
 /// How far the past was pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pruned {
@@ -106,7 +109,7 @@ impl Ledger {
             }
             connection
                 .execute("DELETE FROM unarchived WHERE sequence <= ? AND elsewhere", [history])?;
-            for table in ["microbatch", "altered", "archived_name", "gone"] {
+            for table in TABLES {
                 let delete = format!(
                     "DELETE FROM {table} WHERE sequence > ?1 AND sequence <= ?2
                         AND sequence NOT IN (SELECT sequence FROM unarchived)"
@@ -129,7 +132,7 @@ pub(super) fn catch_up(connection: &Connection, sequence: u64) -> rusqlite::Resu
         .execute([sequence])?;
     let is_behind = "SELECT ?1 <= coalesce((SELECT history FROM pruned), 0)";
     if connection.prepare_cached(is_behind)?.query_row([sequence], |row| row.get(0))? {
-        for table in ["microbatch", "altered", "archived_name", "gone"] {
+        for table in TABLES {
             connection.execute(&format!("DELETE FROM {table} WHERE sequence = ?"), [sequence])?;
         }
     }

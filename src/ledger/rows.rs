@@ -6,22 +6,20 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Committed, Settled, archived, outputs, prune, told, views};
+use super::{Committed, Settled, archived, outputs, prune, remotes, told, views};
 use crate::microbatch::{Addition, Microbatch, Owed, Payload, Position, Target};
 use crate::record::Identity;
 
-pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::Result<()> {
+/// Writes a group, which this instance commits; it has a number where the job has remote targets.
+pub(super) fn insert(
+    connection: &Connection,
+    group: &[Committed],
+    instance: Option<u64>,
+) -> rusqlite::Result<()> {
     let mut microbatch = connection.prepare_cached(
         "INSERT INTO microbatch (sequence, committed_ms, name, inode, size, modified_ns, hash,
-            quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )?;
-    let mut span = connection.prepare_cached(
-        "INSERT INTO span (sequence, target, generation, start, length, checksum)
-            VALUES (?, ?, ?, ?, ?, ?)",
-    )?;
-    let mut owed = connection.prepare_cached(
-        "INSERT INTO owed (sequence, target, bytes, file, skip) VALUES (?, ?, ?, ?, ?)",
+            quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of, instance)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     let mut unarchived = connection
         .prepare_cached("INSERT INTO unarchived (sequence, device, folder) VALUES (?, ?, ?)")?;
@@ -44,7 +42,8 @@ pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::
             batch.late,
             batch.duplicate_of,
             batch.skipped,
-            batch.again_of
+            batch.again_of,
+            instance
         ])?;
         if batch.has_input() {
             let home =
@@ -58,22 +57,65 @@ pub(super) fn insert(connection: &Connection, group: &[Committed]) -> rusqlite::
         if batch.ends {
             connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
         }
-        for Owed { addition, at, .. } in committed.owed() {
-            let Addition { target, payload, length, checksum, skip, .. } = addition;
-            span.execute(params![sequence, target.0, at.generation, at.end, length, checksum])?;
-            let (bytes, file) = match payload {
-                Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
-                Payload::File(name) => (None, Some(name.as_bytes())),
-            };
-            owed.execute(params![sequence, target.0, bytes, file, skip])?;
+        insert_owed(connection, committed)?;
+        if let Some(refusal) = &batch.refusal {
+            remotes::refuse(connection, refusal)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn forget(connection: &Connection, settled: &Settled) -> rusqlite::Result<()> {
-    if let Some(published) = settled.published {
-        connection.prepare_cached("DELETE FROM owed WHERE sequence <= ?")?.execute([published])?;
+/// Writes what a microbatch adds to its targets, with the bytes.
+fn insert_owed(connection: &Connection, committed: &Committed) -> rusqlite::Result<()> {
+    let mut span = connection.prepare_cached(
+        "INSERT INTO span (sequence, target, generation, start, length, checksum)
+            VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    let mut owed = connection.prepare_cached(
+        "INSERT INTO owed (sequence, target, bytes, file, skip, fixed) VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    for Owed { addition, at, .. } in committed.owed() {
+        let Addition { target, payload, length, checksum, skip, fixed, .. } = addition;
+        span.execute(params![
+            committed.sequence,
+            target.0,
+            at.generation,
+            at.end,
+            length,
+            checksum
+        ])?;
+        let (bytes, file) = match payload {
+            Payload::Memory(bytes) => (Some(bytes.as_slice()), None),
+            Payload::File(name) => (None, Some(name.as_bytes())),
+        };
+        let fixed = Some(fixed).filter(|fixed| !fixed.is_empty());
+        owed.execute(params![committed.sequence, target.0, bytes, file, skip, fixed])?;
+        if fixed.is_some() {
+            connection
+                .prepare_cached("UPDATE target SET fixed = ? WHERE id = ?")?
+                .execute(params![fixed, target.0])?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what is settled. Nothing is owed to a file of the microbatches up to `published`.
+pub(super) fn forget(
+    connection: &Connection,
+    settled: &Settled,
+    published: u64,
+) -> rusqlite::Result<()> {
+    if let Some(now) = settled.published {
+        // What is owed to a target that is away may be much: it is not walked through each time.
+        connection
+            .prepare_cached(
+                "DELETE FROM owed WHERE sequence > ? AND sequence <= ?
+                    AND target IN (SELECT id FROM target WHERE remote IS NULL)",
+            )?
+            .execute([published, now])?;
+    }
+    for (name, held) in &settled.confirmed {
+        remotes::confirm(connection, name, held)?;
     }
     if let Some(view) = settled.rebuilt {
         views::rebuilt(connection, view)?;
@@ -177,15 +219,23 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         skipped: row.get(14)?,
         again_of: row.get(15)?,
         progress: Vec::new(),
+        refusal: None,
     };
     Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
 }
 
+/// The columns from which [`load_spans`] makes what is owed.
+pub(super) const OWED: &str =
+    "SELECT owed.target, bytes, file, length, checksum, span.generation, start, skip,
+        owed.fixed
+    FROM owed JOIN span USING (sequence, target) JOIN target ON target.id = owed.target";
+
 pub(super) fn load_spans(
     statement: &mut rusqlite::Statement<'_>,
+    of: impl rusqlite::Params,
     committed: &mut Committed,
 ) -> rusqlite::Result<()> {
-    let mut rows = statement.query([committed.sequence])?;
+    let mut rows = statement.query(of)?;
     while let Some(row) = rows.next()? {
         let payload = match row.get::<_, Option<Vec<u8>>>(1)? {
             Some(bytes) => Payload::Memory(bytes),
@@ -198,6 +248,8 @@ pub(super) fn load_spans(
             checksum: row.get(4)?,
             skip: row.get(7)?,
             whole_checksum: 0,
+            fixed: row.get::<_, Option<Vec<u8>>>(8)?.unwrap_or_default(),
+            refused: Vec::new(),
         });
         committed.starts.push(Position { generation: row.get(5)?, end: row.get(6)? });
     }

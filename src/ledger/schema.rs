@@ -228,6 +228,32 @@ const MIGRATIONS: [&str; 10] = [
     CREATE TABLE archive_folder (path BLOB PRIMARY KEY) WITHOUT ROWID;
     -- Where the next range begins in a partition of the source.
     CREATE TABLE progress (partition TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+    -- Systems elsewhere that targets are on. Everything before this record of this microbatch is there, as
+    -- far as they have confirmed it; NULL before the first confirmation.
+    CREATE TABLE remote (
+        name       TEXT PRIMARY KEY,
+        id         BLOB NOT NULL,           -- our name there: 16 bytes by chance
+        microbatch INTEGER,
+        record     INTEGER,
+        instance   BLOB                     -- who wrote that position
+    ) WITHOUT ROWID;
+    -- The starts that have published to one, by number: 16 bytes by chance.
+    CREATE TABLE instance (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
+    -- Which of them has committed it; NULL for a job without remote targets.
+    ALTER TABLE microbatch ADD COLUMN instance INTEGER;
+    -- The system that a target is on; NULL for a file. What its sink has fixed last.
+    ALTER TABLE target ADD COLUMN remote TEXT;
+    ALTER TABLE target ADD COLUMN fixed BLOB;
+    -- What the sink has fixed for these bytes.
+    ALTER TABLE owed ADD COLUMN fixed BLOB;
+    -- Records that a remote target has refused, by their numbers within the span, from 0.
+    CREATE TABLE refused (
+        sequence INTEGER NOT NULL,
+        target   INTEGER NOT NULL,
+        record   INTEGER NOT NULL,
+        reason   TEXT NOT NULL,
+        PRIMARY KEY (sequence, target, record)
+    ) WITHOUT ROWID;
 ",
 ];
 
