@@ -72,6 +72,17 @@ pub struct Setting {
     pub shown: Arc<Mutex<Config>>,
 }
 
+impl Setting {
+    /// Wakes the loop from another thread.
+    fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let wakes = self.wakes.0.clone();
+        Arc::new(move || {
+            // One that waits already is enough.
+            let _ = wakes.try_send(());
+        })
+    }
+}
+
 /// Runs the job until it is stopped, drained, or ended by a record. Returns how many files were set aside.
 pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
     let Some(mut daemon) = starting::open(config, setting)? else { return Ok(Aside::default()) };
@@ -102,7 +113,7 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
             not_reloaded(&error.into());
             continue;
         }
-        match daemon.job.finish(false) {
+        match daemon.job.finish(false, &setting.pulse) {
             Ok(()) => {}
             Err(Failure::Fatal(error)) => return Err(error),
             Err(failure) => {
@@ -278,7 +289,7 @@ impl<'a> Daemon<'a> {
 
     /// It does not pause any more.
     fn goes_on(&mut self) {
-        self.live.pauses(None);
+        self.live.pauses(self.job.pipeline.away().map(|(trouble, _)| trouble));
         self.reload |= std::mem::take(&mut self.postponed);
     }
 
@@ -297,6 +308,11 @@ impl<'a> Daemon<'a> {
 
     /// Everything that only needed to be left alone has been taken.
     fn is_drained(&mut self) -> anyhow::Result<bool> {
+        if let Some((trouble, tries)) = self.job.pipeline.away()
+            && tries >= ONCE_TRIES
+        {
+            anyhow::bail!("{trouble}; {GAVE_UP}");
+        }
         self.job.source.close(None);
         if !self.job.source.is_drained() {
             return Ok(false);
@@ -320,7 +336,7 @@ impl<'a> Daemon<'a> {
         pulse::notify(&[NotifyState::Stopping]);
         let mut pauses = PAUSES;
         loop {
-            match self.job.finish(self.setting.until == Until::Drained) {
+            match self.job.finish(self.setting.until == Until::Drained, &self.setting.pulse) {
                 Ok(()) => {
                     self.job.make_finals(&self.setting.pulse)?;
                     break;

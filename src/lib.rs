@@ -36,7 +36,7 @@
 //! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
 //! | [`sink`] | where records go | `durable`, `failure`, `microbatch` |
 //! | [`ledger`] | the commit point | `clock`, `durable`, `failure`, `microbatch`, `record` |
-//! | [`publish`] | committed to published | `durable`, `failure`, `ledger`, `microbatch`, `sink`, `units` |
+//! | [`publish`] | committed to published | `clock`, `durable`, `failure`, `ledger`, `microbatch`, `sink`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | `clock`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `pulse`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
 //! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `sink`, `source`, `transform`, `units` |

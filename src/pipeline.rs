@@ -4,6 +4,7 @@
 //! [`Pipeline`], what is not yet archived in the source, and both are done first when the next group comes, so
 //! that a failure in between is rolled forward, never back.
 
+mod delivering;
 pub mod earlier;
 pub mod flow;
 mod formats;
@@ -158,13 +159,17 @@ impl Pipeline {
     ) -> Result<()> {
         let files: Vec<_> = batch.files().cloned().collect();
         let settled = Settled { rebuilt, told, ..self.settled.clone() };
-        let committed = self.ledger.commit(vec![batch], states.all(), &settled);
+        let mut group = vec![batch];
+        let fixed = self.publisher.fix(&mut group, &self.ledger);
+        let committed = fixed.and_then(|()| self.ledger.commit(group, states.all(), &settled));
         match &committed {
             Ok(_) => self.views.note(&settled.told),
             Err(Failure::Transient(_)) => self.discard(&files),
             Err(_) => {}
         }
-        self.unpublished.extend(committed?.into_iter().map(|committed| (committed, None)));
+        let committed = committed?;
+        self.publisher.note_committed(&committed);
+        self.unpublished.extend(committed.into_iter().map(|committed| (committed, None)));
         self.forget_settled();
         self.catch_up(source)
     }
@@ -197,9 +202,13 @@ impl Pipeline {
             group.iter().flat_map(|prepared| prepared.discarded.clone()).collect();
         self.discard(&discarded);
         let ended = group.iter().any(|prepared| prepared.ended);
-        let (batches, inputs): (Vec<_>, Vec<_>) =
+        let (mut batches, inputs): (Vec<_>, Vec<_>) =
             group.into_iter().map(|prepared| at_home(prepared, source)).unzip();
-        let advanced = advanced.and_then(|advanced| can_fail(&batches).map(|()| advanced));
+        let advanced = advanced.and_then(|advanced| {
+            can_fail(&batches)?;
+            self.publisher.fix(&mut batches, &self.ledger)?;
+            Ok(advanced)
+        });
         let committed = advanced.and_then(|Advanced { states, results, told, .. }| {
             let settled = Settled { told, ..settled };
             let committed = self.ledger.commit(batches, states.all(), &settled)?;
@@ -208,6 +217,7 @@ impl Pipeline {
         match committed {
             Ok((committed, results, told)) => {
                 self.views.note_committed(results, &told);
+                self.publisher.note_committed(&committed);
                 for committed in &committed {
                     self.earlier.note(committed);
                 }
@@ -342,11 +352,12 @@ impl Pipeline {
 
     fn note_published(&mut self, committed: &Committed) {
         self.published = Some(committed.sequence());
-        let files = committed.owed().filter_map(|span| match &span.addition.payload {
+        let to_files = committed.owed().filter(|span| !self.is_delivered(span.addition.target));
+        let files = to_files.filter_map(|span| match &span.addition.payload {
             Payload::File(name) => Some(name.clone()),
             Payload::Memory(_) => None,
         });
-        self.staged_files.extend(files);
+        self.staged_files.extend(files.collect::<Vec<_>>());
     }
 
     /// At the start: publishes and archives what the ledger owes.

@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //! - Only a [`Committed`] is published, at the offset in its row; doing it again changes nothing.
-//! - What was published is durable after [`Publisher::sync`], not before; until then the ledger
-//!   holds the bytes.
+//! - What was published to a file is durable after [`Publisher::sync`], not before; what is sent to a remote
+//!   target is there when the target has confirmed it. Until then the ledger holds the bytes.
 
+pub mod agreement;
 mod compressing;
+pub mod delivery;
 mod retention;
 pub mod rotation;
 
@@ -16,8 +18,9 @@ use std::sync::Arc;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger};
-use crate::microbatch::{OutputFile, Owed, Target};
+use crate::microbatch::{Microbatch, OutputFile, Owed, Target};
 use crate::sink::{Next, Recovery, Sink, Start};
+use delivery::{Delivery, News};
 
 /// Where staged files wait, in the state directory.
 pub const STAGING: &str = "staging";
@@ -25,6 +28,8 @@ pub const STAGING: &str = "staging";
 /// The outputs of one job.
 pub struct Publisher {
     outputs: Vec<(Target, Box<dyn Sink>)>,
+    /// The ways to remote targets.
+    pub deliveries: Vec<Delivery>,
     staging: Arc<Dir>,
 }
 
@@ -74,9 +79,30 @@ pub fn owed_message(path: &Path, bytes: u64) -> String {
 }
 
 impl Publisher {
-    /// Publishes to these sinks. Staged files wait in `staging`, unless a sink keeps them.
-    pub fn new(outputs: Vec<(Target, Box<dyn Sink>)>, staging: Arc<Dir>) -> Self {
-        Self { outputs, staging }
+    /// Publishes to these sinks, and by these ways. Staged files wait in `staging`, unless a sink keeps them.
+    pub fn new(
+        outputs: Vec<(Target, Box<dyn Sink>)>,
+        deliveries: Vec<Delivery>,
+        staging: Arc<Dir>,
+    ) -> Self {
+        Self { outputs, deliveries, staging }
+    }
+
+    /// Fixes, before the commit, what must not change when a remote target is sent the same again.
+    pub fn fix(&self, group: &mut [Microbatch], ledger: &Ledger) -> Result<()> {
+        self.deliveries.iter().try_for_each(|delivery| delivery.fix(group, ledger))
+    }
+
+    /// More is owed to remote targets.
+    pub fn note_committed(&mut self, group: &[Committed]) {
+        for delivery in &mut self.deliveries {
+            delivery.note_committed(group);
+        }
+    }
+
+    /// Takes what remote targets have answered, and sends them what is owed next.
+    pub fn deliver(&mut self, ledger: &mut Ledger, news: &mut News) -> Result<()> {
+        self.deliveries.iter_mut().try_for_each(|delivery| delivery.step(ledger, news))
     }
 
     /// Looks where each output ends, before a commit says where the next span begins. True when one of them,
@@ -96,7 +122,7 @@ impl Publisher {
         Ok(begins)
     }
 
-    /// Publishes a group, one output after the other.
+    /// Publishes what a group owes to files, one after the other.
     pub fn publish<'a>(
         &mut self,
         group: &(impl Iterator<Item = &'a Committed> + Clone),
@@ -129,8 +155,15 @@ impl Publisher {
         Ok(owed)
     }
 
-    /// Bytes may be owed to a file that the job no longer writes.
+    /// Bytes may be owed to a file, or a system, that the job no longer writes to.
     fn check_known(&self, owed: &[Committed], ledger: &Ledger) -> Result<()> {
+        let is_known = |name: &String| self.deliveries.iter().any(|known| known.name() == name);
+        if let Some(name) = ledger.owing_remotes()?.iter().find(|name| !is_known(name)) {
+            return Err(Failure::halt(format!(
+                "records are still owed to {name}, which is not in the job any more: set it back, start \
+                 once, and change it then"
+            )));
+        }
         let known = |target| self.outputs.iter().any(|(known, _)| *known == target);
         match owed_elsewhere(owed, &known, ledger)? {
             Some(message) => Err(Failure::halt(message)),

@@ -169,7 +169,7 @@ impl Queries {
     /// state was lost, or the file is somebody else's. Views of the names in `known` were told what to do.
     pub fn refuses_lost(&self, config: &Config, known: &[String]) -> Option<String> {
         let destination = config.output.as_ref()?;
-        let output = destination.path();
+        let output = destination.path()?;
         let bytes = if destination.is_folder() {
             let parts = folder::list(output).ok()?;
             parts.iter().filter_map(|part| Some(part.metadata().ok()?.len())).sum()

@@ -157,22 +157,22 @@ impl Config {
         let workers = written.engine.workers.unwrap_or_else(cores);
         let output = written.output.path.as_ref().map(absolute);
         let output = output.map(|path| destination(written.output.format, path));
-        let config =
-            Self {
-                directory: written.input.directory.as_ref().map(absolute),
-                rules: rules(&written.input)?,
-                framing: framing(&written, workers)?,
-                rejects: written.rejects.path.as_ref().map(absolute).or_else(|| {
-                    output.as_ref().map(|output| beside(output.path(), ".rejects.jsonl"))
-                }),
-                output,
-                state: state_directory(&written, path, &base),
-                workers,
-                file: path.to_owned(),
-                base,
-                written,
-                text: text.to_owned(),
-            };
+        let config = Self {
+            directory: written.input.directory.as_ref().map(absolute),
+            rules: rules(&written.input)?,
+            framing: framing(&written, workers)?,
+            rejects: written.rejects.path.as_ref().map(absolute).or_else(|| {
+                let beside_it = |path| beside(path, ".rejects.jsonl");
+                output.as_ref().and_then(Destination::path).map(beside_it)
+            }),
+            output,
+            state: state_directory(&written, path, &base),
+            workers,
+            file: path.to_owned(),
+            base,
+            written,
+            text: text.to_owned(),
+        };
         config.check_places()?;
         Ok(config)
     }
@@ -270,7 +270,7 @@ impl Config {
 
     /// The path of the output.
     pub fn output_path(&self) -> Option<&Path> {
-        self.output.as_ref().map(Destination::path)
+        self.output.as_ref().and_then(Destination::path)
     }
 
     /// Every file that the job writes, views and late records included.
@@ -350,6 +350,10 @@ impl Config {
 
 /// Where records in a format go: a columnar file is whole, and cannot be appended to.
 fn destination(format: encode::Format, path: PathBuf) -> Destination {
+    #[cfg(debug_assertions)]
+    if crate::durable::fault::is_replaced("SPOOLMILL_SINK", "log") {
+        return Destination::Log(path);
+    }
     if format.is_columnar() { Destination::Folder(path) } else { Destination::File(path) }
 }
 

@@ -63,18 +63,25 @@ impl Config {
         let Some(directory) = &self.directory else {
             return Err(Problem::new("input.directory", "is missing: expected the drop folder"));
         };
-        let (Some(output), Some(rejects)) = (&self.output, &self.rejects) else {
+        let Some(output) = &self.output else {
             return Err(Problem::new("output.path", "is missing: expected the output file"));
+        };
+        let Some(rejects) = &self.rejects else {
+            let message = "is missing: expected a file, since the output is none";
+            return Err(Problem::new("rejects.path", message));
         };
         check_drop_folder(directory)?;
         make("state.directory", &self.state, durable::create_private_dir)?;
-        make_folder("output.path", output.folder())?;
+        if let Some(folder) = output.folder() {
+            make_folder("output.path", folder)?;
+        }
         make_folder("rejects.path", rejects.parent().unwrap_or(Path::new("/")))?;
         for (key, place) in self.results() {
             make_folder(key, place.parent().unwrap_or(Path::new("/")))?;
         }
-        let output = (!output.is_folder()).then(|| ("output.path", output.path()));
-        for (key, path) in output.into_iter().chain([("rejects.path", rejects.as_path())]) {
+        let file = output.path().filter(|_| !output.is_folder());
+        let files = file.map(|path| ("output.path", path)).into_iter();
+        for (key, path) in files.chain([("rejects.path", rejects.as_path())]) {
             let no_file = path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file());
             if no_file {
                 let message = format!("found \"{}\", which is no regular file", path.display());

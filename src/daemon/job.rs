@@ -78,7 +78,7 @@ impl Job {
         let queries = open_queries(&config).map_err(Failure::Fatal)?;
         let mut ledger = Ledger::open(&config.state)?;
         ledger.claim(&config.state, &config.job_file(), directory)?;
-        let targets = [ledger.target(output.path())?, ledger.target(rejects)?];
+        let targets = [ledger.target(&output.name())?, ledger.target(rejects)?];
         let late_path = config.late();
         let late = late_path.as_ref().map(|path| ledger.target(path)).transpose()?;
         let format = config.written.output.format;
@@ -95,14 +95,12 @@ impl Job {
         outputs.push(file((targets[1], rejects.clone(), Vec::new())));
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
         outputs.extend(views.targets().into_iter().map(file));
-        let publisher = open_publisher(&outputs, &config.state)?;
+        let publisher = open_publisher(&outputs, &config.state, &mut ledger, &setting.waker())?;
         let mut source = open_source(&config, directory, &mut ledger, setting)?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
-        let parts = output
-            .is_folder()
-            .then(|| sweep(&ledger, output.path(), WAITING, least))
-            .transpose()?;
+        let parted = output.path().filter(|_| output.is_folder());
+        let parts = parted.map(|path| sweep(&ledger, path, WAITING, least)).transpose()?;
         let requeued = Requeued::of_state(&config.state);
         let earlier = Earlier::load(&ledger, config.written.input.duplicates, requeued)?;
         let mut pipeline =
@@ -111,6 +109,7 @@ impl Job {
         pipeline.recover_rotation()?;
         let recovered = pipeline.recover(source.as_mut());
         recovered.map_err(|failure| make_room(&mut pipeline, source.as_ref(), failure))?;
+        pipeline.open_targets(targets[1], source.as_mut(), &setting.pulse)?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
@@ -142,6 +141,7 @@ impl Job {
 
     fn take_round(&mut self, pulse: &Pulse) -> Result<Round> {
         self.pipeline.catch_up(self.source.as_mut())?;
+        self.pipeline.deliver(self.targets[1], self.source.as_mut())?;
         self.queries.refresh();
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
@@ -157,6 +157,10 @@ impl Job {
         }
         if let Some(parts) = &mut self.parts {
             parts.follow()?;
+        }
+        if self.pipeline.owes_too_much() {
+            // Inputs wait where they are.
+            return Ok(Round::Idle);
         }
         let (mut group, trouble) = self.gather(pulse);
         let prepared = group.len();
@@ -199,10 +203,11 @@ impl Job {
 
     /// Publishes, archives and makes durable all that is committed.
     ///
-    /// `waits` for closed outputs to be compressed, which may take long.
-    pub fn finish(&mut self, waits: bool) -> Result<()> {
+    /// `waits` for remote targets, and for closed outputs to be compressed, which may take long.
+    pub fn finish(&mut self, waits: bool, pulse: &Pulse) -> Result<()> {
         self.give_back_carried();
         self.pipeline.catch_up(self.source.as_mut())?;
+        self.pipeline.deliver_rest(self.targets[1], self.source.as_mut(), (waits, pulse))?;
         self.pipeline.sync(self.source.as_mut())?;
         self.source.leave();
         self.pipeline.settle()?;
@@ -265,6 +270,7 @@ impl Job {
             self.pipeline.idle_due(),
             self.pipeline.keeping.due(),
             self.pipeline.rotation_due(),
+            self.pipeline.delivery_due(),
         ];
         others.into_iter().flatten().fold(self.source.next_due(), Instant::min)
     }

@@ -12,14 +12,17 @@ use crate::decode::compression;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::ledger::{Committed, Ledger};
-use crate::microbatch::{Payload, Target};
+use crate::microbatch::Target;
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
+use crate::publish::delivery::{Delivery, MAX_OWED, Way};
 use crate::publish::rotation::Rotation;
 use crate::publish::{Publisher, STAGING};
 use crate::queries::Queries;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
+#[cfg(debug_assertions)]
+use crate::sink::log::LogSink;
 use crate::sink::{Destination, Sink};
 use crate::source::Source;
 use crate::source::folder::FolderSource;
@@ -85,20 +88,39 @@ pub struct Output {
     pub header: Vec<u8>,
 }
 
-/// Opens the sink of each output.
-pub fn open_publisher(outputs: &[Output], state: &Path) -> Result<Publisher> {
+/// Opens the sink of each output, and the way to each remote target.
+pub fn open_publisher(
+    outputs: &[Output],
+    state: &Path,
+    ledger: &mut Ledger,
+    wake: &Arc<dyn Fn() + Send + Sync>,
+) -> Result<Publisher> {
     let staging = Arc::new(Dir::open(&state.join(STAGING))?);
-    let open = |output: &Output| -> Result<(Target, Box<dyn Sink>)> {
-        let sink: Box<dyn Sink> = match &output.destination {
+    let mut sinks: Vec<(Target, Box<dyn Sink>)> = Vec::new();
+    #[cfg_attr(not(debug_assertions), expect(unused_mut, reason = "no remote target is built in"))]
+    let mut deliveries = Vec::new();
+    for Output { target, destination, header } in outputs {
+        match destination {
             Destination::File(path) => {
-                Box::new(FileSink::open(path, &output.header, staging.clone())?)
+                let sink = FileSink::open(path, header, staging.clone())?;
+                sinks.push((*target, Box::new(sink)));
             }
-            Destination::Folder(path) => Box::new(FolderSink::open(path, state)?),
-        };
-        Ok((output.target, sink))
-    };
-    let sinks = outputs.iter().map(open).collect::<Result<_>>()?;
-    Ok(Publisher::new(sinks, staging))
+            Destination::Folder(path) => {
+                sinks.push((*target, Box::new(FolderSink::open(path, state)?)));
+            }
+            #[cfg(debug_assertions)]
+            Destination::Log(path) => {
+                let name = destination.name().display().to_string();
+                let row = ledger.remote(&name, &[*target])?;
+                let remote = LogSink::new(path, row.id, staging.clone());
+                let given = std::env::var("SPOOLMILL_MAX_OWED").ok();
+                let max_owed = given.and_then(|limit| limit.parse().ok()).unwrap_or(MAX_OWED);
+                let way = Way { name: &name, targets: vec![*target], row, max_owed };
+                deliveries.push(Delivery::new(way, ledger, Box::new(remote), wake.clone())?);
+            }
+        }
+    }
+    Ok(Publisher::new(sinks, deliveries, staging))
 }
 
 /// Makes sure that the output is this job's, where it says so.
@@ -118,15 +140,7 @@ pub fn sweep(
     prefix: &'static str,
     min_free: u64,
 ) -> Result<StagingArea> {
-    let owed = ledger.owed()?;
-    let kept: Vec<_> = owed
-        .iter()
-        .flat_map(Committed::owed)
-        .filter_map(|span| match &span.addition.payload {
-            Payload::File(name) => Some(name.clone()),
-            Payload::Memory(_) => None,
-        })
-        .collect();
+    let kept = ledger.staged()?;
     // Sequence numbers grow, and a staging file is older than the commit that names it: with room
     // for those that were never committed, no name is used twice.
     let staging =
@@ -180,11 +194,7 @@ fn watch(
         tracing::info!(file_system, "no events there; polling the drop folder");
         return Ok(None);
     }
-    let wakes = setting.wakes.0.clone();
-    let wake = Arc::new(move || {
-        // One that waits already is enough.
-        let _ = wakes.try_send(());
-    });
+    let wake = setting.waker();
     match Watching::start(directory, config.rules.recursive, wake) {
         Ok(watching) => Ok(Some(watching)),
         Err(error) if wanted == Watch::Auto => {

@@ -9,6 +9,8 @@
 //! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
 //! - `SPOOLMILL_PINS=DIR` keeps what is removed under the number of its inode, so that no other file gets it;
 //! - `SPOOLMILL_SOURCE=log` reads the drop folder as partitions of messages (`source/log.rs`);
+//! - `SPOOLMILL_SINK=log` takes the output for a remote target (`sink/log.rs`), to which `SPOOLMILL_MAX_OWED`
+//!   bytes may be owed;
 //! - several faults stand one after the other, with commas between them;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 
@@ -39,6 +41,8 @@ pub enum Operation {
     Commit,
     /// A source is told that messages are committed.
     Acknowledge,
+    /// Something is sent to a remote target, or its answer comes.
+    Send,
 }
 
 impl std::fmt::Display for Operation {
@@ -54,6 +58,7 @@ impl std::fmt::Display for Operation {
             Self::Unlink => "remove",
             Self::Commit => "commit",
             Self::Acknowledge => "acknowledge",
+            Self::Send => "send",
         })
     }
 }
@@ -93,8 +98,8 @@ pub enum Act<'a> {
     /// A transaction of the ledger file: what `PRAGMA synchronous` says (below 2 a commit may be
     /// forgotten), and the image of the database with the transaction in it.
     Commit(&'a Path, i64, Vec<u8>),
-    /// Something that happens elsewhere, and which no power cut here takes back.
-    Remote,
+    /// Bytes written at an offset to a file that stands for another system: no power cut here takes them back.
+    Remote(&'a Path, u64, &'a [u8]),
 }
 
 /// Asked before each durable operation.
@@ -114,7 +119,7 @@ pub fn before<'a>(
 #[inline]
 pub fn committed<'a>(_act: impl FnOnce() -> Act<'a>) {}
 
-/// True when a test-only source takes the place of the job's: `SPOOLMILL_SOURCE=log`.
+/// True when a test-only source or sink takes the place of the job's: `SPOOLMILL_SOURCE=log`.
 #[cfg(debug_assertions)]
 pub fn is_replaced(variable: &str, by: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| value == by)
@@ -299,7 +304,9 @@ mod switched {
             Act::Unlink(path) => {
                 serde_json::json!({"op": "unlink", "path": name(path), "inode": inode(path)})
             }
-            Act::Remote => serde_json::json!({"op": "remote", "path": ""}),
+            Act::Remote(path, offset, bytes) => serde_json::json!({
+                "op": "remote", "path": name(path), "offset": offset, "bytes": BASE64.encode(bytes)
+            }),
             Act::Commit(path, synchronous, image) => serde_json::json!({
                 "op": "commit", "path": name(path), "synchronous": synchronous,
                 "bytes": BASE64.encode(image)

@@ -7,8 +7,12 @@
 
 pub mod file;
 pub mod folder;
+#[cfg(debug_assertions)]
+pub mod log;
+pub mod remote;
 pub mod replaced;
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -22,21 +26,37 @@ pub enum Destination {
     File(PathBuf),
     /// A folder with a file for each microbatch.
     Folder(PathBuf),
+    /// A log that stands for another system, for the tests.
+    #[cfg(debug_assertions)]
+    Log(PathBuf),
 }
 
 impl Destination {
-    /// Its path.
-    pub fn path(&self) -> &Path {
+    /// Its path, where it is on this system.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::File(path) | Self::Folder(path) => path,
+            Self::File(path) | Self::Folder(path) => Some(path),
+            #[cfg(debug_assertions)]
+            Self::Log(_) => None,
         }
     }
 
-    /// The folder that must be there before anything is written.
-    pub fn folder(&self) -> &Path {
+    /// Its name in the ledger: the path, or the kind and where it is.
+    pub fn name(&self) -> Cow<'_, Path> {
         match self {
-            Self::File(path) => path.parent().unwrap_or(Path::new("/")),
-            Self::Folder(path) => path,
+            Self::File(path) | Self::Folder(path) => Cow::Borrowed(path),
+            #[cfg(debug_assertions)]
+            Self::Log(path) => Cow::Owned(format!("log:{}", path.display()).into()),
+        }
+    }
+
+    /// The folder that must be there before anything is written, where it is on this system.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path.parent().unwrap_or(Path::new("/"))),
+            Self::Folder(path) => Some(path),
+            #[cfg(debug_assertions)]
+            Self::Log(_) => None,
         }
     }
 

@@ -129,13 +129,14 @@ impl LogSource {
     /// Appends to the file of acknowledgements, as an offset is committed to a broker.
     fn send(&self, progress: &[Progress]) -> std::io::Result<()> {
         let path = self.folder.join("acknowledged");
-        let verdict = fault::before(Operation::Acknowledge, "acknowledge", || Act::Remote)?;
-        if verdict == Verdict::Skip {
+        let line = |of: &Progress| format!("{} {}\n", of.partition, of.to);
+        let lines: String = progress.iter().map(line).collect();
+        let at = path.metadata().map_or(0, |metadata| metadata.len());
+        let act = || Act::Remote(&path, at, lines.as_bytes());
+        if fault::before(Operation::Acknowledge, "acknowledge", act)? == Verdict::Skip {
             return Ok(());
         }
-        let mut file = File::options().append(true).create(true).open(path)?;
-        let line = |of: &Progress| format!("{} {}\n", of.partition, of.to);
-        file.write_all(progress.iter().map(line).collect::<String>().as_bytes())
+        File::options().append(true).create(true).open(&path)?.write_all(lines.as_bytes())
     }
 }
 

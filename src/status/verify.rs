@@ -108,7 +108,7 @@ impl Audit<'_> {
     /// The spans of one target against what is on the disk.
     fn target(&mut self, look: &Look, row: &TargetRow) -> anyhow::Result<()> {
         let output = self.config.output.as_ref();
-        if output.is_some_and(|output| output.is_folder() && output.path() == row.path) {
+        if output.is_some_and(|output| output.is_folder() && output.path() == Some(&row.path)) {
             look.spans(row.target, |span| self.part(row, span))?;
             return self.drop_if_outdated(row);
         }

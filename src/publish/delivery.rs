@@ -1,0 +1,369 @@
+//! The way to one remote system: what is owed to its targets is sent, one transaction after the other.
+//!
+//! Invariants: the calls run on a thread of their own, so that a system which is away keeps nothing else
+//! waiting. What is sent is read from the ledger each time: the first attempt and all others are the same. After
+//! any error of which the outcome is unknown the system is opened again, and its mark decides.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::agreement::{Known, agree};
+use crate::clock::Backoff;
+use crate::failure::{Failure, Result};
+use crate::ledger::{Committed, Ledger, Remote as Row};
+use crate::microbatch::{Addition, Held, Instance, Mark, Microbatch, Refusal, Target};
+use crate::sink::remote::{Fix, NotPublished, Remote};
+
+/// The first pause before a system is opened again, and the longest.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+/// Bytes that are handed over at once; a system takes as many as fit into a transaction of its own.
+const SENT_AT_ONCE: u64 = 64 << 20;
+
+/// Commits run ahead of a system by this many bytes, and no more.
+pub const MAX_OWED: u64 = 256 << 20;
+
+/// Records of a microbatch that a system may refuse.
+const MAX_REFUSED: usize = 1_000;
+
+/// What has become of deliveries since they were looked at last.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Marks that systems have confirmed, by their names.
+    pub confirmed: Vec<(Box<str>, Held)>,
+    /// Staged files that nothing needs any more, once the ledger knows the marks.
+    pub files: Vec<OsString>,
+    /// Records that were refused: until the ledger knows of them, they are sent again.
+    pub refusals: Vec<Refusal>,
+}
+
+/// The way to one remote system.
+pub struct Delivery {
+    name: Box<str>,
+    targets: Vec<Target>,
+    fix: Option<Fix>,
+    orders: Sender<Order>,
+    answers: Receiver<Answer>,
+    /// An answer that was waited for.
+    early: Option<Answer>,
+    state: State,
+    confirmed: Option<Held>,
+    /// Bytes that are committed and not confirmed.
+    owed: u64,
+    max_owed: u64,
+    pauses: Backoff,
+    /// Why it is away.
+    trouble: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be opened at this moment.
+    Closed(Instant),
+    Opening,
+    Open,
+    Sending,
+}
+
+enum Order {
+    Open,
+    Publish(Vec<Committed>, Mark, Instance),
+}
+
+enum Answer {
+    Opened(Result<Option<Held>>),
+    Published(std::result::Result<Held, NotPublished>),
+}
+
+/// What there is to know of a way before it is opened.
+pub struct Way<'a> {
+    /// The system.
+    pub name: &'a str,
+    /// What of it the job writes to.
+    pub targets: Vec<Target>,
+    /// As the ledger knows it.
+    pub row: Row,
+    /// Bytes that may be owed to it: [`MAX_OWED`] unless a job says otherwise.
+    pub max_owed: u64,
+}
+
+impl Delivery {
+    /// Starts the thread of a way. `wake` is called after each answer.
+    ///
+    /// # Errors
+    /// `Transient` when no thread can be started.
+    pub fn new(
+        way: Way<'_>,
+        ledger: &Ledger,
+        remote: Box<dyn Remote>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self> {
+        let Way { name, targets, row, max_owed } = way;
+        let (orders, taken) = channel();
+        let (given, answers) = channel();
+        let fix = remote.fix();
+        std::thread::Builder::new()
+            .name(format!("deliver {name}"))
+            .spawn(move || work(remote, &taken, &given, &*wake))
+            .map_err(|error| Failure::Transient(error.into()))?;
+        let from = row.confirmed.map_or(Mark::default(), |held| held.mark);
+        let owed = ledger.freed(name, from, Mark::after(ledger.last_sequence()))?.bytes;
+        Ok(Self {
+            name: name.into(),
+            targets,
+            fix,
+            orders,
+            answers,
+            early: None,
+            state: State::Closed(Instant::now()),
+            confirmed: row.confirmed,
+            owed,
+            max_owed,
+            pauses: PAUSES,
+            trouble: None,
+        })
+    }
+
+    /// The system.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// True when this target is on it.
+    pub fn delivers(&self, target: Target) -> bool {
+        self.targets.contains(&target)
+    }
+
+    /// True when it was opened, and agreed with the ledger.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Sending)
+    }
+
+    /// True while an answer is awaited.
+    pub fn is_under_way(&self) -> bool {
+        matches!(self.state, State::Opening | State::Sending)
+    }
+
+    /// Bytes that are committed and not confirmed.
+    pub fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    /// True when no more may be committed before it has confirmed something.
+    pub fn is_full(&self) -> bool {
+        self.owed >= self.max_owed
+    }
+
+    /// Why nothing can be done now but to wait, if so.
+    pub fn waits_for_it(&self) -> Option<&str> {
+        self.trouble.as_deref().filter(|_| matches!(self.state, State::Closed(_)))
+    }
+
+    /// Why it is away, if it is, and how often it was tried.
+    pub fn trouble(&self) -> Option<(&str, u32)> {
+        self.trouble.as_deref().map(|trouble| (trouble, self.pauses.tries()))
+    }
+
+    /// When it is to be opened again.
+    pub fn due(&self) -> Option<Instant> {
+        if let State::Closed(again) = self.state { Some(again) } else { None }
+    }
+
+    /// Fixes what must not change when these microbatches are sent again.
+    pub fn fix(&self, group: &mut [Microbatch], ledger: &Ledger) -> Result<()> {
+        let Some(fix) = &self.fix else { return Ok(()) };
+        for target in &self.targets {
+            let mut before = ledger.fixed(*target)?;
+            for batch in &mut *group {
+                let of_target = |addition: &Addition| addition.target == *target;
+                let Some(at) = batch.additions.iter().position(of_target) else { continue };
+                let mut addition = batch.additions.remove(at);
+                before = fix(batch, &addition, &before)?;
+                addition.fixed.clone_from(&before);
+                batch.additions.insert(at, addition);
+            }
+        }
+        Ok(())
+    }
+
+    /// More is owed.
+    pub fn note_committed(&mut self, group: &[Committed]) {
+        let spans = group.iter().flat_map(Committed::owed);
+        let lengths = spans
+            .filter(|span| self.delivers(span.addition.target))
+            .map(|span| span.addition.length);
+        self.owed += lengths.sum::<u64>();
+    }
+
+    /// Waits for the answer that is awaited, at most so long.
+    pub fn wait(&mut self, most: Duration) {
+        if self.early.is_none() && self.is_under_way() {
+            self.early = self.answers.recv_timeout(most).ok();
+        }
+    }
+
+    /// Takes the answer, if there is one, and gives the next order, if there is any.
+    ///
+    /// # Errors
+    /// `Halt` when what the system holds is not what the ledger says.
+    pub fn step(&mut self, ledger: &mut Ledger, news: &mut News) -> Result<()> {
+        match self.answer()? {
+            None => {}
+            Some(Answer::Opened(Ok(held))) => self.opened(held, ledger, news)?,
+            Some(Answer::Opened(Err(Failure::Fatal(error)))) => return Err(Failure::Fatal(error)),
+            Some(Answer::Opened(Err(failure))) => self.is_away(&failure.into_error()),
+            Some(Answer::Published(Ok(held))) => {
+                // Where that fails it is asked again: it must not be sent again.
+                self.state = State::Closed(Instant::now());
+                self.confirm(held, ledger, news)?;
+                self.state = State::Open;
+                self.is_back();
+            }
+            Some(Answer::Published(Err(NotPublished::Refused(refusal)))) => {
+                self.state = State::Open;
+                self.check_refused(&refusal, ledger)?;
+                news.refusals.push(refusal);
+                return Ok(());
+            }
+            Some(Answer::Published(Err(NotPublished::Unknown(error)))) => self.is_away(&error),
+            Some(Answer::Published(Err(NotPublished::Stop(failure)))) => return Err(failure),
+        }
+        match self.state {
+            State::Closed(again) if again <= Instant::now() => {
+                self.order(Order::Open, State::Opening)
+            }
+            State::Open if self.owed > 0 => self.send(ledger),
+            _ => Ok(()),
+        }
+    }
+
+    fn answer(&mut self) -> Result<Option<Answer>> {
+        if let Some(answer) = self.early.take() {
+            return Ok(Some(answer));
+        }
+        match self.answers.recv_timeout(Duration::ZERO) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(self.is_gone()),
+        }
+    }
+
+    fn is_gone(&self) -> Failure {
+        Failure::fatal(format!("the thread that delivers to {} has ended", self.name))
+    }
+
+    fn opened(&mut self, held: Option<Held>, ledger: &Ledger, news: &mut News) -> Result<()> {
+        self.state = State::Closed(Instant::now());
+        let failed = std::cell::RefCell::new(None);
+        let noted = |error: Failure| *failed.borrow_mut() = Some(error);
+        let known = Known {
+            confirmed: self.confirmed,
+            last: ledger.last_sequence(),
+            number_of: &|instance| ledger.number_of(instance).map_err(noted).ok().flatten(),
+            committed_by: &|sequence| {
+                ledger.committed_by(sequence).map_err(noted).unwrap_or(u64::MAX)
+            },
+        };
+        let agreed = agree(held, &known);
+        if let Some(failure) = failed.into_inner() {
+            return Err(failure);
+        }
+        let agreed = agreed.map_err(|disagreement| {
+            let path = ledger.path().display();
+            Failure::halt(format!(
+                "{} does not go with the ledger {path}: {disagreement}",
+                self.name
+            ))
+        })?;
+        if let Some(held) = agreed.filter(|held| Some(*held) != self.confirmed) {
+            self.confirm(held, ledger, news)?;
+        }
+        self.state = State::Open;
+        if self.owed == 0 {
+            self.is_back();
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self, held: Held, ledger: &Ledger, news: &mut News) -> Result<()> {
+        let from = self.confirmed.map_or(Mark::default(), |held| held.mark);
+        let freed = ledger.freed(&self.name, from, held.mark)?;
+        self.owed = self.owed.saturating_sub(freed.bytes);
+        self.confirmed = Some(held);
+        news.files.extend(freed.files);
+        news.confirmed.push((self.name.clone(), held));
+        Ok(())
+    }
+
+    fn send(&mut self, ledger: &mut Ledger) -> Result<()> {
+        let from = self.confirmed.map_or(Mark::default(), |held| held.mark);
+        let owed = ledger.owed_to(&self.name, from, SENT_AT_ONCE)?;
+        if owed.is_empty() {
+            return Err(Failure::fatal(format!(
+                "the ledger has lost what is owed to {}",
+                self.name
+            )));
+        }
+        let instance = ledger.instance()?;
+        self.order(Order::Publish(owed, from, instance), State::Sending)
+    }
+
+    fn order(&mut self, order: Order, state: State) -> Result<()> {
+        self.orders.send(order).map_err(|_| self.is_gone())?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// A system that takes almost nothing takes the wrong thing.
+    fn check_refused(&self, refusal: &Refusal, ledger: &Ledger) -> Result<()> {
+        let Refusal { sequence, target, reason, .. } = refusal;
+        if ledger.refused(*sequence, *target)?.len() < MAX_REFUSED {
+            return Ok(());
+        }
+        Err(Failure::halt(format!(
+            "{} refuses more than {MAX_REFUSED} records of microbatch {sequence}, the last with: {reason}",
+            self.name
+        )))
+    }
+
+    fn is_away(&mut self, error: &anyhow::Error) {
+        let pause = self.pauses.fail();
+        let seconds = pause.as_secs_f64();
+        let error = format!("{error:#}");
+        tracing::warn!(target = &*self.name, error, seconds, "the target is away, trying again");
+        self.trouble = Some(format!("{}: {error}", self.name));
+        self.state = State::Closed(Instant::now() + pause);
+    }
+
+    fn is_back(&mut self) {
+        self.pauses.reset();
+        if self.trouble.take().is_some() {
+            tracing::info!(target = &*self.name, "the target is back");
+        }
+    }
+}
+
+/// The thread: one call after the other, until nobody gives any more orders.
+fn work(
+    mut remote: Box<dyn Remote>,
+    orders: &Receiver<Order>,
+    answers: &Sender<Answer>,
+    wake: &(dyn Fn() + Send + Sync),
+) {
+    for order in orders {
+        let answer = match order {
+            Order::Open => Answer::Opened(remote.open()),
+            Order::Publish(group, from, instance) => {
+                let owed: Vec<_> = group.iter().flat_map(Committed::owed).collect();
+                let published = remote.publish(&owed, from, instance);
+                Answer::Published(published.map(|mark| Held { mark, instance }))
+            }
+        };
+        if answers.send(answer).is_err() {
+            return;
+        }
+        wake();
+    }
+}
