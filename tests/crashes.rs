@@ -28,6 +28,8 @@ struct Job {
     seen: fn(&Spool) -> String,
     /// The drop folder holds partitions of messages, a line each (`source/log.rs`).
     log: bool,
+    /// The output is a remote target (`sink/log.rs`).
+    remote: bool,
 }
 
 const PLAIN: Job = Job {
@@ -36,10 +38,17 @@ const PLAIN: Job = Job {
     record: str::to_owned,
     seen: Spool::output,
     log: false,
+    remote: false,
 };
 
 /// Messages with positions in two partitions, read in ranges, which are acknowledged.
 const LOG: Job = Job { configuration: NUMBERS, log: true, ..PLAIN };
+
+/// A target on another system, which remembers one number, takes parts of a large microbatch, and refuses a record.
+const REMOTE: Job = Job { remote: true, seen: Spool::delivered, ..PLAIN };
+
+/// Both: ranges of messages, to a target on another system.
+const LOG_TO_REMOTE: Job = Job { log: true, ..REMOTE };
 
 /// A commit for each file.
 const ALONE: Job = Job {
@@ -102,7 +111,7 @@ const CSV: Job = Job {
     header: "num\n",
     record: str::to_owned,
     seen: Spool::output,
-    log: false,
+    ..PLAIN
 };
 
 /// A query that must see the whole file.
@@ -114,7 +123,7 @@ const JSON: Job = Job {
     header: "",
     record: |number| format!("{{\"num\":{number}}}"),
     seen: Spool::output,
-    log: false,
+    ..PLAIN
 };
 
 /// A folder with a file for each microbatch, large and small.
@@ -135,7 +144,7 @@ const PARQUET: Job = Job {
         };
         names.iter().map(file).collect()
     },
-    log: false,
+    ..PLAIN
 };
 
 /// Three views over the output: one replaced, one appended to, one of windows that close; and records
@@ -155,7 +164,7 @@ const VIEWS: Job = Job {
     header: "num\n",
     record: str::to_owned,
     seen: Spool::output,
-    log: false,
+    ..PLAIN
 };
 
 impl Job {
@@ -204,6 +213,9 @@ fn end(spool: &Spool, job: Job) -> End {
 /// and a second round that drops old names again.
 fn scenario(job: Job) -> Spool {
     let mut spool = Spool::new(job.configuration);
+    if job.remote {
+        spool.always("SPOOLMILL_SINK", "log");
+    }
     if job.log {
         spool.always("SPOOLMILL_SOURCE", "log");
         spool.drop_file("0", job.file(&[["7.25"; 60_000].as_slice(), &["1", "bad"]].concat()));
@@ -217,6 +229,9 @@ fn scenario(job: Job) -> Spool {
     spool.drop_file("d.gz", "this is no gzip file");
     spool.drop_file("e", "");
     spool.drop_file("f", job.file(&[["x"; 6_000].as_slice(), &["1"]].concat()));
+    if job.remote {
+        spool.drop_file("h", job.file(&["5", "666", "6"]));
+    }
     spool
 }
 
@@ -300,6 +315,16 @@ fn an_abort_of_a_job_that_rotates_changes_nothing_in_the_end() {
 #[test]
 fn an_abort_of_a_job_over_partitions_changes_nothing_in_the_end() {
     aborts_change_nothing(LOG);
+}
+
+#[test]
+fn an_abort_of_a_job_to_a_remote_target_changes_nothing_in_the_end() {
+    aborts_change_nothing(REMOTE);
+}
+
+#[test]
+fn an_abort_between_partitions_and_a_remote_target_changes_nothing_in_the_end() {
+    aborts_change_nothing(LOG_TO_REMOTE);
 }
 
 #[cfg(feature = "sql")]
@@ -429,6 +454,14 @@ fn an_operation_that_fails_once_is_made_good() {
     let expected = undisturbed(LOG);
     for number in [1, 2, 3, 4] {
         disturbed(LOG, &format!("fail:acknowledge:5:{number}"), None, &expected);
+    }
+    // What was asked of a remote target is lost, or its answer is.
+    let expected = undisturbed(REMOTE);
+    // The first answer is that of the open, without which there is no start.
+    for (site, numbers) in [("deliver", 1..=8), ("answer", 2..=9)] {
+        for number in numbers {
+            disturbed(REMOTE, &format!("fail:{site}:110:{number}"), None, &expected);
+        }
     }
 }
 
@@ -612,6 +645,21 @@ fn a_power_cut_in_a_job_over_partitions_changes_nothing_in_the_end() {
 #[test]
 fn a_power_cut_in_the_recovery_of_a_job_over_partitions_changes_nothing_in_the_end() {
     recoveries_change_nothing(LOG, 1);
+}
+
+#[test]
+fn a_power_cut_in_a_job_to_a_remote_target_changes_nothing_in_the_end() {
+    let expected = undisturbed(REMOTE);
+    assert!(expected.rejects.0.ends_with(
+        "{\"file\":\"h\",\"line\":null,\"reason\":\"the target refused record 1 of microbatch 7: it says \
+         so\",\"raw\":\"666.0\"}\n"
+    ));
+    assert_eq!(explore(REMOTE, "", &expected).1, None);
+}
+
+#[test]
+fn a_power_cut_in_the_recovery_of_a_job_to_a_remote_target_changes_nothing_in_the_end() {
+    recoveries_change_nothing(REMOTE, 1);
 }
 
 /// A power cut may keep the old name of a first output that its reader has taken since: that file is the reader's,

@@ -47,6 +47,9 @@ mod drivers;
 /// Sources of messages with positions.
 mod partitions;
 
+/// Targets on other systems.
+mod remote;
+
 /// Standard descriptors and other pipes, by what happens at their other ends.
 mod pipes;
 

@@ -178,9 +178,25 @@ impl Model {
                 self.live.remove(&step.path);
             }
             "commit" => self.commit(step),
-            "remote" => {}
+            "remote" => self.write_remote(step),
             other => panic!("the model does not know {other}"),
         }
+    }
+
+    /// A file that stands for another system.
+    fn write_remote(&mut self, step: &Step) {
+        if step.bytes.is_empty() {
+            return;
+        }
+        if !self.live.contains_key(&step.path) {
+            self.add(&step.path, Inode::default());
+            self.durable.insert(step.path.clone(), self.inodes.len() - 1);
+        }
+        let inode = self.inode(&step.path);
+        // What was announced right before an abort may not have been written.
+        inode.live.truncate(step.offset);
+        inode.live.extend(&step.bytes);
+        inode.durable = inode.live.clone();
     }
 
     fn add(&mut self, path: &Path, mut inode: Inode) {

@@ -182,6 +182,12 @@ impl Spool {
         self.read("output.txt")
     }
 
+    /// What a reader of the test-only remote target has seen.
+    #[track_caller]
+    pub fn delivered(&self) -> String {
+        delivered(&self.output())
+    }
+
     pub fn rejects(&self) -> String {
         self.read("rejects.jsonl")
     }
@@ -202,6 +208,25 @@ impl Spool {
         let connection = rusqlite::Connection::open(self.path("state/ledger.db")).unwrap();
         connection.query_row(query, (), |row| row.get(0)).unwrap()
     }
+}
+
+/// The records in the text of the test-only remote target: each once, in the order of its numbers.
+#[track_caller]
+pub fn delivered(log: &str) -> String {
+    let mut last = None;
+    let mut text = String::new();
+    // A transaction counts when it has its end.
+    for line in log.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for record in line["records"].as_array().unwrap() {
+            let number = record[0].as_u64();
+            assert!(last < number, "{last:?}, then {record}");
+            last = number;
+            text.push_str(record[1].as_str().unwrap());
+            text.push('\n');
+        }
+    }
+    text
 }
 
 fn names_below(folder: &Path, prefix: &str) -> BTreeSet<String> {
