@@ -7,16 +7,25 @@ use arrow_schema::SchemaRef;
 
 use super::Format;
 use super::frame::{Block, Framer};
-#[cfg(feature = "parquet")]
-use super::parquet;
+
+/// An input that brings its records by columns, so that nothing is left to decode.
+pub trait Columnar: Send {
+    /// As [`Blocks::next_block`].
+    fn next_block(&mut self) -> io::Result<Option<Block>>;
+
+    /// As [`Blocks::schema`].
+    fn schema(&self) -> Option<&SchemaRef>;
+
+    /// As [`Blocks::is_at_end`].
+    fn is_at_end(&self) -> bool;
+}
 
 /// The blocks of one input.
 pub enum Blocks<'a> {
     /// Of bytes.
     Framed(Framer<'a>),
     /// Of records.
-    #[cfg(feature = "parquet")]
-    Decoded(parquet::Reader),
+    Decoded(Box<dyn Columnar>),
 }
 
 impl<'a> From<Framer<'a>> for Blocks<'a> {
@@ -25,12 +34,17 @@ impl<'a> From<Framer<'a>> for Blocks<'a> {
     }
 }
 
+impl<R: Columnar + 'static> From<R> for Blocks<'_> {
+    fn from(reader: R) -> Self {
+        Self::Decoded(Box::new(reader))
+    }
+}
+
 impl Blocks<'_> {
     /// The next block, or `None` at the end.
     pub fn next_block(&mut self) -> io::Result<Option<Block>> {
         match self {
             Self::Framed(framer) => framer.next_block(),
-            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.next_block(),
         }
     }
@@ -39,7 +53,6 @@ impl Blocks<'_> {
     pub fn next_bytes(&mut self) -> io::Result<Option<(Vec<u8>, bool)>> {
         match self {
             Self::Framed(framer) => framer.next_bytes(),
-            #[cfg(feature = "parquet")]
             Self::Decoded(_) => Ok(None),
         }
     }
@@ -48,7 +61,6 @@ impl Blocks<'_> {
     pub fn schema(&self) -> Option<&SchemaRef> {
         match self {
             Self::Framed(_) => None,
-            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.schema(),
         }
     }
@@ -57,7 +69,6 @@ impl Blocks<'_> {
     pub fn count_lines(&mut self) {
         match self {
             Self::Framed(framer) => framer.count_lines(),
-            #[cfg(feature = "parquet")]
             Self::Decoded(_) => {}
         }
     }
@@ -66,7 +77,6 @@ impl Blocks<'_> {
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         match self {
             Self::Framed(framer) => framer.recycle(buffer),
-            #[cfg(feature = "parquet")]
             Self::Decoded(_) => {}
         }
     }
@@ -80,7 +90,6 @@ impl Blocks<'_> {
     pub fn is_at_end(&self) -> bool {
         match self {
             Self::Framed(framer) => framer.is_at_end(),
-            #[cfg(feature = "parquet")]
             Self::Decoded(reader) => reader.is_at_end(),
         }
     }
@@ -105,7 +114,7 @@ impl Format {
         let _ = (file, size);
         match self {
             #[cfg(feature = "parquet")]
-            Self::Parquet(parquet) => parquet.open(file, size).map(Blocks::Decoded).map(Some),
+            Self::Parquet(parquet) => parquet.open(file, size).map(|reader| Some(reader.into())),
             _ => Ok(None),
         }
     }

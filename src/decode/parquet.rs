@@ -29,6 +29,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
 use super::Unknown;
+use super::blocks::Columnar;
 use super::frame::{Block, Kind};
 use crate::record::columns::{Columns, Type};
 
@@ -176,21 +177,18 @@ impl Parquet {
     }
 }
 
-impl Reader {
-    /// The columns; `None` for an empty file whose columns are not given.
-    pub fn schema(&self) -> Option<&SchemaRef> {
+impl Columnar for Reader {
+    fn schema(&self) -> Option<&SchemaRef> {
         self.schema.as_ref()
     }
 
-    /// True when all records have been given out.
-    pub fn is_at_end(&self) -> bool {
+    fn is_at_end(&self) -> bool {
         let done = |current: &Current| current.left == 0 && current.read.is_none();
         self.waiting.is_empty() && self.current.as_ref().is_none_or(done)
     }
 
-    /// The next records, or `None` at the end. A record has no line, so that its number stands for
-    /// it.
-    pub fn next_block(&mut self) -> io::Result<Option<Block>> {
+    /// A record has no line, so that its number stands for it.
+    fn next_block(&mut self) -> io::Result<Option<Block>> {
         loop {
             if let Some(current) = &mut self.current {
                 if let Some(records) = current.next_batch()? {

@@ -6,26 +6,27 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use super::Format;
-#[cfg(feature = "parquet")]
-use super::parquet::Encoder;
+
+/// Encodes an output by columns: its bytes are known when enough records have come.
+pub trait Columnar: Send {
+    /// As [`Envelope::encode`].
+    fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String>;
+
+    /// As [`Envelope::end`].
+    fn finish(&mut self) -> Result<Vec<u8>, String>;
+}
 
 /// The beginning and the end of one output.
 pub struct Envelope {
     format: Format,
     schema: Option<SchemaRef>,
-    #[cfg(feature = "parquet")]
-    encoder: Option<Encoder>,
+    encoder: Option<Box<dyn Columnar>>,
 }
 
 impl Envelope {
     /// Of an output in this format.
     pub fn new(format: Format) -> Self {
-        Self {
-            format,
-            schema: None,
-            #[cfg(feature = "parquet")]
-            encoder: None,
-        }
+        Self { format, schema: None, encoder: None }
     }
 
     /// Records of this schema come; returns what stands before the first of them, once.
@@ -51,7 +52,7 @@ impl Envelope {
         self.schema = Some(schema.clone());
         #[cfg(feature = "parquet")]
         if let Format::Parquet(parquet) = self.format {
-            self.encoder = Some(parquet.encoder(schema)?);
+            self.encoder = Some(Box::new(parquet.encoder(schema)?));
         }
         Ok(self.format.header(schema).unwrap_or_default())
     }
@@ -59,18 +60,15 @@ impl Envelope {
     /// Takes records; returns the bytes that are finished by now. There are none where the workers
     /// encode.
     pub fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
-        #[cfg(feature = "parquet")]
         if let Some(encoder) = &mut self.encoder {
             return encoder.encode(records);
         }
-        let _ = records;
         Ok(Vec::new())
     }
 
     /// The bytes after the last record.
     pub fn end(&mut self) -> Result<Vec<u8>, String> {
-        #[cfg(feature = "parquet")]
-        if let Some(encoder) = self.encoder.take() {
+        if let Some(mut encoder) = self.encoder.take() {
             return encoder.finish();
         }
         if self.format.is_columnar() {

@@ -11,6 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
+use super::envelope::Columnar;
 use crate::record::columns::Type;
 
 /// Bytes that a group of rows may take in memory before it is written.
@@ -89,9 +90,8 @@ impl Parquet {
     }
 }
 
-impl Encoder {
-    /// Takes records; returns the bytes that are finished by now.
-    pub fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
+impl Columnar for Encoder {
+    fn encode(&mut self, records: &RecordBatch) -> Result<Vec<u8>, String> {
         let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
         let safe = CastOptions { safe: false, ..CastOptions::default() };
         let cast = |(column, field): (&ArrayRef, &Arc<Field>)| {
@@ -113,8 +113,7 @@ impl Encoder {
         Ok(std::mem::take(self.writer.inner_mut()))
     }
 
-    /// The rest of the file.
-    pub fn finish(mut self) -> Result<Vec<u8>, String> {
+    fn finish(&mut self) -> Result<Vec<u8>, String> {
         self.writer.finish().map_err(said)?;
         Ok(std::mem::take(self.writer.inner_mut()))
     }

@@ -45,7 +45,7 @@ pub fn written<'a>(
 ) -> anyhow::Result<Blocks<'a>> {
     if let decode::Format::Parquet(parquet) = decode {
         let parts = if output.is_dir() { folder::list(output)? } else { vec![output.to_owned()] };
-        return Ok(Blocks::Decoded(parquet.chain(parts)));
+        return Ok(parquet.chain(parts).into());
     }
     let file: frame::Reader<'_> = match File::open(output) {
         Ok(file) => Box::new(file),
