@@ -87,9 +87,22 @@ fn what_a_build_lacks_and_what_a_job_lacks_is_told() {
         let said = refused(&job(CSV, "parquet"));
         assert!(said.contains("needs a build with `--features parquet`"), "{said}");
     }
-    if !cfg!(feature = "sql") {
-        let said = refused(&job(&format!("{CSV}[transform.sql]\nquery = \"select 1\"\n"), "csv"));
-        assert!(said.contains("needs a build with `--features sql`"), "{said}");
+    for (key, section) in [
+        ("transform.sql", "[transform.sql]\nquery = \"select 1\"\n"),
+        ("event_time", "[event_time]\ncolumn = \"at\"\n"),
+        ("table", "[[table]]\nname = \"t\"\npath = \"t.csv\"\n"),
+        ("view", "[[view]]\nname = \"v\"\nmode = \"update\"\npath = \"v\"\nquery = \"select 1\"\n"),
+        ("final", "[[final]]\npath = \"f\"\nquery = \"select 1\"\n"),
+    ] {
+        if !cfg!(feature = "sql") {
+            let spool = job(&format!("{CSV}{section}"), "csv");
+            let text = spool.read("job.toml");
+            let line =
+                text.lines().position(|line| line.trim_matches(['[', ']']) == key).unwrap() + 1;
+            let said = refused(&spool);
+            let expected = format!("job.toml:{line}: {key}: needs a build with `--features sql`");
+            assert!(said.contains(&expected), "{said}");
+        }
     }
 }
 

@@ -318,6 +318,15 @@ fn no_more_packed_bindings() {
     assert!(again <= AGAIN, "{again} names are bound again in the next line, {AGAIN} before");
 }
 
+/// What a build lacks is decided in few places. This number only falls.
+#[test]
+fn no_more_conditions_on_features() {
+    const CONDITIONS: usize = 34;
+    let is_one = |line: &&str| line.contains("feature = \"") && line.contains("cfg");
+    let count: usize = sources().iter().map(|(_, text)| text.lines().filter(is_one).count()).sum();
+    assert!(count <= CONDITIONS, "{count} conditions on features, {CONDITIONS} before");
+}
+
 /// In a log that is searched, a message stands alone: it is a clause with its subject.
 #[test]
 fn log_messages_have_a_subject() {

@@ -11,14 +11,48 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 
 use super::delivery::failed;
+use super::standard::{Output, quiet_if_reader_left};
+use crate::clock::now_ms;
+use crate::config::{Config, Problem};
+use crate::daemon::job::{flow, tolerance};
+use crate::decode::frame::Framer;
 use crate::encode::{late, rejects};
 use crate::engine::{Asked, Memory};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
-use crate::pipeline::flow::{Counts, Delivery};
+use crate::pipeline::flow::{Counts, Delivery, Flow, Origin};
 use crate::pipeline::prepare::Tolerance;
 use crate::pipeline::views::{Clock, Definition, LeftOut, Tap};
+use crate::pulse::Pulse;
+use crate::queries::Queries;
 use crate::record::{Late, Reject};
+use crate::transform::command::{About, Bounds};
+
+/// Prints one view of what is read.
+pub fn show(
+    config: &Config,
+    queries: &Queries,
+    name: &str,
+    framer: Framer<'_>,
+    pulse: &Pulse,
+) -> anyhow::Result<()> {
+    let definition = queries.view(name).ok_or_else(|| {
+        let problem = Problem::new("view", format!("--view: the job has no view `{name}`"));
+        config.problem(&problem)
+    })?;
+    anyhow::ensure!(!definition.encode.is_columnar(), "a view in parquet cannot be printed");
+    let stdout = Output::stdout(pulse)?;
+    let clock = queries.clock().cloned();
+    let mut shown =
+        Shown::new(definition.clone(), clock, tolerance(config), (stdout, Output::stderr(pulse)?));
+    let judge = shown.judge();
+    let flow = flow(config, queries, Bounds::Stream, pulse);
+    let flow = Flow { judge: judge.as_deref(), ..flow };
+    let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
+    let result =
+        flow.run(framer.into(), origin, &mut shown).and_then(|counts| shown.finish(&counts));
+    quiet_if_reader_left(result.map_err(Failure::into_error))
+}
 
 /// Bytes of records after which a microbatch ends though the input does not pause.
 const MICROBATCH_BYTES: usize = 4 << 20;

@@ -7,13 +7,9 @@ use clap::Args;
 use rustix::event::{PollFlags, Timespec};
 
 use super::delivery::Plain;
-#[cfg(feature = "sql")]
-use super::shown::Shown;
 use super::standard::{self, Input, Output, quiet_if_reader_left};
 use super::{JobFile, signalled, signals};
 use crate::clock::now_ms;
-#[cfg(feature = "sql")]
-use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::encode::envelope::Envelope;
@@ -49,7 +45,6 @@ impl Stream {
             anyhow::bail!("parquet has its index at its end, and a stream has none: use `batch`");
         }
         let queries = Queries::open(&config, &std::env::temp_dir())?;
-        #[cfg(feature = "sql")]
         if let Some(operator) = queries.blocking().filter(|_| !self.until_eof) {
             anyhow::bail!(
                 "the query must see the end of its input (it has the operator {operator}), and a \
@@ -65,7 +60,7 @@ impl Stream {
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
         #[cfg(feature = "sql")]
         if let Some(name) = &self.view {
-            return signalled(&pulse, show(&config, &queries, name, framer, &pulse));
+            return signalled(&pulse, super::shown::show(&config, &queries, name, framer, &pulse));
         }
         let judge = queries.judge();
         let mut delivery = Plain {
@@ -86,31 +81,4 @@ impl Stream {
             .and_then(|counts| delivery.check(&counts));
         signalled(&pulse, quiet_if_reader_left(result.map_err(Failure::into_error)))
     }
-}
-
-/// Prints one view of what is read.
-#[cfg(feature = "sql")]
-fn show(
-    config: &Config,
-    queries: &Queries,
-    name: &str,
-    framer: Framer<'_>,
-    pulse: &Pulse,
-) -> anyhow::Result<()> {
-    let definition = queries.view(name).ok_or_else(|| {
-        let problem = Problem::new("view", format!("--view: the job has no view `{name}`"));
-        config.problem(&problem)
-    })?;
-    anyhow::ensure!(!definition.encode.is_columnar(), "a view in parquet cannot be printed");
-    let stdout = Output::stdout(pulse)?;
-    let clock = queries.clock().cloned();
-    let mut shown =
-        Shown::new(definition.clone(), clock, tolerance(config), (stdout, Output::stderr(pulse)?));
-    let judge = shown.judge();
-    let flow = flow(config, queries, Bounds::Stream, pulse);
-    let flow = Flow { judge: judge.as_deref(), ..flow };
-    let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
-    let result =
-        flow.run(framer.into(), origin, &mut shown).and_then(|counts| shown.finish(&counts));
-    quiet_if_reader_left(result.map_err(Failure::into_error))
 }

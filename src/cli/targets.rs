@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
-#[cfg(feature = "sql")]
 use anyhow::Context as _;
 use clap::Args;
 
@@ -16,18 +15,15 @@ use crate::durable;
 #[derive(Debug, Args)]
 pub struct Targets {
     /// Write the result of this view to PATH; that of a final is named by its file, with or without suffix
-    #[cfg(feature = "sql")]
     #[arg(long = "view", value_name = "NAME=PATH")]
     views: Vec<String>,
     /// Make no views and no finals
-    #[cfg(feature = "sql")]
     #[arg(long, conflicts_with = "views")]
     no_views: bool,
     /// Write rejects to PATH; `-` is standard error
     #[arg(long, value_name = "PATH")]
     rejects: Option<PathBuf>,
     /// Write late records to PATH; in a batch nothing is late
-    #[cfg(feature = "sql")]
     #[arg(long, value_name = "PATH")]
     late: Option<PathBuf>,
 }
@@ -39,10 +35,8 @@ impl Targets {
         if let Some(output) = output {
             may_replace(config, &owned, "output.path", output, "-o PATH")?;
         }
-        #[cfg(feature = "sql")]
         self.redirect(config)?;
         let mut held = Held { locks: Vec::new(), rejects: None, left_alone: Vec::new() };
-        #[cfg(feature = "sql")]
         held.take_results(config, &owned)?;
         match &self.rejects {
             Some(path) if path.as_os_str() == "-" => config.rejects = None,
@@ -69,7 +63,6 @@ impl Targets {
         Ok(held)
     }
 
-    #[cfg(feature = "sql")]
     fn redirect(&self, config: &mut Config) -> anyhow::Result<()> {
         if self.no_views {
             config.written.view.clear();
@@ -111,7 +104,6 @@ pub struct Held {
 
 impl Held {
     /// Takes what is owned out of the job, and the locks of the rest.
-    #[cfg(feature = "sql")]
     fn take_results(&mut self, config: &mut Config, owned: &[PathBuf]) -> anyhow::Result<()> {
         let way = |name: &str| format!("--view {name}=PATH, or --no-views");
         let mut views = std::mem::take(&mut config.written.view);
@@ -136,7 +128,6 @@ impl Held {
         Ok(())
     }
 
-    #[cfg(feature = "sql")]
     fn may_make(&mut self, path: &PathBuf, owned: &[PathBuf], way: &str) -> bool {
         let is_free = !is_owned(path, owned);
         if !is_free {
@@ -165,7 +156,6 @@ fn refusal(path: &Path, way: &str) -> String {
     )
 }
 
-#[cfg(feature = "sql")]
 fn is_named(path: &Path, name: &str) -> bool {
     [path.file_name(), path.file_stem()].contains(&Some(name.as_ref()))
 }
@@ -177,11 +167,7 @@ fn owned(config: &Config) -> Vec<PathBuf> {
     }
     let mut all = config.outputs();
     all.push(config.state.clone());
-    #[cfg(feature = "sql")]
-    let all = {
-        let finals = config.written.finals.iter().map(|made| config.absolute(&made.path));
-        all.into_iter().chain(finals).collect::<Vec<_>>()
-    };
+    all.extend(config.written.finals.iter().map(|made| config.absolute(&made.path)));
     all.iter().flat_map(names).collect()
 }
 
@@ -215,15 +201,11 @@ fn is_owned(path: &PathBuf, owned: &[PathBuf]) -> bool {
 
 /// Two results in one file would be one result.
 fn check_distinct(config: &Config, output: Option<&PathBuf>) -> anyhow::Result<()> {
-    let all = output.into_iter().chain(&config.rejects).cloned();
-    #[cfg(feature = "sql")]
-    let all = {
-        let views = config.written.view.iter().map(|view| config.absolute(&view.path));
-        let finals = config.written.finals.iter().map(|made| config.absolute(&made.path));
-        all.chain(views).chain(finals)
-    };
+    let records = output.into_iter().chain(&config.rejects).cloned();
+    let views = config.written.view.iter().map(|view| config.absolute(&view.path));
+    let finals = config.written.finals.iter().map(|made| config.absolute(&made.path));
     let mut seen = std::collections::HashSet::new();
-    for path in all {
+    for path in records.chain(views).chain(finals) {
         // A device may take everything.
         let is_file = path.metadata().map_or(true, |there| there.is_file());
         if is_file && !names(&path).into_iter().all(|name| seen.insert(name)) {

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "sql")]
 use crate::event_time;
 use crate::source::folder::archive::Action;
 use crate::source::folder::rules::{Duplicates, Empty, HardLinks, Order, Watch};
@@ -35,25 +34,20 @@ pub struct File {
     /// Where it can be looked at.
     pub http: Http,
     /// When records happened.
-    #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_time: Option<event_time::EventTime>,
     /// Tables that a query can join with.
-    #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub table: Vec<Table>,
     /// Continuous queries over everything so far.
-    #[cfg(feature = "sql")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub view: Vec<View>,
     /// Queries over the whole output, made when the job ends.
-    #[cfg(feature = "sql")]
     #[serde(rename = "final", skip_serializing_if = "Vec::is_empty")]
     pub finals: Vec<Final>,
 }
 
 /// `[[table]]`.
-#[cfg(feature = "sql")]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
@@ -67,7 +61,6 @@ pub struct Table {
 }
 
 /// `[[view]]`.
-#[cfg(feature = "sql")]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
@@ -93,13 +86,11 @@ pub struct View {
     pub begin: Option<Begin>,
 }
 
-#[cfg(feature = "sql")]
 fn every() -> Span {
     Span::seconds(1)
 }
 
 /// `begin` of a view.
-#[cfg(feature = "sql")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Begin {
@@ -108,7 +99,6 @@ pub enum Begin {
 }
 
 /// `mode` of a view.
-#[cfg(feature = "sql")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -121,7 +111,6 @@ pub enum Mode {
 }
 
 /// `[[final]]`.
-#[cfg(feature = "sql")]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Final {

@@ -15,10 +15,6 @@ pub const NEEDS_COLUMNS: &str = "csv needs the columns of the input: name them (
 pub fn hint(message: &str) -> &'static str {
     let is_about =
         |words: &[&str]| words.iter().any(|word| message.contains(&format!("`{word}`, expected")));
-    let words_of_sql = ["sql", "table", "view", "final", "event_time"];
-    if !cfg!(feature = "sql") && is_about(&words_of_sql) {
-        return "; this one needs a build with `--features sql`";
-    }
     if !cfg!(feature = "parquet") && is_about(&["parquet"]) {
         return "; this one needs a build with `--features parquet`";
     }
@@ -30,16 +26,31 @@ impl Config {
     pub fn output_columns(&self) -> Option<SchemaRef> {
         match &self.written.transform {
             Transform::None {} | Transform::Scale(_) => self.written.input.format.schema(),
-            // A command's are its own affair.
-            Transform::Command(_) => None,
-            #[cfg(feature = "sql")]
-            Transform::Sql(_) => None,
+            // Those of a command are its own affair, and the engine knows what a query gives.
+            Transform::Command(_) | Transform::Sql(_) => None,
         }
+    }
+}
+
+/// Refuses the keys that need an engine, where this build has none.
+fn check_features(written: &file::File) -> Result<(), Problem> {
+    let file::File { event_time, table, view, finals, transform, .. } = written;
+    let used = [
+        ("transform.sql", matches!(transform, Transform::Sql(_))),
+        ("event_time", event_time.is_some()),
+        ("table", !table.is_empty()),
+        ("view", !view.is_empty()),
+        ("final", !finals.is_empty()),
+    ];
+    match used.iter().find(|(_, is_used)| *is_used && !cfg!(feature = "sql")) {
+        Some((key, _)) => Err(Problem::new(key, "needs a build with `--features sql`")),
+        None => Ok(()),
     }
 }
 
 /// Checks that the output of each stage fits the next.
 pub fn check(written: &file::File) -> Result<(), Problem> {
+    check_features(written)?;
     if let Some((key, message)) = written.input.format.check() {
         return Err(Problem::new(key, message));
     }
@@ -88,7 +99,6 @@ pub fn check(written: &file::File) -> Result<(), Problem> {
         return Ok(());
     }
     // The engine knows what a query gives.
-    #[cfg(feature = "sql")]
     if matches!(written.transform, Transform::Sql(_)) {
         return Ok(());
     }

@@ -221,20 +221,16 @@ impl Config {
         let mut own = vec![std::path::absolute(&self.file).unwrap_or_default()];
         let state = ["ledger.db", "ledger.db-wal", "ledger.db-shm", "lock", "staging", "spill"];
         own.extend(state.map(|name| self.state.join(name)));
-        #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
         let mut written = vec![
             ("output.path", self.output_path().map(Path::to_owned)),
             ("rejects.path", self.rejects.clone()),
             ("event_time.late", self.late()),
         ];
-        #[cfg(feature = "sql")]
-        {
-            own.extend(self.written.table.iter().map(|table| self.absolute(&table.path)));
-            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
-            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
-            let results = views.chain(finals);
-            written.extend(results.map(|(key, path)| (key, Some(self.absolute(path)))));
-        }
+        own.extend(self.written.table.iter().map(|table| self.absolute(&table.path)));
+        let views = self.written.view.iter().map(|view| ("view.path", &view.path));
+        let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
+        let results = views.chain(finals);
+        written.extend(results.map(|(key, path)| (key, Some(self.absolute(path)))));
         let own: Vec<_> = own.iter().map(|path| resolved(path)).collect();
         for (key, path) in written {
             let Some(path) = path else { continue };
@@ -261,11 +257,7 @@ impl Config {
 
     /// The names of the views.
     pub fn view_names(&self) -> impl Iterator<Item = &str> {
-        #[cfg(feature = "sql")]
-        let names = self.written.view.iter().map(|view| view.name.as_str());
-        #[cfg(not(feature = "sql"))]
-        let names = std::iter::empty();
-        names
+        self.written.view.iter().map(|view| view.name.as_str())
     }
 
     /// The path of the output.
@@ -278,7 +270,6 @@ impl Config {
         let output = self.output_path().map(Path::to_owned);
         let mut all: Vec<_> = output.into_iter().chain(self.rejects.clone()).collect();
         all.extend(self.late());
-        #[cfg(feature = "sql")]
         all.extend(self.written.view.iter().map(|view| self.absolute(&view.path)));
         all
     }
@@ -286,14 +277,10 @@ impl Config {
     /// Everything written besides the output, each with its key: late records, views, finals.
     fn results(&self) -> Vec<(&'static str, PathBuf)> {
         let late = self.late().map(|late| ("event_time.late", late));
-        #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
         let mut all: Vec<_> = late.into_iter().collect();
-        #[cfg(feature = "sql")]
-        {
-            let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
-            let views = self.written.view.iter().map(|view| ("view.path", &view.path));
-            all.extend(finals.chain(views).map(|(key, path)| (key, self.absolute(path))));
-        }
+        let finals = self.written.finals.iter().map(|made| ("final.path", &made.path));
+        let views = self.written.view.iter().map(|view| ("view.path", &view.path));
+        all.extend(finals.chain(views).map(|(key, path)| (key, self.absolute(path))));
         all
     }
 
@@ -308,12 +295,9 @@ impl Config {
 
     /// Where late records go; nowhere when the job has no event time.
     pub fn late(&self) -> Option<PathBuf> {
-        #[cfg(feature = "sql")]
-        if let Some(event_time) = &self.written.event_time {
-            let given = event_time.late.as_ref().map(|path| self.absolute(path));
-            return given.or_else(|| self.output_path().map(|path| beside(path, ".late.jsonl")));
-        }
-        None
+        let given = self.written.event_time.as_ref()?.late.as_ref();
+        let beside_it = || self.output_path().map(|path| beside(path, ".late.jsonl"));
+        given.map(|path| self.absolute(path)).or_else(beside_it)
     }
 
     /// Where done inputs are moved, if they are.
@@ -335,7 +319,6 @@ impl Config {
         if let Some(archive) = self.archive() {
             written.done.action = Action::Move(archive);
         }
-        #[cfg(feature = "sql")]
         if let Some(event_time) = &mut written.event_time {
             event_time.late = self.late();
         }

@@ -33,29 +33,25 @@ pub fn check_paths(written: &file::File) -> Result<(), Problem> {
         Action::Move(path) => Some(path),
         Action::Rename | Action::Delete => None,
     };
-    #[cfg_attr(not(feature = "sql"), expect(unused_mut, reason = "there is no more"))]
+    let late = written.event_time.as_ref().and_then(|event_time| event_time.late.as_ref());
     let mut paths = vec![
         ("input.directory", 0, written.input.directory.as_ref()),
         ("output.path", 0, written.output.path.as_ref()),
         ("rejects.path", 0, written.rejects.path.as_ref()),
         ("state.directory", 0, written.state.directory.as_ref()),
         ("done.action", 0, archive),
+        ("event_time.late", 0, late),
     ];
-    #[cfg(feature = "sql")]
+    let tables = written.table.iter().map(|table| ("table.path", &table.path));
+    let views = written.view.iter().map(|view| ("view.path", &view.path));
+    let finals = written.finals.iter().map(|made| ("final.path", &made.path));
+    for (key, place, path) in tables
+        .enumerate()
+        .chain(views.enumerate())
+        .chain(finals.enumerate())
+        .map(|(place, (key, path))| (key, place, path))
     {
-        let late = written.event_time.as_ref().and_then(|event_time| event_time.late.as_ref());
-        paths.push(("event_time.late", 0, late));
-        let tables = written.table.iter().map(|table| ("table.path", &table.path));
-        let views = written.view.iter().map(|view| ("view.path", &view.path));
-        let finals = written.finals.iter().map(|made| ("final.path", &made.path));
-        for (key, place, path) in tables
-            .enumerate()
-            .chain(views.enumerate())
-            .chain(finals.enumerate())
-            .map(|(place, (key, path))| (key, place, path))
-        {
-            paths.push((key, place, Some(path)));
-        }
+        paths.push((key, place, Some(path)));
     }
     for (key, place, path) in paths {
         let Some(path) = path else { continue };

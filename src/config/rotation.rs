@@ -45,7 +45,6 @@ pub fn check(written: &File) -> Result<(), Problem> {
             "is for outputs that are one file: parquet makes a file for each microbatch",
         );
     }
-    #[cfg(feature = "sql")]
     if !written.finals.is_empty() {
         return problem("does not go with [[final]], which is made of the whole output");
     }

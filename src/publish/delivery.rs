@@ -28,7 +28,7 @@ pub const MAX_OWED: u64 = 256 << 20;
 /// Records of a microbatch that a system may refuse.
 const MAX_REFUSED: usize = 1_000;
 
-/// What has become of deliveries since they were looked at last.
+/// The outcomes of deliveries since the last look.
 #[derive(Debug, Default)]
 pub struct News {
     /// Marks that systems have confirmed, by their names.
@@ -77,7 +77,7 @@ enum Answer {
     Published(std::result::Result<Held, NotPublished>),
 }
 
-/// What there is to know of a way before it is opened.
+/// A way before it is opened.
 pub struct Way<'a> {
     /// The system.
     pub name: &'a str,

@@ -32,6 +32,11 @@ impl Queries {
         None
     }
 
+    /// No query has to see the end of its input.
+    pub fn blocking(&self) -> Option<String> {
+        None
+    }
+
     /// No query takes memory.
     pub fn is_greedy(&self) -> bool {
         false

@@ -4,7 +4,6 @@
 
 pub mod command;
 mod scale;
-#[cfg(feature = "sql")]
 mod sql;
 
 use arrow_array::RecordBatch;
@@ -13,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 pub use command::Command;
 pub use scale::Scale;
-#[cfg(feature = "sql")]
 pub use sql::Sql;
 
 /// `[transform.*]`: the one transform of a job.
@@ -27,7 +25,6 @@ pub enum Transform {
     /// Any program that filters its standard input to its standard output.
     Command(Command),
     /// A query over the records of one file.
-    #[cfg(feature = "sql")]
     Sql(Sql),
 }
 

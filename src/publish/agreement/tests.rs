@@ -48,7 +48,7 @@ impl Target {
     }
 }
 
-/// What a ledger holds, and a copy of it takes along.
+/// The content of a ledger, which a copy of it takes along.
 #[derive(Debug, Clone, Default)]
 struct Durable {
     /// Of each microbatch: what it is made of, and the number of the start that committed it.
@@ -200,7 +200,7 @@ impl Model {
         is_owner
     }
 
-    /// What was sent arrives, or does not; the answer arrives, or does not.
+    /// The transaction arrives, or does not; then its answer does, or does not.
     fn answer(&mut self, who: usize) -> Result<(), String> {
         let Some(sent) = self.processes[who].sent.take() else { return Ok(()) };
         let arrives = self.below(4) > 0;
