@@ -72,15 +72,15 @@ impl Queries {
         };
         if sql.is_some() || !written.finals.is_empty() || !written.view.is_empty() {
             let memory = written.engine.memory.0;
-            let engine = Engine::new(memory, spill);
-            let engine = engine.map_err(|error| Problem::new("engine", error.to_string()))?;
+            let opened = Engine::new(memory, spill);
+            let engine = opened.map_err(|error| Problem::new("engine", error.to_string()))?;
             queries.tables = Tables::load(config, &engine)?;
             queries.engine = Some(engine);
         }
         queries.output = match (&written.transform, sql, &queries.engine) {
             (_, Some(sql), Some(engine)) => {
-                let query = Query::new(engine, &sql.query, "input", input.as_deref());
-                let query = query
+                let planned = Query::new(engine, &sql.query, "input", input.as_deref());
+                let query = planned
                     .map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
                 let output = query.schema();
                 queries.transform = Some(query);
@@ -100,9 +100,9 @@ impl Queries {
         if queries.clock.is_some()
             && let Some(query) = queries.transform.take()
         {
-            let carried = query.with_lines();
+            let planned = query.with_lines();
             let carried =
-                carried.map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
+                planned.map_err(|error| Problem::new("transform.sql.query", error.to_string()))?;
             queries.transform = Some(carried);
         }
         if let Some(Err(error)) = queries.transform.as_ref().map(Query::try_out) {
@@ -261,8 +261,8 @@ impl Queries {
         let both = self.views.get(number).zip(self.output.as_ref());
         let (definition, schema) =
             both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
-        let output = config.output_path();
-        let output = output.ok_or_else(|| Failure::fatal("the job has no output"))?;
+        let path = config.output_path();
+        let output = path.ok_or_else(|| Failure::fatal("the job has no output"))?;
         tracing::info!(view = definition.name, "the view is rebuilt from the output");
         let judge = self.judge();
         rebuild::read(config, definition, schema, judge, (closed, output), pulse)

@@ -291,7 +291,7 @@ fn no_more_packed_bindings() {
     /// `let (a, b) = (x, y)`.
     const TUPLES: usize = 7;
     /// `let x = ..` right after `let x = ..`.
-    const AGAIN: usize = 96;
+    const AGAIN: usize = 13;
     let name = |line: &str| -> Option<String> {
         let rest = line.trim_start().strip_prefix("let ")?;
         let rest = rest.strip_prefix("mut ").unwrap_or(rest);

@@ -60,8 +60,8 @@ impl Batch {
         config.check_program()?;
         let pulse = Pulse::default();
         signals::stop_or_end_on_any(&pulse)?;
-        let done = self.work(&config, held.rejects.clone(), &pulse);
-        let done = done.and_then(|groups| {
+        let worked = self.work(&config, held.rejects.clone(), &pulse);
+        let done = worked.and_then(|groups| {
             held.finish(&config)?;
             let aside = Aside { groups, ..Aside::default() };
             if self.strict && groups > 0 { Err(Strict(aside.to_string()).into()) } else { Ok(()) }
@@ -359,10 +359,10 @@ fn transform_one<Records: Write + Send>(
     let about = About { file: OsStr::from_bytes(name), path, microbatch: None };
     let origin = Origin { file: &file, now_ms: now_ms(), about };
     let judge = queries.judge();
-    let flow = flow(config, queries, Bounds::Microbatch, pulse);
-    let flow = Flow { judge: judge.as_deref(), ..flow };
-    let counts = flow.run(blocks, origin, delivery);
-    let counts = counts
+    let plain = flow(config, queries, Bounds::Microbatch, pulse);
+    let flow = Flow { judge: judge.as_deref(), ..plain };
+    let ran = flow.run(blocks, origin, delivery);
+    let counts = ran
         .and_then(|counts| delivery.check(&counts).map(|()| counts))
         .map_err(Failure::into_error)?;
     progress.add(counts.read, counts.rejected);

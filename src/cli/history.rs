@@ -56,11 +56,11 @@ impl History {
         if let Some(query) = &self.sql {
             return answer(&Look::open(&config.state)?, query, self.json);
         }
-        let glob = self.file.as_deref().map(Glob::new).transpose();
-        let glob = glob.map_err(|_| Misuse("--file: expected a glob such as \"orders_*\""))?;
-        let glob = glob.map(|glob| glob.compile_matcher());
-        let since = self.since.map(|span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX));
-        let since = since.map_or(i64::MIN, |since| now_ms().saturating_sub(since));
+        let parsed = self.file.as_deref().map(Glob::new).transpose();
+        let pattern = parsed.map_err(|_| Misuse("--file: expected a glob such as \"orders_*\""))?;
+        let glob = pattern.map(|glob| glob.compile_matcher());
+        let age_ms = self.since.map(|span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX));
+        let since = age_ms.map_or(i64::MIN, |since| now_ms().saturating_sub(since));
         let fits = |entry: &Entry| {
             let outcome = entry.outcome();
             glob.as_ref().is_none_or(|glob| glob.is_match(&entry.name))
@@ -100,8 +100,8 @@ fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
         let line = if json {
             format!("{}\n", object(names, values))
         } else {
-            let head = row(names.iter().map(|name| escaped(name.as_bytes())).collect());
-            let head = if began { String::new() } else { head };
+            let titles = row(names.iter().map(|name| escaped(name.as_bytes())).collect());
+            let head = if began { String::new() } else { titles };
             head + &row(values.iter().map(cell).collect())
         };
         began = true;

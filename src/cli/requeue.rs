@@ -126,8 +126,8 @@ fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Puts one file back; returns the microbatch that is to be repeated.
 fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Result<Entry> {
-    let drop_folder = config.directory.as_deref().context("the job has no `input.directory`")?;
-    let drop_folder = Dir::open(drop_folder)?;
+    let path = config.directory.as_deref().context("the job has no `input.directory`")?;
+    let drop_folder = Dir::open(path)?;
     let dir = home_of(config, look, &drop_folder, file)?;
     let archived = file.file_name().unwrap_or_default();
     let stat = dir.stat(archived)?.filter(is_regular);
@@ -144,8 +144,8 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
          come into it a second time"
     );
     // Through no symbolic link: the owner of the drop folder need not be the user who runs this.
-    let folder = input::open_parent(&drop_folder, &entry.name)?;
-    let folder = folder.as_ref().unwrap_or(&drop_folder);
+    let inner = input::open_parent(&drop_folder, &entry.name)?;
+    let folder = inner.as_ref().unwrap_or(&drop_folder);
     let name = Path::new(&entry.name).file_name().unwrap_or_default();
     anyhow::ensure!(
         folder.stat(name)?.is_none(),
@@ -168,8 +168,8 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
 /// The folder that a file is in: below the drop folder or the archive through no symbolic link.
 fn home_of(config: &Config, look: &Look, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
     let absolute = std::path::absolute(file)?;
-    let archives = config.archive().into_iter().chain(look.archives(&config.state)?);
-    let archives: Vec<_> = archives.filter_map(|archive| Dir::open(&archive).ok()).collect();
+    let paths = config.archive().into_iter().chain(look.archives(&config.state)?);
+    let archives: Vec<_> = paths.filter_map(|archive| Dir::open(&archive).ok()).collect();
     for folder in std::iter::once(drop_folder).chain(&archives) {
         if let Ok(below) = absolute.strip_prefix(folder.path()) {
             let dir = input::open_parent(folder, below.as_os_str())?;
@@ -221,8 +221,8 @@ fn put_marker_back(
     name: &OsStr,
 ) -> anyhow::Result<()> {
     let Some(marker) = config.rules.marker_of(name) else { return Ok(()) };
-    let prefix = archived.as_bytes().len().saturating_sub(name.as_bytes().len());
-    let prefix = OsStr::from_bytes(archived.as_bytes().get(..prefix).unwrap_or_default());
+    let end = archived.as_bytes().len().saturating_sub(name.as_bytes().len());
+    let prefix = OsStr::from_bytes(archived.as_bytes().get(..end).unwrap_or_default());
     let mut kept = prefix.to_owned();
     kept.push(&marker);
     if dir.stat(&kept)?.is_none() || !dir.rename_no_replace(&kept, folder, &marker)? {

@@ -46,8 +46,8 @@ pub fn show(
     let mut shown =
         Shown::new(definition.clone(), clock, tolerance(config), (stdout, Output::stderr(pulse)?));
     let judge = shown.judge();
-    let flow = flow(config, queries, Bounds::Stream, pulse);
-    let flow = Flow { judge: judge.as_deref(), ..flow };
+    let plain = flow(config, queries, Bounds::Stream, pulse);
+    let flow = Flow { judge: judge.as_deref(), ..plain };
     let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
     let result =
         flow.run(framer.into(), origin, &mut shown).and_then(|counts| shown.finish(&counts));

@@ -66,8 +66,8 @@ pub fn stop_or_end_on_any(pulse: &Pulse) -> anyhow::Result<()> {
 /// True for a signal that the parent process has set to be ignored, as nohup(1) does.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let text = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = text.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask & (1 << (signal - 1)) != 0
 }
 

@@ -237,8 +237,8 @@ impl Splitter<'_> {
     fn next_name(&mut self) -> OsString {
         let now = since_1970().as_nanos();
         self.last = now.max(self.last + 1);
-        let time = UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.last).unwrap_or(u64::MAX));
-        let time = humantime::format_rfc3339_nanos(time).to_string().replace([':', '-'], "");
+        let at = UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.last).unwrap_or(u64::MAX));
+        let time = humantime::format_rfc3339_nanos(at).to_string().replace([':', '-'], "");
         OsString::from(format!("{}{time}", self.options.prefix))
     }
 

@@ -74,8 +74,8 @@ impl Stream {
             progress: None,
         };
         let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
-        let flow = flow(&config, &queries, Bounds::Stream, &pulse);
-        let flow = Flow { judge: judge.as_deref(), ..flow };
+        let plain = flow(&config, &queries, Bounds::Stream, &pulse);
+        let flow = Flow { judge: judge.as_deref(), ..plain };
         let result = flow
             .run(framer.into(), origin, &mut delivery)
             .and_then(|counts| delivery.check(&counts));

@@ -29,8 +29,8 @@ pub fn why_not(program: &Path) -> Option<String> {
         return (others <= 2).then(|| why.to_owned());
     };
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let interpreter = line.trim_ascii_start().split(|byte| [b' ', b'\t'].contains(byte)).next();
-    let interpreter = Path::new(std::ffi::OsStr::from_bytes(interpreter.unwrap_or_default()));
+    let word = line.trim_ascii_start().split(|byte| [b' ', b'\t'].contains(byte)).next();
+    let interpreter = Path::new(std::ffi::OsStr::from_bytes(word.unwrap_or_default()));
     let can_run = interpreter.is_file() && rustix::fs::access(interpreter, Access::EXEC_OK).is_ok();
     let shown = interpreter.display().to_string().escape_debug().to_string();
     (!can_run).then(|| format!("its first line names \"{shown}\", which is no program"))

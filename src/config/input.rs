@@ -51,8 +51,8 @@ pub fn check_pattern(input: &file::Input) -> Result<(), Problem> {
         );
         return Err(Problem::new("input.pattern", message));
     }
-    let never: Vec<String> = never_taken().into_iter().chain(input.exclude.clone()).collect();
-    let never: Vec<&str> = never.iter().map(String::as_str).collect();
+    let patterns: Vec<String> = never_taken().into_iter().chain(input.exclude.clone()).collect();
+    let never: Vec<&str> = patterns.iter().map(String::as_str).collect();
     if globs::common(&[pattern], &never).is_some() {
         return Ok(());
     }

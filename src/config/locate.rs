@@ -37,8 +37,8 @@ fn descend(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) {
 
 /// Where the value of a dotted key stands.
 pub fn value_at(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
-    let table = DeTable::parse(text).ok()?;
-    let mut table = table.get_ref();
+    let document = DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
     let mut names = key.split('.').peekable();
     while let Some(name) = names.next() {
         let value = table.get(name)?;
@@ -67,8 +67,8 @@ pub fn keys_of(text: &str, key: &str) -> Vec<String> {
 /// The line of a dotted key; of the nearest table above it where the key itself is not written. Of
 /// tables that stand several times, the key is in this one, from 0.
 pub fn line_of(text: &str, key: &str, place: usize) -> Option<usize> {
-    let table = DeTable::parse(text).ok()?;
-    let mut table = table.get_ref();
+    let document = DeTable::parse(text).ok()?;
+    let mut table = document.get_ref();
     let mut found = None;
     for name in key.split('.') {
         let Some((written, value)) = table.get_key_value(name) else { break };

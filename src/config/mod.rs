@@ -155,8 +155,8 @@ impl Config {
         check_paths(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);
-        let output = written.output.path.as_ref().map(absolute);
-        let output = output.map(|path| destination(written.output.format, path));
+        let place = written.output.path.as_ref().map(absolute);
+        let output = place.map(|path| destination(written.output.format, path));
         let config = Self {
             directory: written.input.directory.as_ref().map(absolute),
             rules: rules(&written.input)?,

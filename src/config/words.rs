@@ -101,8 +101,8 @@ fn allowed(key: &str) -> Option<&'static str> {
 
 /// The value of a key as it is written, where it is short.
 fn found(text: &str, key: &str) -> Option<String> {
-    let value = locate::value_at(text, key)?;
-    let value = text.get(value)?.trim();
+    let place = locate::value_at(text, key)?;
+    let value = text.get(place)?.trim();
     (value.len() <= SHOWN && !value.contains('\n')).then(|| value.to_owned())
 }
 
@@ -115,8 +115,8 @@ fn unknown(what: &str, rest: &str) -> String {
         allowed.split('`').skip(1).step_by(2).filter(|name| !name.is_empty()).collect();
     let word = word.trim_matches('`');
     let meant = nearest(word, &names).map(|name| format!("; did you mean `{name}`?"));
-    let allowed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let allowed = if names.is_empty() { "nothing".to_owned() } else { allowed };
+    let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let allowed = if names.is_empty() { "nothing".to_owned() } else { listed };
     format!("unknown {what} `{word}`{}; allowed: {allowed}", meant.unwrap_or_default())
 }
 

@@ -161,8 +161,8 @@ impl Job {
             let mut threads = Vec::new();
             let mut left = inputs.into_iter();
             while left.len() > 0 {
-                let mine = Mutex::new(left.by_ref().take(share).collect::<Vec<Input>>());
-                let mine = Arc::new(mine);
+                let shared = Mutex::new(left.by_ref().take(share).collect::<Vec<Input>>());
+                let mine = Arc::new(shared);
                 let theirs = mine.clone();
                 let work = move || taken(&theirs).into_iter().map(alone).collect::<Vec<_>>();
                 let started = std::thread::Builder::new().spawn_scoped(scope, work);

@@ -42,8 +42,8 @@ pub fn descriptors(workers: usize) -> usize {
     let most = open_files(&limits).unwrap_or(DESCRIPTORS_UNKNOWN);
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64);
     let own = OWN_DESCRIPTORS / 2 + WORKER_DESCRIPTORS * workers as u64;
-    let left = most.saturating_sub(open.max(OWN_DESCRIPTORS / 2)).saturating_sub(own);
-    let left = usize::try_from(left).unwrap_or(usize::MAX);
+    let unused = most.saturating_sub(open.max(OWN_DESCRIPTORS / 2)).saturating_sub(own);
+    let left = usize::try_from(unused).unwrap_or(usize::MAX);
     (left / 2).max(left.min(CROWD - 1)).max(1)
 }
 

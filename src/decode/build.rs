@@ -110,13 +110,13 @@ impl Builder {
                     .as_written_if(is_plain_integer(text))
             }
             Self::Double(builder) => {
-                let value = fast_float2::parse(bare()).ok();
-                let value = value.filter(|value: &f64| value.is_finite() || is_word(bare()));
+                let parsed = fast_float2::parse(bare()).ok();
+                let value = parsed.filter(|value: &f64| value.is_finite() || is_word(bare()));
                 put(value, |value| builder.append_option(value))
             }
             Self::Real(builder) => {
-                let value = fast_float2::parse(bare()).ok();
-                let value = value.filter(|value: &f32| value.is_finite() || is_word(bare()));
+                let parsed = fast_float2::parse(bare()).ok();
+                let value = parsed.filter(|value: &f32| value.is_finite() || is_word(bare()));
                 put(value, |value| builder.append_option(value))
             }
             Self::Boolean(builder) => put(boolean(bare()), |value| builder.append_option(value)),

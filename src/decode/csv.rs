@@ -451,8 +451,8 @@ mod tests {
 
     fn decoder(names: &[&str]) -> Decoder {
         let columns: Vec<_> = names.iter().map(|name| format!("{name} = \"varchar\"")).collect();
-        let csv = format!("header = false\n[columns]\n{}", columns.join("\n"));
-        let csv: Csv = toml::from_str(&csv).unwrap();
+        let text = format!("header = false\n[columns]\n{}", columns.join("\n"));
+        let csv: Csv = toml::from_str(&text).unwrap();
         csv.decoder(&[], 10).unwrap().0
     }
 

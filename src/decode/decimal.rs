@@ -48,8 +48,8 @@ pub fn parse(text: &[u8]) -> Option<(f64, usize)> {
         return None;
     }
     let scaled = (value(integer) * 100_000_000 + high) * 100_000_000 + low;
-    let number = nearest(scaled)?;
-    let number = if negative == 1 { -number } else { number };
+    let absolute = nearest(scaled)?;
+    let number = if negative == 1 { -absolute } else { absolute };
     Some((number, length))
 }
 
@@ -61,8 +61,8 @@ fn nearest(scaled: u64) -> Option<f64> {
     }
     let zeros = scaled.leading_zeros();
     // The exact product is more than this one, by less than 1 in the upper half.
-    let product = (u128::from(scaled << zeros) * u128::from(INVERSE)) >> 64;
-    let product = u64::try_from(product).ok()?;
+    let wide = (u128::from(scaled << zeros) * u128::from(INVERSE)) >> 64;
+    let product = u64::try_from(wide).ok()?;
     // 53 bits are kept of 63 or 64.
     let dropped = 10 + u32::from(product >= 1 << 63);
     let (half, rest) = (1 << (dropped - 1), product & ((1 << dropped) - 1));

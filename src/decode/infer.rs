@@ -74,8 +74,8 @@ impl Inferred {
 pub fn infer(path: &Path) -> anyhow::Result<Inferred> {
     let packed = Kind::of_name(path.as_os_str()) != Kind::Plain;
     let stem = if packed { path.with_extension("") } else { path.to_owned() };
-    let suffix = stem.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
-    let suffix = &*suffix.to_ascii_lowercase();
+    let given = stem.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    let suffix = &*given.to_ascii_lowercase();
     let open = || -> io::Result<Box<dyn Read + Send>> {
         Compression::Auto.read(path.as_os_str(), File::open(path)?, false)
     };

@@ -31,8 +31,8 @@ pub fn decode(block: &[u8], max_record: usize) -> Decoded {
             continue;
         }
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-        let line = rest.get(..end).unwrap_or_default();
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let whole = rest.get(..end).unwrap_or_default();
+        let line = whole.strip_suffix(b"\r").unwrap_or(whole);
         slow_line(lines, line, max_record, &mut numbers, &mut rejects);
         rest = rest.get(end + 1..).unwrap_or_default();
     }

@@ -245,8 +245,8 @@ impl Current {
     fn typed(&self, batch: &RecordBatch) -> io::Result<RecordBatch> {
         let column = |field: &Arc<Field>| -> io::Result<ArrayRef> {
             let name = field.name();
-            let column = batch.column_by_name(name);
-            let column = column.ok_or_else(|| damaged(format!("has lost column `{name}`")))?;
+            let found = batch.column_by_name(name);
+            let column = found.ok_or_else(|| damaged(format!("has lost column `{name}`")))?;
             let options = CastOptions { safe: false, ..CastOptions::default() };
             cast_with_options(column, field.data_type(), &options)
                 .map_err(|error| damaged(format!("column `{name}`: {error}")))

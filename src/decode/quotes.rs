@@ -105,8 +105,8 @@ impl Dialect {
                 let found = memchr2(self.delimiter, b'\n', rest);
                 let length = found.unwrap_or(rest.len());
                 let ends = rest.get(length) != Some(&self.delimiter);
-                let text = rest.get(..length).unwrap_or_default();
-                let text = if ends { without_return(text) } else { text };
+                let rest_of_line = rest.get(..length).unwrap_or_default();
+                let text = if ends { without_return(rest_of_line) } else { rest_of_line };
                 if at + text.len() - start > limit && (whole || found.is_some()) {
                     return long(block, at + length, whole);
                 }

@@ -417,8 +417,8 @@ impl<T: Summed> GroupsAccumulator for Sums<T> {
         let nulls = self.nulls.build(which);
         let narrow =
             |total| T::narrow(total, &self.data_type).ok_or_else(|| too_large(&self.data_type));
-        let values = totals.into_iter().map(narrow).collect::<Fallible<Vec<T::Native>>>()?;
-        let values = PrimitiveArray::<T>::new(values.into(), nulls);
+        let narrowed = totals.into_iter().map(narrow).collect::<Fallible<Vec<T::Native>>>()?;
+        let values = PrimitiveArray::<T>::new(narrowed.into(), nulls);
         Ok(Arc::new(values.with_data_type(self.data_type.clone())))
     }
 

@@ -86,8 +86,8 @@ impl ScalarUDFImpl for Bound {
         let size = if self.is_end { window.size() } else { 0 };
         let bound = |at: i64| window.pane(at).saturating_add(size);
         let times = times.as_primitive::<TimestampMicrosecondType>();
-        let bounds: TimestampMicrosecondArray = times.unary(bound);
-        let bounds = bounds.with_data_type(times.data_type().clone());
+        let plain: TimestampMicrosecondArray = times.unary(bound);
+        let bounds = plain.with_data_type(times.data_type().clone());
         Ok(ColumnarValue::Array(Arc::new(bounds)))
     }
 }

@@ -45,8 +45,8 @@ fn quotient_type(dividend: &DataType, divisor: &DataType) -> Fallible<DataType> 
     let most = i16::from(DECIMAL128_MAX_PRECISION);
     let wanted = i16::from(scale.saturating_add(MORE_SCALE).max(QUOTIENT_SCALE));
     let scale = wanted.min((most - whole).max(i16::from(QUOTIENT_SCALE)));
-    let precision = (whole + scale).clamp(scale.max(1), most);
-    let precision = u8::try_from(precision).unwrap_or(DECIMAL128_MAX_PRECISION);
+    let digits = (whole + scale).clamp(scale.max(1), most);
+    let precision = u8::try_from(digits).unwrap_or(DECIMAL128_MAX_PRECISION);
     Ok(DataType::Decimal128(precision, i8::try_from(scale).unwrap_or(QUOTIENT_SCALE)))
 }
 
@@ -99,8 +99,8 @@ impl ScalarUDFImpl for Quotient {
             }
             quotient(dividends.value(row), divisors.value(row), shift).map(Some)
         };
-        let quotients: Decimal128Array = (0..dividends.len()).map(one).collect::<Fallible<_>>()?;
-        let quotients = quotients.with_precision_and_scale(precision, scale)?;
+        let plain: Decimal128Array = (0..dividends.len()).map(one).collect::<Fallible<_>>()?;
+        let quotients = plain.with_precision_and_scale(precision, scale)?;
         quotients.validate_decimal_precision(precision)?;
         Ok(ColumnarValue::Array(Arc::new(quotients)))
     }

@@ -121,8 +121,8 @@ fn marked(message: &str, sql: &str, place: Location) -> String {
     };
     let column = usize::try_from(place.column).unwrap_or(1).saturating_sub(1);
     // As wide as what stands before it, tabs as tabs.
-    let before = text.chars().take(column);
-    let before: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let before_it = text.chars().take(column);
+    let before: String = before_it.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     format!("{message}\n  | {text}\n  | {before}^")
 }
 
@@ -134,8 +134,8 @@ mod tests {
     fn a_disk_that_is_full_passes() {
         let full = || std::io::Error::from_raw_os_error(28);
         assert!(Problem::of(&DataFusionError::IoError(full())).transient);
-        let error = ArrowError::IoError("write".to_owned(), full());
-        let error = DataFusionError::ArrowError(Box::new(error), None);
+        let cause = ArrowError::IoError("write".to_owned(), full());
+        let error = DataFusionError::ArrowError(Box::new(cause), None);
         assert!(Problem::of(&error.context("spill")).transient);
         assert!(!Problem::of(&DataFusionError::Execution("no".to_owned())).transient);
     }

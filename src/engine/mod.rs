@@ -376,8 +376,8 @@ impl Ready<'_> {
         let rows = decoded.records.num_rows();
         #[expect(clippy::cast_possible_wrap, reason = "nobody has 2^63 lines")]
         let line = |line: &u64| (line + lines_before) as i64;
-        let lines: Int64Array = decoded.positions.iter().flatten().map(line).collect();
-        let lines: ArrayRef = Arc::new(lines);
+        let numbers: Int64Array = decoded.positions.iter().flatten().map(line).collect();
+        let lines: ArrayRef = Arc::new(numbers);
         let mut columns = decoded.records.columns().to_vec();
         if self.wants_position {
             let files = StringArray::from_iter_values(std::iter::repeat_n(file, rows));

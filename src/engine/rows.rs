@@ -133,8 +133,8 @@ mod tests {
             ],
             keys in prop::collection::vec(prop::collection::vec(0_u8..2, 0..30), 0..60),
         ) {
-            let keys: Vec<_> = keys.iter().map(|key| [&*prefix, key].concat()).collect();
-            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let owned: Vec<_> = keys.iter().map(|key| [&*prefix, key].concat()).collect();
+            let keys: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
             let ordered: Vec<&[u8]> = order(&keys).into_iter().map(|place| keys[place]).collect();
             let mut sorted = keys.clone();
             sorted.sort_unstable();

@@ -130,8 +130,8 @@ impl PartitionStream for Slot {
 
     fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let feed = context.session_config().get_extension::<Feed>();
-        let batches = feed.map(|feed| feed.read()).into_iter().flatten();
-        let batches = futures::stream::iter(batches);
+        let fed = feed.map(|feed| feed.read()).into_iter().flatten();
+        let batches = futures::stream::iter(fed);
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }

@@ -135,8 +135,8 @@ pub fn narrowed(aggregate: Aggregate) -> Result<Aggregate, Problem> {
         return Ok(aggregate);
     }
     let read = read.into_iter().map(Expr::Column).collect();
-    let input = Projection::try_new(read, aggregate.input.clone());
-    let input = Arc::new(LogicalPlan::Projection(input?));
+    let projected = Projection::try_new(read, aggregate.input.clone());
+    let input = Arc::new(LogicalPlan::Projection(projected?));
     let schema = aggregate.schema;
     let groups = aggregate.group_expr;
     let functions = aggregate.aggr_expr;

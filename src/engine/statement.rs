@@ -119,8 +119,8 @@ impl VisitorMut for Look<'_> {
                 self.position |= POSITION.contains(&last);
             }
             Expr::Function(function) => {
-                let name = function.name.0.last().and_then(|part| part.as_ident());
-                let name = name.map(|name| name.value.to_lowercase()).unwrap_or_default();
+                let last = function.name.0.last().and_then(|part| part.as_ident());
+                let name = last.map(|name| name.value.to_lowercase()).unwrap_or_default();
                 self.time |= TIME.contains(&name.as_str());
             }
             _ => {}

@@ -171,8 +171,8 @@ impl View {
         let windowed = bounds::find(&aggregate, definition.event_time)?;
         check_mode(asked, windowed)?;
         let aggregate = split::narrowed(aggregate)?;
-        let lower = context.create_physical_plan(&aggregate.input).await.map_err(explain)?;
-        let lower = slot::hold_tables(lower).map_err(explain)?;
+        let planned = context.create_physical_plan(&aggregate.input).await.map_err(explain)?;
+        let lower = slot::hold_tables(planned).map_err(explain)?;
         let partial = partial::plan(&context, &aggregate, lower).map_err(explain)?;
         let aggregates = partial.aggr_expr().to_vec();
         let groups = split::columns(aggregate.schema.as_arrow());
@@ -184,8 +184,8 @@ impl View {
         let closes = asked != Asked::All;
         let has_sessions =
             windowed.is_some_and(|found| matches!(found.window, Window::Session { .. }));
-        let of_each = belongs::plan(engine, statement, definition);
-        let of_each = if has_sessions && closes { Some(of_each.await?) } else { None };
+        let planning = belongs::plan(engine, statement, definition);
+        let of_each = if has_sessions && closes { Some(planning.await?) } else { None };
         let plans = RwLock::new(Arc::new(Plans { lower, upper, of_each }));
         let source = Source::of(definition);
         let engine = engine.clone();

@@ -89,12 +89,12 @@ impl ScalarUDFImpl for DateTrunc {
         let (Some(unit), true, Some(times)) = (unit, is_time, arguments.args.get(1)) else {
             return self.inner.invoke_with_args(arguments);
         };
-        let times = times.to_array(arguments.number_rows)?;
-        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let array = times.to_array(arguments.number_rows)?;
+        let times = array.as_primitive::<TimestampMicrosecondType>();
         let name = times.timezone();
         let zone = name.map(Tz::from_str).transpose()?;
-        let truncated: TimestampMicrosecondArray = times.try_unary(|time| unit.of(time, zone))?;
-        let truncated = truncated.with_timezone_opt(name.map(str::to_owned));
+        let plain: TimestampMicrosecondArray = times.try_unary(|time| unit.of(time, zone))?;
+        let truncated = plain.with_timezone_opt(name.map(str::to_owned));
         Ok(ColumnarValue::Array(Arc::new(truncated)))
     }
 }
@@ -202,8 +202,8 @@ impl ScalarUDFImpl for AtTimeZone {
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Fallible<ColumnarValue> {
         let rows = arguments.number_rows;
-        let arrays = arguments.args.iter().map(|value| value.to_array(rows));
-        let arrays = arrays.collect::<Fallible<Vec<ArrayRef>>>()?;
+        let each = arguments.args.iter().map(|value| value.to_array(rows));
+        let arrays = each.collect::<Fallible<Vec<ArrayRef>>>()?;
         let [times, zones] = arrays.as_slice() else {
             return Err(failed("at time zone has two sides".to_owned()));
         };
@@ -251,8 +251,8 @@ const BEFORE_GAP: [i64; 2] = [3, 27];
 /// The local time of an instant in a zone, or the instant of a local time; where there is none, as if the
 /// clock had not been set forward.
 fn moved(micros: i64, zone: Tz, to: To) -> Fallible<i64> {
-    let time = DateTime::from_timestamp_micros(micros).map(|time| time.naive_utc());
-    let time = time.ok_or_else(|| no_time(micros))?;
+    let found = DateTime::from_timestamp_micros(micros).map(|time| time.naive_utc());
+    let time = found.ok_or_else(|| no_time(micros))?;
     let offset = if to == To::Local {
         zone.offset_from_utc_datetime(&time).fix().local_minus_utc()
     } else {

@@ -111,7 +111,7 @@ impl Look {
 }
 
 fn altered(row: &rusqlite::Row<'_>) -> rusqlite::Result<Altered> {
-    let name: Vec<u8> = row.get(1)?;
-    let name = OsStr::from_bytes(&name).to_owned();
+    let bytes: Vec<u8> = row.get(1)?;
+    let name = OsStr::from_bytes(&bytes).to_owned();
     Ok(Altered { sequence: row.get(0)?, name, at_ms: row.get(2)?, size: row.get(3)? })
 }

@@ -1,4 +1,4 @@
-//! What is committed and not settled: bytes that may not be in their files, inputs that are not archived.
+//! Committed and not settled: bytes that may not be in their files, inputs that are not archived.
 //!
 //! Out of scope: what is owed to remote targets, which have their own pace (`remotes.rs`).
 

@@ -367,8 +367,8 @@ mod tests {
         drop(open(state.path()));
         let other = Connection::open(state.path().join("ledger.db")).unwrap();
         other.execute("INSERT INTO state_change (view, changes) VALUES (1, x'00')", ()).unwrap();
-        let said = Ledger::open(state.path()).err().unwrap().into_error();
-        let said = format!("{said:#}");
+        let error = Ledger::open(state.path()).err().unwrap().into_error();
+        let said = format!("{error:#}");
         assert!(said.contains("damaged; restore the state directory"), "{said}");
     }
 }

@@ -27,11 +27,11 @@ pub(super) struct Presence {
 pub struct Remote {
     /// Our name there: 16 bytes by chance, made with the ledger's first start.
     pub id: [u8; 16],
-    /// What it has confirmed last.
+    /// The last mark that it has confirmed.
     pub confirmed: Option<Held>,
 }
 
-/// What a mark has set free.
+/// Freed by a mark.
 #[derive(Debug, Default)]
 pub struct Freed {
     /// The bytes that are not owed any more.
@@ -89,8 +89,8 @@ impl Ledger {
         load().map_err(failure)
     }
 
-    /// What is owed to the targets on this system from a mark on: at least one microbatch where there is any,
-    /// and no more after this many bytes.
+    /// The microbatches that are owed to the targets on this system from a mark on, with their bytes: one at
+    /// least, where there is any, and no more after this many bytes.
     pub fn owed_to(&self, remote: &str, from: Mark, bytes: u64) -> Result<Vec<Committed>> {
         let load = || -> rusqlite::Result<_> {
             let select = format!(
@@ -123,7 +123,7 @@ impl Ledger {
         load().map_err(failure)
     }
 
-    /// What is owed to a system between two marks, in bytes and staged files.
+    /// The bytes and staged files that are owed to a system between two marks.
     pub fn freed(&self, remote: &str, from: Mark, to: Mark) -> Result<Freed> {
         let load = || -> rusqlite::Result<Freed> {
             let mut statement = self.connection.prepare_cached(
@@ -155,7 +155,7 @@ impl Ledger {
         Ok(found.map_err(failure)?.unwrap_or_default())
     }
 
-    /// What the sink of a target has fixed last; nothing before the first time.
+    /// The bytes that the sink of a target has fixed last; none before the first time.
     pub fn fixed(&self, target: Target) -> Result<Vec<u8>> {
         let select = "SELECT fixed FROM target WHERE id = ?";
         let load = || -> rusqlite::Result<Option<Vec<u8>>> {

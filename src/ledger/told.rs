@@ -172,8 +172,8 @@ mod tests {
         };
         put(&connection, &(0..2 * GROUPS_MAX + 50).map(told).collect::<Vec<_>>()).unwrap();
         for view in [1, 2] {
-            let count = "SELECT count(*) FROM left_out WHERE view = ?";
-            let count: u64 = connection.query_row(count, [view], |row| row.get(0)).unwrap();
+            let select = "SELECT count(*) FROM left_out WHERE view = ?";
+            let count: u64 = connection.query_row(select, [view], |row| row.get(0)).unwrap();
             assert_eq!(count, GROUPS_MAX);
         }
     }

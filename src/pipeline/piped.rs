@@ -44,8 +44,8 @@ impl Flow<'_> {
             feed: |pipe: &mut dyn Write| {
                 // A file is read to its end whether or not the command does that: whether it is whole, and which
                 // of its records are bad, does not depend on the command. A pipe may have no end.
-                let drains = origin.about.path.metadata().is_ok_and(|input| input.is_file());
-                let drains = drains || self.framing.end_marker.is_some();
+                let is_file = origin.about.path.metadata().is_ok_and(|input| input.is_file());
+                let drains = is_file || self.framing.end_marker.is_some();
                 if self.passes_bytes() {
                     self.feed_bytes(input, pipe, drains, &mut fed)
                 } else {

@@ -95,8 +95,8 @@ impl<'a> Source<'a> {
     /// The record that begins on this line.
     fn text(&self, line: u64) -> Option<&'a [u8]> {
         let text = self.origins.text.as_ref()?;
-        let next = text.begins.partition_point(|begin| *begin <= line);
-        let next = text.begins.get(next).copied();
+        let at = text.begins.partition_point(|begin| *begin <= line);
+        let next = text.begins.get(at).copied();
         let offset = |line: u64| {
             let line = usize::try_from(line.checked_sub(1)?).ok()?;
             self.offsets.get(line).copied()

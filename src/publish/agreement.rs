@@ -6,9 +6,9 @@
 
 use crate::microbatch::{Held, Instance, Mark};
 
-/// What the ledger knows of a remote target.
+/// A remote target, as the ledger knows it.
 pub struct Known<'a> {
-    /// What the target has confirmed last.
+    /// The last mark that the target has confirmed.
     pub confirmed: Option<Held>,
     /// The last committed microbatch; 0 before the first.
     pub last: u64,

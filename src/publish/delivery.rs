@@ -81,7 +81,7 @@ enum Answer {
 pub struct Way<'a> {
     /// The system.
     pub name: &'a str,
-    /// What of it the job writes to.
+    /// Those of its targets that the job writes to.
     pub targets: Vec<Target>,
     /// As the ledger knows it.
     pub row: Row,

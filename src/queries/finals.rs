@@ -60,9 +60,9 @@ impl Final {
             Problem::new("final", "the output has a column that cannot be read back")
         })?;
         let schema = decode.schema().filter(|_| format.is_columnar()).unwrap_or(schema);
-        let query = Query::new(engine, &written.query, "output", Some(&schema));
-        let query = query.and_then(|query| query.try_out().map(|()| query));
-        let query = query.map_err(|error| Problem::new("final.query", error.to_string()))?;
+        let planned = Query::new(engine, &written.query, "output", Some(&schema));
+        let tried = planned.and_then(|query| query.try_out().map(|()| query));
+        let query = tried.map_err(|error| Problem::new("final.query", error.to_string()))?;
         let encode = written.format.unwrap_or(format);
         if let Some(reason) = query.schema().and_then(|made| encode.refuses(&made)) {
             return Err(Problem::new("final.format", reason));
@@ -74,8 +74,8 @@ impl Final {
     /// Makes the result of the output at `output`, replacing what was there.
     pub fn make(&self, config: &Config, output: &Path, pulse: &Pulse) -> anyhow::Result<()> {
         let framing = output::framing(config, &self.decode);
-        let flow = output::flow(config, &self.decode, &framing, pulse);
-        let flow = Flow { query: Some(&self.query), encode: self.encode, ..flow };
+        let plain = output::flow(config, &self.decode, &framing, pulse);
+        let flow = Flow { query: Some(&self.query), encode: self.encode, ..plain };
         durable::create_dir_all(self.path.parent().unwrap_or(Path::new("/")))?;
         let mut made =
             Made { file: Replaced::new(&self.path)?, envelope: Envelope::new(self.encode) };

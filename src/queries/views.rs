@@ -75,9 +75,9 @@ fn plan_one(
         event_time: event_time.map(|event_time| event_time.column.as_str()),
         allow_unbounded: written.allow_unbounded_state,
     };
-    let view = View::new(engine, definition);
-    let view = view.and_then(|view| view.try_out(output).map(|()| view));
-    let view = view.map_err(|error| Problem::new("view.query", format!("`{name}`: {error}")))?;
+    let planned = View::new(engine, definition);
+    let tried = planned.and_then(|view| view.try_out(output).map(|()| view));
+    let view = tried.map_err(|error| Problem::new("view.query", format!("`{name}`: {error}")))?;
     let encode = written.format.unwrap_or(config.written.output.format);
     if let Some(reason) = encode.refuses(&view.schema()) {
         return Err(Problem::new("view.format", reason));

@@ -154,8 +154,8 @@ impl FromStr for Type {
                 Ok(Self::Decimal(precision, scale))
             }
             _ => {
-                let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
-                let names = names.join(", ");
+                let known: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
+                let names = known.join(", ");
                 Err(format!(
                     "found \"{text}\", expected one of {names}, or decimal(p,s) with up to \
                      {DECIMAL_DIGITS_MAX} digits"

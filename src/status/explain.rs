@@ -308,15 +308,15 @@ fn waits(
             None => "waits: its last line does not complete it (`input.complete`)".to_owned(),
         },
         Why::OldMarker => {
-            let marker = rules.marker_of(name).unwrap_or_default();
-            let marker = escaped(marker.as_bytes());
+            let path = rules.marker_of(name).unwrap_or_default();
+            let marker = escaped(path.as_bytes());
             format!(
                 "waits: its marker {marker} is older than the file, and belongs to an earlier one"
             )
         }
         Why::WriterOpen => {
-            let who = stamp.map(|stamp| writers(&stamp)).filter(|who| !who.is_empty());
-            let who = who.map_or_else(|| "somebody".to_owned(), |who| who.join(", "));
+            let programs = stamp.map(|stamp| writers(&stamp)).filter(|who| !who.is_empty());
+            let who = programs.map_or_else(|| "somebody".to_owned(), |who| who.join(", "));
             format!("waits: {who} has it open for writing")
         }
         Why::HardLinked => {
@@ -399,8 +399,8 @@ fn writes(pid: u32, stamp: &Stamp) -> bool {
             .is_ok_and(|file| (file.dev(), file.ino()) == (stamp.device, stamp.inode));
         let number = descriptor.file_name();
         let about = || {
-            let info = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(number);
-            let info = std::fs::read_to_string(info).ok()?;
+            let path = Path::new("/proc").join(pid.to_string()).join("fdinfo").join(number);
+            let info = std::fs::read_to_string(path).ok()?;
             let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
             u32::from_str_radix(flags, 8).ok()
         };

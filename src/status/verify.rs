@@ -160,8 +160,8 @@ impl Audit<'_> {
     fn drop_if_outdated(&mut self, row: &TargetRow) -> anyhow::Result<()> {
         let found = std::mem::take(&mut self.of_target);
         if !found.is_empty() {
-            let now = Look::open(&self.config.state)?.targets()?;
-            let now = now.into_iter().find(|now| now.target == row.target);
+            let targets = Look::open(&self.config.state)?.targets()?;
+            let now = targets.into_iter().find(|now| now.target == row.target);
             if now.is_some_and(|now| now.next.generation != row.next.generation) {
                 return Ok(());
             }

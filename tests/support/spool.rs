@@ -182,7 +182,7 @@ impl Spool {
         self.read("output.txt")
     }
 
-    /// What a reader of the test-only remote target has seen.
+    /// The records that a reader of the test-only remote target has seen.
     #[track_caller]
     pub fn delivered(&self) -> String {
         delivered(&self.output())

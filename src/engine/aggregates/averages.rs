@@ -164,9 +164,9 @@ impl<T: Total> GroupsAccumulator for Averages<T> {
 
     fn state(&mut self, which: EmitTo) -> Fallible<Vec<ArrayRef>> {
         let counts = which.take_needed(&mut self.counts);
-        let totals = which.take_needed(&mut self.totals).into_iter().zip(&counts);
+        let counted = which.take_needed(&mut self.totals).into_iter().zip(&counts);
         let totals: PrimitiveArray<T> =
-            totals.map(|(total, count)| (*count > 0).then_some(total)).collect();
+            counted.map(|(total, count)| (*count > 0).then_some(total)).collect();
         let [sums, _] = &self.types;
         let totals = totals.with_data_type(sums.clone());
         Ok(vec![Arc::new(UInt64Array::from(counts)), Arc::new(totals)])

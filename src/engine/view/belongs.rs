@@ -120,8 +120,8 @@ impl View {
         for made in run.finish(&self.engine)? {
             let Some((rows, keys)) = made.columns().split_last() else { continue };
             let keys = keys.iter().map(normalize_float_zero).collect::<Vec<_>>();
-            let groups = group_columns(self, windowed, &keys);
-            let groups = state::encode(&groups, 0..made.num_rows())?;
+            let columns = group_columns(self, windowed, &keys);
+            let groups = state::encode(&columns, 0..made.num_rows())?;
             let panes = panes(&keys, windowed)?;
             let rows = rows.as_primitive::<Int64Type>().values();
             for ((row, group), pane) in rows.iter().zip(groups.iter()).zip(panes) {

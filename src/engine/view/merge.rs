@@ -72,8 +72,8 @@ impl View {
         let new = parts.iter().map(|part| part.states.clone()).zip(places);
         let mut all: Vec<_> = std::iter::once(old).chain(new).collect();
         // Also where there is nothing to merge with: what the engine cannot merge must not be kept.
-        let states = Problem::guard(|| self.merged(keys.len(), &all))?;
-        let states = States { keys, states };
+        let merged = Problem::guard(|| self.merged(keys.len(), &all))?;
+        let states = States { keys, states: merged };
         store.put_all(states.entries(order.iter().copied())?);
         let (old, places) = all.swap_remove(0);
         self.changed(old, &places, states).map_err(problem)

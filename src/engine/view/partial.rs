@@ -120,17 +120,18 @@ impl<'a> Partial<'a> {
         let rows = records.num_rows();
         let keys = self.keys.iter().map(|key| key.evaluate(records)?.into_array(rows));
         // Zeros of either sign are one group, as for the engine.
-        let keys = keys.map(|key| key.map(|key| normalize_float_zero(&key)));
-        let keys = keys.collect::<Fallible<Vec<_>>>()?;
+        let normal = keys.map(|key| key.map(|key| normalize_float_zero(&key)));
+        let keys = normal.collect::<Fallible<Vec<_>>>()?;
         let numbers = self.table.groups.number(&keys, rows)?;
         let total = self.table.groups.len();
         let arguments = evaluate_many(&self.arguments, records)?;
         let filters = self.aggregate.filter_expr();
         let functions = self.table.functions.iter_mut().zip(arguments).zip(filters);
         for ((function, arguments), filter) in functions {
-            let filter = filter.as_ref().map(|filter| filter.evaluate(records)?.into_array(rows));
-            let filter = filter.transpose()?;
-            let filter = filter.as_ref().map(AsArray::as_boolean);
+            let evaluated =
+                filter.as_ref().map(|filter| filter.evaluate(records)?.into_array(rows));
+            let array = evaluated.transpose()?;
+            let filter = array.as_ref().map(AsArray::as_boolean);
             function.update_batch(&arguments, &numbers, filter, total)?;
         }
         match self.memory.try_resize(self.table.size()) {
@@ -178,8 +179,8 @@ impl Table {
 /// The one group of a query without any, before the first record.
 pub(super) fn of_nothing(aggregate: &AggregateExec) -> Fallible<States> {
     let none = RecordBatch::new_empty(aggregate.input().schema());
-    let arguments = aggregate_expressions(aggregate.aggr_expr(), &AggregateMode::Partial, 0)?;
-    let arguments = evaluate_many(&arguments, &none)?;
+    let expressions = aggregate_expressions(aggregate.aggr_expr(), &AggregateMode::Partial, 0)?;
+    let arguments = evaluate_many(&expressions, &none)?;
     let filter = BooleanArray::from(vec![false]);
     let mut states = Vec::new();
     for (mut function, arguments) in Table::new(aggregate)?.functions.into_iter().zip(arguments) {

@@ -231,8 +231,8 @@ fn kept<S: Store>(
         let Some(((end, state), start)) = both else { return Ok(None) };
         let start = time(*start);
         let end = time(*end);
-        let floor = if has_floors { store.get(&by_end(end, &key))? } else { None };
-        let floor = floor.and_then(|floor| floor.first_chunk().map(|floor| time(*floor)));
+        let stored = if has_floors { store.get(&by_end(end, &key))? } else { None };
+        let floor = stored.and_then(|floor| floor.first_chunk().map(|floor| time(*floor)));
         let from = From::Kept { key, state: state.to_vec(), floor };
         Ok(Some(Piece { start, end, from }))
     };

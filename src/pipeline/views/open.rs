@@ -90,8 +90,8 @@ impl Open {
         if !store.is_new() {
             return Ok(None);
         }
-        let entries = changes.only_many().map(|entries| Ok(entries.clone()));
-        let entries = entries.unwrap_or_else(|| self.entries(&store))?;
+        let known = changes.only_many().map(|entries| Ok(entries.clone()));
+        let entries = known.unwrap_or_else(|| self.entries(&store))?;
         let definition = self.definition.clone();
         let begun = std::thread::Builder::new().spawn(move || definition.result(entries));
         // Without a thread it is made after the commit.

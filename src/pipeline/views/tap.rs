@@ -113,8 +113,8 @@ impl Tap {
         let work = |view: &Option<Arc<View>>| {
             let Some(view) = view.clone() else { return Ok(Working::Done(Vec::new())) };
             let (give, take) = sync_channel(WAITING);
-            let thread = std::thread::Builder::new().spawn(move || view.delta(Feed::sent(take)));
-            let thread = thread.context("start a thread that keeps a view");
+            let spawned = std::thread::Builder::new().spawn(move || view.delta(Feed::sent(take)));
+            let thread = spawned.context("start a thread that keeps a view");
             Ok(Working::Busy { give, thread: thread.map_err(Failure::Transient)? })
         };
         self.working = self.views.iter().map(work).collect::<Result<_>>()?;

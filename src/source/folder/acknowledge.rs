@@ -158,11 +158,11 @@ impl Acknowledge for FolderSource {
         };
         let files = self.archiving.unarchived.len();
         let is_crowd = self.archiving.touched.expect(files, &self.folder)?;
-        let unarchived = std::mem::take(&mut self.archiving.unarchived);
+        let waiting = std::mem::take(&mut self.archiving.unarchived);
         let unarchived = if is_crowd && more_comes && lost_why.is_none() {
-            self.archive_behind(unarchived)
+            self.archive_behind(waiting)
         } else {
-            unarchived
+            waiting
         };
         let mut unarchived = unarchived.into_iter();
         while self.archiving.altered.is_empty()
@@ -287,8 +287,8 @@ impl FolderSource {
         let Waiting { debt, tries, has_name, .. } = waiting;
         let of = (&debt, self.is_in_its_home(&debt));
         let Archiving { archiver, touched, .. } = &mut self.archiving;
-        let archived = archiver.recover(&self.folder, &self.rules, of, touched);
-        let archived = archived.map(|archived| self.or_elsewhere(archived, &debt));
+        let recovered = archiver.recover(&self.folder, &self.rules, of, touched);
+        let archived = recovered.map(|archived| self.or_elsewhere(archived, &debt));
         self.note_set_aside(&debt, &archived);
         if archived.is_ok() && has_name {
             self.free_if_paid(&debt.name);

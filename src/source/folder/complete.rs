@@ -115,8 +115,8 @@ fn ends_in(tail: &[u8], pattern: &Regex) -> bool {
 }
 
 fn last_line(tail: &[u8]) -> &[u8] {
-    let tail = tail.strip_suffix(b"\n").unwrap_or(tail);
-    let tail = tail.strip_suffix(b"\r").unwrap_or(tail);
+    let line = tail.strip_suffix(b"\n").unwrap_or(tail);
+    let tail = line.strip_suffix(b"\r").unwrap_or(line);
     memrchr(b'\n', tail).map_or(tail, |at| tail.get(at + 1..).unwrap_or_default())
 }
 

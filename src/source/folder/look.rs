@@ -133,8 +133,8 @@ impl FolderSource {
         }
         match &self.rules.complete {
             Some(Complete::Marker(_)) => {
-                let marker = self.rules.marker_of(name)?;
-                let marker = self.folder.stat(&marker).ok().flatten();
+                let name_of_it = self.rules.marker_of(name)?;
+                let marker = self.folder.stat(&name_of_it).ok().flatten();
                 match marker.map(|marker| Stamp::of(&marker)) {
                     None => Some((Why::RuleUnmet, None)),
                     Some(marker) if !marker.is_as_new_as(&stamp) => Some((Why::OldMarker, None)),
