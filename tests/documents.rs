@@ -6,6 +6,8 @@ use std::path::Path;
 use spoolmill::config::Config;
 use spoolmill::config::file::File;
 
+use crate::support::Spool;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn read(path: &str) -> String {
@@ -310,4 +312,58 @@ fn the_readme_links_the_commit_point() {
         lines[number - 1]
     );
     assert!(lines[number].contains("commit()"), "{}", lines[number]);
+}
+
+/// The reference in the documents is the file itself: copy it there after a change.
+#[test]
+fn the_documents_show_every_key() {
+    let file = read("config/spoolmill.toml");
+    let page = read("docs/configuration.md");
+    let shown = page.split("## Every key").nth(1).unwrap();
+    let shown = shown.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(
+        shown.trim_end() == file.trim_end(),
+        "docs/configuration.md is not config/spoolmill.toml"
+    );
+}
+
+/// Each example in the table of types is taken, or is a reject, as the table says.
+#[test]
+fn the_table_of_types_is_true() {
+    let page = read("docs/configuration.md");
+    let rows = page.lines().skip_while(|line| !line.starts_with("| type |")).skip(2);
+    let quoted = |cell: &str| -> Vec<String> {
+        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let mut types = 0;
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').collect();
+        for kind in quoted(cells[1]) {
+            types += 1;
+            for (text, is_taken) in quoted(cells[3])
+                .iter()
+                .map(|text| (text, true))
+                .chain(quoted(cells[4]).iter().map(|text| (text, false)))
+            {
+                let spool = Spool::new(&format!(
+                    "[input.format.csv]\n[input.format.csv.columns]\nvalue = \"{kind}\"\n\
+                     [output]\npath = \"output.csv\"\n[output.format.csv]\n"
+                ));
+                spool.drop_file("a.csv", format!("value\n\"{text}\"\n"));
+                spool.run_once();
+                assert_eq!(
+                    spool.rejects().is_empty(),
+                    is_taken,
+                    "`{text}` as {kind}: {}",
+                    spool.rejects()
+                );
+                assert_eq!(
+                    spool.read("output.csv").lines().count() == 2,
+                    is_taken,
+                    "`{text}` as {kind}"
+                );
+            }
+        }
+    }
+    assert_eq!(types, 11);
 }
