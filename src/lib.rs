@@ -98,6 +98,10 @@
 //!     (`crashes::a_failed_fsync_stops_the_program`, `place::what_only_a_person_can_mend_ends_with_code_4`)
 //! 13. **One transform, three drivers.** `run`, `batch` and `stream` over the same records give the
 //!     same bytes. (`drivers::run_batch_and_stream_agree`)
+//! 14. **Remote targets once.** A record reaches a target on another system once, whatever crashes there or
+//!     here, and a copy of a ledger delivers nothing. The seam holds it; no sink of this kind is built in yet.
+//!     (`crashes::an_abort_of_a_job_to_a_remote_target_changes_nothing_in_the_end`,
+//!     `remote::an_original_stops_when_its_copy_has_delivered`)
 //!
 //! # Words
 //!
@@ -114,6 +118,8 @@
 //! that sees nothing more until it is rebuilt. *Generation*: one life of an output file, until it is rotated
 //! or somebody takes it away. *Rotation*: the output is closed and goes on in a new file. *Retention*: closed
 //! outputs, archived inputs and history go when `keep` no longer covers them.
+//! *Remote target*: one on another system, which remembers its *mark*: how far it has come. *Confirm*: to say that
+//! everything before a mark is there. *Instance*: one start of a job. *Refused*: a record that a remote target does not take.
 //! *Altered*: an input that was written to after its commit. *Duplicate*: a file with the content of an
 //! earlier one. *Requeue*: to put a file back that was set aside, or take a processed one again. *Tally*:
 //! the totals of everything committed, minute by minute. *Hint*: a notification that something may have
