@@ -42,7 +42,7 @@
 //! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `sink`, `source`, `transform`, `units` |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `clock`, `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `pulse`, `record`, `sink`, `transform` |
 //! | [`status`] | how a job stands, seen from outside | `clock`, `config`, `decode`, `durable`, `ledger`, `publish`, `record`, `sink`, `source`, `telemetry` |
-//! | [`http`] | metrics, health and a page, over HTTP | `clock`, `config`, `durable`, `ledger`, `pulse`, `status` |
+//! | [`http`] | metrics, health and a page, over HTTP | `clock`, `config`, `durable`, `ledger`, `pulse`, `record`, `status` |
 //! | [`daemon`] | the loop: wake, pipeline, pause, reload | any above |
 //! | [`cli`] | one file per verb | any above |
 //!

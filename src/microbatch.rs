@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 
 use crate::durable::Likeness;
-use crate::record::{Home, Identity};
+use crate::record::{Counts, Home, Identity};
 
 /// A file that is appended to, by its row in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -196,14 +196,8 @@ pub struct Microbatch {
     pub at_ms: i64,
     /// True when the job ends with it, and something is to be made of the whole output then.
     pub ends: bool,
-    /// Records read.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records written to the rejects.
-    pub rejected: u64,
-    /// Records that a view has missed, once for each view.
-    pub late: u64,
+    /// Its records.
+    pub counts: Counts,
     /// How long the file had been what it is when it was taken, in milliseconds.
     pub waited_ms: u64,
     /// The watermark that it leaves, in microseconds since 1970; that of the one before unless given.
@@ -246,10 +240,7 @@ impl Microbatch {
             additions: Vec::new(),
             at_ms,
             ends: false,
-            read: 0,
-            written: 0,
-            rejected: 0,
-            late: 0,
+            counts: Counts::default(),
             waited_ms: 0,
             watermark: None,
             duplicate_of: None,

@@ -39,6 +39,41 @@ pub fn quoted(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// How many records something is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Counts {
+    /// Read, good or bad.
+    pub read: u64,
+    /// Written to the output.
+    pub written: u64,
+    /// Written to the rejects.
+    pub rejected: u64,
+    /// Missed by a view, once for each view.
+    pub late: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.read += more.read;
+        self.written += more.written;
+        self.rejected += more.rejected;
+        self.late += more.late;
+    }
+}
+
+impl Counts {
+    /// The difference to `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            read: self.read.saturating_sub(earlier.read),
+            written: self.written.saturating_sub(earlier.written),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
+            late: self.late.saturating_sub(earlier.late),
+        }
+    }
+}
+
 /// A record that could not be taken, with where it stood and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {

@@ -362,9 +362,9 @@ fn transform_one<Records: Write + Send>(
     let plain = flow(config, queries, Bounds::Microbatch, pulse);
     let flow = Flow { judge: judge.as_deref(), ..plain };
     let ran = flow.run(blocks, origin, delivery);
-    let counts = ran
-        .and_then(|counts| delivery.check(&counts).map(|()| counts))
+    let passed = ran
+        .and_then(|passed| delivery.check(&passed).map(|()| passed))
         .map_err(Failure::into_error)?;
-    progress.add(counts.read, counts.rejected);
-    Ok(counts.ended)
+    progress.add(passed.counts.read, passed.counts.rejected);
+    Ok(passed.ended)
 }

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use crate::encode::envelope::Envelope;
 use crate::encode::rejects;
 use crate::failure::{Failure, Result};
-use crate::pipeline::flow::{Counts, Delivery};
+use crate::pipeline::flow::{Delivery, Passed};
 use crate::pipeline::prepare::Tolerance;
 use crate::pipeline::views::Tap;
 use crate::record::Reject;
@@ -38,8 +38,8 @@ pub struct Plain<Output, Rejects> {
 
 impl<Output: Write + Send, Rejects: Write + Send> Plain<Output, Rejects> {
     /// Checks what only the whole input can tell.
-    pub fn check(&self, counts: &Counts) -> Result<()> {
-        self.tolerance.check(counts)
+    pub fn check(&self, passed: &Passed) -> Result<()> {
+        self.tolerance.check(passed)
     }
 
     /// Writes the footer after the last record.
@@ -77,9 +77,9 @@ impl<Output: Write + Send, Rejects: Write + Send> Delivery for Plain<Output, Rej
         self.output.flush().map_err(|error| failed(error, "write the output"))
     }
 
-    fn counted(&mut self, counts: &Counts) {
+    fn counted(&mut self, passed: &Passed) {
         if let Some(progress) = &self.progress {
-            progress.show(counts.read, counts.rejected);
+            progress.show(passed.counts.read, passed.counts.rejected);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::encode::{late, rejects};
 use crate::engine::{Asked, Memory};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
-use crate::pipeline::flow::{Counts, Delivery, Flow, Origin};
+use crate::pipeline::flow::{Delivery, Flow, Origin, Passed};
 use crate::pipeline::prepare::Tolerance;
 use crate::pipeline::views::{Clock, Definition, LeftOut, Tap};
 use crate::pulse::Pulse;
@@ -50,7 +50,7 @@ pub fn show(
     let flow = Flow { judge: judge.as_deref(), ..plain };
     let origin = Origin { file: "-", now_ms: now_ms(), about: About::nothing() };
     let result =
-        flow.run(framer.into(), origin, &mut shown).and_then(|counts| shown.finish(&counts));
+        flow.run(framer.into(), origin, &mut shown).and_then(|passed| shown.finish(&passed));
     quiet_if_reader_left(result.map_err(Failure::into_error))
 }
 
@@ -119,9 +119,9 @@ impl<Output: Write + Send> Shown<Output> {
     }
 
     /// Checks what only the whole input can tell, and shows what is left: all windows are closed.
-    pub fn finish(mut self, counts: &Counts) -> Result<()> {
+    pub fn finish(mut self, passed: &Passed) -> Result<()> {
         self.advance(true)?;
-        self.tolerance.check(counts)
+        self.tolerance.check(passed)
     }
 
     /// Ends a microbatch.

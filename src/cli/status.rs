@@ -11,6 +11,7 @@ use super::standard;
 use crate::clock::now_ms;
 use crate::ledger::Tally;
 use crate::ledger::ViewTrouble;
+use crate::record::Counts;
 use crate::status::shape::{ago, time};
 use crate::status::{Flow, Pending, RemovedView, Status};
 use crate::telemetry::escaped;
@@ -151,8 +152,8 @@ fn waiting(pending: &Pending) -> String {
 }
 
 fn flow(flow: &Flow) -> String {
-    let Tally { files, quarantined, duplicates, bytes, read, written, rejected, late, .. } =
-        flow.tally;
+    let Tally { files, quarantined, duplicates, bytes, counts, .. } = flow.tally;
+    let Counts { read, written, rejected, late } = counts;
     format!(
         "{files} files, {}, {quarantined} failed, {duplicates} duplicates; records: {read} read, \
          {written} written, {rejected} rejected, {late} late",

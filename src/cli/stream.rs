@@ -78,7 +78,7 @@ impl Stream {
         let flow = Flow { judge: judge.as_deref(), ..plain };
         let result = flow
             .run(framer.into(), origin, &mut delivery)
-            .and_then(|counts| delivery.check(&counts));
+            .and_then(|passed| delivery.check(&passed));
         signalled(&pulse, quiet_if_reader_left(result.map_err(Failure::into_error)))
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::ledger::{Look, MINUTE_MS, Tally};
+use crate::record::Counts;
 use crate::status::{Status, shape};
 
 /// Microbatches on the page.
@@ -44,7 +45,8 @@ fn series(look: &Look, minutes: i64) -> anyhow::Result<Value> {
     let from = now_ms().div_euclid(MINUTE_MS) - minutes;
     let mut before = look.tally(from)?;
     let rows = look.tallies(from)?.into_iter().map(|tally| {
-        let Tally { minute, files, bytes, read, rejected, lag_ms, .. } = tally.since(&before);
+        let Tally { minute, files, bytes, counts, lag_ms, .. } = tally.since(&before);
+        let Counts { read, rejected, .. } = counts;
         before = tally;
         json!([minute, files, bytes, read, rejected, lag_ms])
     });

@@ -49,10 +49,10 @@ fn counters(text: &mut Families, status: &Status) {
     text.sample("files_total", "{outcome=\"failed\"}", total.quarantined);
     text.family("records", "counter", "", "Records since the beginning of the ledger.");
     for (kind, count) in [
-        ("read", total.read),
-        ("written", total.written),
-        ("rejected", total.rejected),
-        ("late", total.late),
+        ("read", total.counts.read),
+        ("written", total.counts.written),
+        ("rejected", total.counts.rejected),
+        ("late", total.counts.late),
     ] {
         text.sample("records_total", &format!("{{kind=\"{kind}\"}}"), count);
     }

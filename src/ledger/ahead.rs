@@ -62,7 +62,7 @@ impl Ahead {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn known_view(&self, name: &str, path: &Path) -> anyhow::Result<KnownView> {
-        let job = (self.last, self.look.tally(i64::MAX)?.written);
+        let job = (self.last, self.look.tally(i64::MAX)?.counts.written);
         Ok(KnownView::read(self.connection(), name, path, job)?)
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::tally::Tally;
 use super::{BUSY, FILE, schema};
-use crate::record::Identity;
+use crate::record::{Counts, Identity};
 
 /// A ledger that is only read.
 pub struct Look {
@@ -46,14 +46,8 @@ pub struct Entry {
     pub bytes: u64,
     /// Why the file was set aside, if it was.
     pub reason: Option<String>,
-    /// Records read.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records written to the rejects.
-    pub rejected: u64,
-    /// Records that a view has missed, once for each view.
-    pub late: u64,
+    /// Its records.
+    pub counts: Counts,
     /// The watermark that it left, in microseconds since 1970.
     pub watermark: Option<i64>,
     /// An earlier microbatch whose file had the same content.
@@ -169,10 +163,7 @@ impl Look {
                 quarantined: row.get(2)?,
                 duplicates: row.get(3)?,
                 bytes: row.get(4)?,
-                read: row.get(5)?,
-                written: row.get(6)?,
-                rejected: row.get(7)?,
-                late: row.get(8)?,
+                counts: super::rows::counts(row, 5)?,
                 lag_ms: 0,
             })
         })?;
@@ -273,7 +264,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 /// The columns of an [`Entry`].
 pub(super) const ENTRIES: &str =
     "SELECT sequence, committed_ms, name, size, substr(quarantined, 1, 1100), read, written, rejected,
-    watermark, late, duplicate_of, skipped, again_of, inode, modified_ns, hash FROM microbatch";
+    late, watermark, duplicate_of, skipped, again_of, inode, modified_ns, hash FROM microbatch";
 
 /// The microbatches as a user wants to ask for them.
 const HISTORY: &str = "CREATE TEMP VIEW history AS SELECT
@@ -332,11 +323,8 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
         name: OsString::from_vec(row.get(2)?),
         bytes: row.get(3)?,
         reason: row.get(4)?,
-        read: row.get(5)?,
-        written: row.get(6)?,
-        rejected: row.get(7)?,
-        late: row.get(9)?,
-        watermark: row.get(8)?,
+        counts: super::rows::counts(row, 5)?,
+        watermark: row.get(9)?,
         duplicate_of: row.get(10)?,
         skipped: row.get(11)?,
         again_of: row.get(12)?,

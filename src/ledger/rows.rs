@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::{Committed, Settled, archived, outputs, prune, remotes, told, views};
 use crate::microbatch::{Addition, Microbatch, Owed, Payload, Position, Target};
-use crate::record::Identity;
+use crate::record::{Counts, Identity};
 
 /// Writes a group, which this instance commits; it has a number where the job has remote targets.
 pub(super) fn insert(
@@ -35,11 +35,11 @@ pub(super) fn insert(
             modified_ns,
             hash,
             batch.quarantined,
-            batch.read,
-            batch.written,
-            batch.rejected,
+            batch.counts.read,
+            batch.counts.written,
+            batch.counts.rejected,
             batch.watermark,
-            batch.late,
+            batch.counts.late,
             batch.duplicate_of,
             batch.skipped,
             batch.again_of,
@@ -192,7 +192,15 @@ pub(super) fn prepend(
 
 /// The columns from which [`committed_of`] makes a microbatch.
 pub(super) const COMMITTED: &str = "SELECT sequence, committed_ms, name, inode, size, modified_ns, hash,
-    quarantined, read, written, rejected, watermark, late, duplicate_of, skipped, again_of FROM microbatch";
+    quarantined, read, written, rejected, late, watermark, duplicate_of, skipped, again_of FROM microbatch";
+
+/// The counts in four columns, from this one on.
+pub(super) fn counts(row: &Row<'_>, first: usize) -> rusqlite::Result<Counts> {
+    let read = row.get(first)?;
+    let written = row.get(first + 1)?;
+    let rejected = row.get(first + 2)?;
+    Ok(Counts { read, written, rejected, late: row.get(first + 3)? })
+}
 
 pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
     let identity = Identity {
@@ -209,12 +217,9 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         at_ms: row.get(1)?,
         additions: Vec::new(),
         ends: false,
-        read: row.get(8)?,
-        written: row.get(9)?,
-        rejected: row.get(10)?,
-        late: row.get(12)?,
+        counts: counts(row, 8)?,
         waited_ms: 0,
-        watermark: row.get(11)?,
+        watermark: row.get(12)?,
         duplicate_of: row.get(13)?,
         skipped: row.get(14)?,
         again_of: row.get(15)?,

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
 use crate::microbatch::Microbatch;
+use crate::record::Counts;
 
 /// Milliseconds in a minute.
 pub const MINUTE_MS: i64 = 60_000;
@@ -28,14 +29,9 @@ pub struct Tally {
     pub duplicates: u64,
     /// Bytes of the files that were processed, as they are in the folder.
     pub bytes: u64,
-    /// Records read.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records written to the rejects.
-    pub rejected: u64,
-    /// Records that a view has missed, once for each view.
-    pub late: u64,
+    /// The records.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// The longest that a file of this minute had waited when it was taken, in milliseconds; this one is
     /// no total.
     #[serde(skip)]
@@ -60,10 +56,7 @@ impl Tally {
             self.bytes += batch.identity.size;
         }
         self.duplicates += u64::from(batch.duplicate_of.is_some());
-        self.read += batch.read;
-        self.written += batch.written;
-        self.rejected += batch.rejected;
-        self.late += batch.late;
+        self.counts += batch.counts;
     }
 
     /// The difference to `earlier`.
@@ -77,10 +70,7 @@ impl Tally {
             quarantined: less(self.quarantined, earlier.quarantined),
             duplicates: less(self.duplicates, earlier.duplicates),
             bytes: less(self.bytes, earlier.bytes),
-            read: less(self.read, earlier.read),
-            written: less(self.written, earlier.written),
-            rejected: less(self.rejected, earlier.rejected),
-            late: less(self.late, earlier.late),
+            counts: self.counts.since(earlier.counts),
             lag_ms: self.lag_ms,
         }
     }
@@ -93,10 +83,7 @@ impl Tally {
             quarantined: row.get(3)?,
             duplicates: row.get(4)?,
             bytes: row.get(5)?,
-            read: row.get(6)?,
-            written: row.get(7)?,
-            rejected: row.get(8)?,
-            late: row.get(9)?,
+            counts: super::rows::counts(row, 6)?,
             lag_ms: row.get(10)?,
         })
     }
@@ -126,10 +113,10 @@ impl Tally {
             self.quarantined,
             self.duplicates,
             self.bytes,
-            self.read,
-            self.written,
-            self.rejected,
-            self.late,
+            self.counts.read,
+            self.counts.written,
+            self.counts.rejected,
+            self.counts.late,
             self.lag_ms
         ];
         connection.prepare_cached(&insert)?.execute(values).map(drop)

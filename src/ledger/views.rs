@@ -36,7 +36,7 @@ impl Ledger {
     /// The stored facts about the view of this name, which is to be written to `path`.
     pub fn known_view(&self, name: &str, path: &Path) -> Result<KnownView> {
         let last = self.last_sequence();
-        let written = self.tally.written;
+        let written = self.tally.counts.written;
         KnownView::read(&self.connection, name, path, (last, written)).map_err(failure)
     }
 

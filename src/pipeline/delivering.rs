@@ -12,7 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::microbatch::{Addition, Microbatch, Refusal, Target};
 use crate::publish::delivery::{Delivery, News};
 use crate::pulse::Pulse;
-use crate::record::Reject;
+use crate::record::{Counts, Reject};
 use crate::source::Source;
 
 /// A wait for an answer is interrupted this often, to beat and to hear a stop.
@@ -122,7 +122,7 @@ impl Pipeline {
         rejects::encode(&name, &reject, &mut line);
         self.observe(source)?;
         let batch = Microbatch {
-            rejected: 1,
+            counts: Counts { rejected: 1, ..Counts::default() },
             additions: vec![Addition::of_bytes(rejects, line)],
             refusal: Some(refusal),
             ..Microbatch::without_input(crate::clock::now_ms())

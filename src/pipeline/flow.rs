@@ -20,7 +20,7 @@ use crate::engine::{Query, Ready};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pulse::Pulse;
-use crate::record::{Late, Reject};
+use crate::record::{Counts, Late, Reject};
 use crate::transform::Transform;
 use crate::transform::command::{About, Bounds};
 use crate::{decode, encode};
@@ -96,20 +96,16 @@ pub trait Delivery: Send {
     }
 
     /// So much of the input has been delivered by now.
-    fn counted(&mut self, counts: &Counts) {
-        let _ = counts;
+    fn counted(&mut self, passed: &Passed) {
+        let _ = passed;
     }
 }
 
-/// The counts of a flow.
+/// The passed of a flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Records read, good or bad.
-    pub read: u64,
-    /// Records written to the output.
-    pub written: u64,
-    /// Records rejected.
-    pub rejected: u64,
+pub struct Passed {
+    /// The records.
+    pub counts: Counts,
     /// Physical lines read.
     pub lines: u64,
     /// True when the end marker was found.
@@ -126,10 +122,10 @@ impl Flow<'_> {
         mut input: Blocks<'_>,
         origin: Origin<'_>,
         delivery: &mut dyn Delivery,
-    ) -> Result<Counts> {
+    ) -> Result<Passed> {
         if input.schema().is_none() && self.decode.schema().is_none() {
             // An empty file, where each file brings its own columns.
-            return Ok(Counts::default());
+            return Ok(Passed::default());
         }
         let query = self
             .query
@@ -140,12 +136,12 @@ impl Flow<'_> {
             input.count_lines();
         }
         self.announce(query.as_ref(), &input, delivery)?;
-        let mut counts = Counts::default();
+        let mut passed = Passed::default();
         let passes = matches!(self.transform, Transform::Command(_));
         let (first, decoder) = if self.passes_bytes() {
             (None, Decoder::Lines)
         } else {
-            self.begin(&mut input, &mut counts)?
+            self.begin(&mut input, &mut passed)?
         };
         let transform = if passes { &Transform::None {} } else { self.transform };
         let encode = if passes { sink_of(self.decode) } else { self.encode };
@@ -169,9 +165,9 @@ impl Flow<'_> {
             }
             #[cfg(feature = "sql")]
             (_, Some(query)) if super::whole::runs_once(query, &input) => {
-                super::whole::run(self, query, work, first, &mut input, delivery, counts)
+                super::whole::run(self, query, work, first, &mut input, delivery, passed)
             }
-            _ => self.run_blocks(work, first, &mut input, delivery, &mut counts).map(|()| counts),
+            _ => self.run_blocks(work, first, &mut input, delivery, &mut passed).map(|()| passed),
         }
     }
 
@@ -197,9 +193,9 @@ impl Flow<'_> {
 
     /// Decodes the whole input, and delivers the records as they are.
     #[cfg(feature = "sql")]
-    pub fn read(&self, mut input: Blocks<'_>, delivery: &mut dyn Delivery) -> Result<Counts> {
-        let mut counts = Counts::default();
-        let (first, decoder) = self.begin(&mut input, &mut counts)?;
+    pub fn read(&self, mut input: Blocks<'_>, delivery: &mut dyn Delivery) -> Result<Passed> {
+        let mut passed = Passed::default();
+        let (first, decoder) = self.begin(&mut input, &mut passed)?;
         let (transform, encode, max_record) =
             (self.transform, self.encode, self.framing.max_record);
         let work = Work {
@@ -213,19 +209,19 @@ impl Flow<'_> {
             taps: false,
             judge: None,
         };
-        self.run_blocks(work, first, &mut input, delivery, &mut counts)?;
-        Ok(counts)
+        self.run_blocks(work, first, &mut input, delivery, &mut passed)?;
+        Ok(passed)
     }
 
     /// The first block with records, and the decoder for what it begins with.
     fn begin(
         &self,
         input: &mut Blocks<'_>,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<(Option<Block>, Decoder)> {
         loop {
             let mut first = input.next_block().map_err(unreadable)?;
-            if let Some(decoder) = self.decoder(first.as_mut(), counts)? {
+            if let Some(decoder) = self.decoder(first.as_mut(), passed)? {
                 return Ok((first, decoder));
             }
         }
@@ -233,7 +229,7 @@ impl Flow<'_> {
 
     /// The decoder for an input that begins with this block, which loses its header; `None` while
     /// the header is still to come.
-    fn decoder(&self, first: Option<&mut Block>, counts: &mut Counts) -> Result<Option<Decoder>> {
+    fn decoder(&self, first: Option<&mut Block>, passed: &mut Passed) -> Result<Option<Decoder>> {
         let max_record = self.framing.max_record;
         let Some(block) = first else {
             let (decoder, _) = self.decode.decoder(&[], max_record).map_err(Failure::Bad)?;
@@ -246,13 +242,13 @@ impl Flow<'_> {
             return Err(Failure::Bad("the header is longer than max_record".to_owned()));
         }
         if header.is_missing && is_records {
-            counts.lines += header.lines;
+            passed.lines += header.lines;
             return Ok(None);
         }
         if is_records {
             block.bytes.drain(..header.bytes);
             block.lines_before += header.lines;
-            counts.lines += header.lines;
+            passed.lines += header.lines;
         }
         Ok(Some(decoder))
     }
@@ -264,19 +260,19 @@ impl Flow<'_> {
         mut first: Option<Block>,
         input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         loop {
             let next = first.take().map_or_else(|| input.next_block(), |block| Ok(Some(block)));
             let Some(block) = next.map_err(unreadable)? else { return Ok(()) };
             self.check_stop()?;
             if input.is_live() || input.is_at_end() || self.workers == 1 {
-                deliver(&mut work.on(block, Vec::new())?, delivery, counts)?;
-                if counts.ended && input.is_live() {
+                deliver(&mut work.on(block, Vec::new())?, delivery, passed)?;
+                if passed.ended && input.is_live() {
                     return Ok(());
                 }
             } else {
-                self.run_parallel(work, block, input, delivery, counts)?;
+                self.run_parallel(work, block, input, delivery, passed)?;
             }
         }
     }
@@ -289,7 +285,7 @@ impl Flow<'_> {
         first: Block,
         input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         std::thread::scope(|scope| {
             let lanes = (0..self.workers).map_while(|_| {
@@ -310,7 +306,7 @@ impl Flow<'_> {
             if lanes.is_empty() {
                 return Err(Failure::Transient(anyhow::anyhow!("no thread can be started")));
             }
-            self.pump(&lanes, first, input, delivery, counts)
+            self.pump(&lanes, first, input, delivery, passed)
         })
     }
 
@@ -320,7 +316,7 @@ impl Flow<'_> {
         first: Block,
         input: &mut Blocks<'_>,
         delivery: &mut dyn Delivery,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         let dead = || Failure::fatal("a worker thread died");
         let mut given = 0;
@@ -334,7 +330,7 @@ impl Flow<'_> {
             if full || next.is_none() {
                 let (_, collect) = lane(lanes, collected)?;
                 let mut worked = collect.recv().map_err(|_| dead())??;
-                deliver(&mut worked, delivery, counts)?;
+                deliver(&mut worked, delivery, passed)?;
                 input.recycle(worked.input);
                 output = worked.output;
                 collected += 1;
@@ -360,15 +356,15 @@ impl Flow<'_> {
 pub(super) fn deliver(
     worked: &mut Worked,
     delivery: &mut dyn Delivery,
-    counts: &mut Counts,
+    passed: &mut Passed,
 ) -> Result<()> {
     let rejected = worked.rejects.len() as u64;
     for reject in &mut worked.rejects {
-        reject.line = reject.line.map(|line| line + counts.lines);
+        reject.line = reject.line.map(|line| line + passed.lines);
         delivery.reject(reject)?;
     }
     for late in &mut worked.late {
-        late.line = late.line.map(|line| line + counts.lines);
+        late.line = late.line.map(|line| line + passed.lines);
         delivery.late(late)?;
     }
     if !worked.output.is_empty() {
@@ -377,12 +373,12 @@ pub(super) fn deliver(
     if let Some(records) = worked.batch.take() {
         delivery.batch(records)?;
     }
-    counts.read += worked.records + rejected;
-    counts.written += worked.written;
-    counts.rejected += rejected;
-    counts.lines += worked.lines;
-    counts.ended |= worked.kind == Kind::EndMarker;
-    delivery.counted(counts);
+    passed.counts.read += worked.records + rejected;
+    passed.counts.written += worked.written;
+    passed.counts.rejected += rejected;
+    passed.lines += worked.lines;
+    passed.ended |= worked.kind == Kind::EndMarker;
+    delivery.counted(passed);
     if worked.paused { delivery.pause() } else { Ok(()) }
 }
 

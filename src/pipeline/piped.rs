@@ -6,14 +6,14 @@
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
 
-use super::flow::{Counts, Delivery, Flow, Origin, deliver, unreadable};
+use super::flow::{Delivery, Flow, Origin, Passed, deliver, unreadable};
 use super::formats::decode_of;
 use super::work::Work;
 use crate::decode;
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framer, Framing};
 use crate::failure::{Failure, Result};
-use crate::record::Reject;
+use crate::record::{Counts, Reject};
 use crate::transform::Transform;
 use crate::transform::command::{self, Bounds, Command, Ends};
 
@@ -29,7 +29,7 @@ impl Flow<'_> {
         first: Option<Block>,
         input: Blocks<'_>,
         delivery: &mut dyn Delivery,
-    ) -> Result<Counts> {
+    ) -> Result<Passed> {
         let back = decode_of(self.encode);
         let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
         let encode = self.encode;
@@ -37,8 +37,8 @@ impl Flow<'_> {
         let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
-        let mut fed = Counts::default();
-        let mut collected = Counts::default();
+        let mut fed = Passed::default();
+        let mut collected = Passed::default();
         let mut complaints = 0;
         let ends = Ends {
             feed: |pipe: &mut dyn Write| {
@@ -65,8 +65,9 @@ impl Flow<'_> {
         };
         let surroundings = (self.directory, origin.about);
         command::run(command, surroundings, self.bounds, self.pulse, ends)?;
-        let rejected = fed.rejected + collected.rejected + complaints;
-        Ok(Counts { written: collected.written, rejected, ..fed })
+        let rejected = fed.counts.rejected + collected.counts.rejected + complaints;
+        let counts = Counts { written: collected.counts.written, rejected, ..fed.counts };
+        Ok(Passed { counts, ..fed })
     }
 
     /// A command gets lines as they stand in the input, to the last byte; it may make something of what
@@ -83,22 +84,22 @@ impl Flow<'_> {
         mut input: Blocks<'_>,
         pipe: &mut dyn Write,
         drains: bool,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         let mut is_open = false;
         let mut reads_on = true;
         while let Some((bytes, paused)) = input.next_bytes().map_err(unreadable)? {
             self.check_stop()?;
             reads_on = reads_on && give(pipe, &bytes, paused)?;
-            counts.lines += memchr::memchr_iter(b'\n', &bytes).count() as u64;
+            passed.lines += memchr::memchr_iter(b'\n', &bytes).count() as u64;
             is_open = bytes.last().is_some_and(|last| *last != b'\n');
             input.recycle(bytes);
             if !reads_on && !drains {
                 break;
             }
         }
-        counts.lines += u64::from(is_open);
-        counts.read = counts.lines;
+        passed.lines += u64::from(is_open);
+        passed.counts.read = passed.lines;
         Ok(())
     }
 
@@ -110,7 +111,7 @@ impl Flow<'_> {
         mut input: Blocks<'_>,
         pipe: &mut dyn Write,
         delivery: &Mutex<&mut dyn Delivery>,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         let mut reads_on = true;
         loop {
@@ -120,8 +121,8 @@ impl Flow<'_> {
             let mut worked = work.on(block, Vec::new())?;
             let records = std::mem::take(&mut worked.output);
             reads_on = reads_on && give(pipe, &records, worked.paused)?;
-            deliver(&mut worked, &mut **locked(delivery), counts)?;
-            let is_over = counts.ended && input.is_live();
+            deliver(&mut worked, &mut **locked(delivery), passed)?;
+            let is_over = passed.ended && input.is_live();
             if is_over || !reads_on && !drains {
                 return Ok(());
             }
@@ -135,7 +136,7 @@ impl Flow<'_> {
         pipe: Box<dyn Read + Send + '_>,
         framing: &Framing,
         delivery: &Mutex<&mut dyn Delivery>,
-        counts: &mut Counts,
+        passed: &mut Passed,
     ) -> Result<()> {
         let mut framer = match self.bounds {
             Bounds::Microbatch => Framer::bounded(pipe, framing, u64::MAX),
@@ -148,7 +149,7 @@ impl Flow<'_> {
                 reject.reason = format!("output of the command: {}", reject.reason).into();
                 reject.line = None;
             }
-            deliver(&mut worked, &mut **locked(delivery), counts)?;
+            deliver(&mut worked, &mut **locked(delivery), passed)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytesize::ByteSize;
 
-use super::flow::{Counts, Delivery, Flow, Origin, unreadable};
+use super::flow::{Delivery, Flow, Origin, Passed, unreadable};
 use super::views::{Closed, Tap, Tapped, Views};
 use crate::clock::Backoff;
 use crate::clock::now_ms;
@@ -22,7 +22,7 @@ use crate::encode::envelope::Envelope;
 use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Microbatch, Target};
-use crate::record::{self, Reject};
+use crate::record::{self, Counts, Reject};
 use crate::source::Input;
 use crate::staging::{Stage, StagingArea};
 use crate::transform::Transform;
@@ -108,8 +108,7 @@ impl Prepared {
         self.discarded.extend(self.batch.files().cloned());
         self.batch.additions.clear();
         self.tapped = Tapped::default();
-        (self.batch.read, self.batch.written) = (0, 0);
-        (self.batch.rejected, self.batch.late) = (0, 0);
+        self.batch.counts = Counts::default();
     }
 }
 
@@ -200,12 +199,12 @@ impl Preparation<'_> {
         let microbatch = Some(input.expected);
         let about = About { file: input.name(), path: &path, microbatch };
         let origin = Origin { file: &file, now_ms: at_ms, about };
-        let counts = self.read(input, &flow, origin, &mut hash, &mut staged)?;
-        if counts.written > 0 {
+        let passed = self.read(input, &flow, origin, &mut hash, &mut staged)?;
+        if passed.counts.written > 0 {
             staged.end()?;
         }
         let tapped = staged.tap.finish()?;
-        self.tolerance.check(&counts)?;
+        self.tolerance.check(&passed)?;
         if !input.is_unchanged().map_err(Failure::Unreadable)? {
             return Err(Failure::Changed);
         }
@@ -218,16 +217,13 @@ impl Preparation<'_> {
         let identity = input.identity(*hash.finalize().as_bytes());
         let batch = Microbatch {
             additions,
-            ends: counts.ended,
-            read: counts.read,
-            written: counts.written,
-            rejected: counts.rejected,
-            late: staged.missed,
+            ends: passed.ended,
+            counts: Counts { late: staged.missed, ..passed.counts },
             progress: input.progress().to_vec(),
             waited_ms: u64::try_from(input.waited().as_millis()).unwrap_or(u64::MAX),
             ..Microbatch::empty(input.name().to_owned(), identity, at_ms)
         };
-        Ok((batch, counts.ended, tapped))
+        Ok((batch, passed.ended, tapped))
     }
 
     /// Runs the flow over the records of an input.
@@ -238,7 +234,7 @@ impl Preparation<'_> {
         origin: Origin<'_>,
         hash: &mut blake3::Hasher,
         staged: &mut Staged<'_>,
-    ) -> Result<Counts> {
+    ) -> Result<Passed> {
         let size = input.size();
         if self.flow.decode.needs_file() {
             let (file, _) = input.opened().ok_or_else(|| Failure::fatal("messages are no file"))?;
@@ -300,14 +296,14 @@ impl Tolerance {
     }
 
     /// Refuses the file when too large a share of its records is bad.
-    pub fn check(&self, counts: &Counts) -> Result<()> {
+    pub fn check(&self, passed: &Passed) -> Result<()> {
         let Some(allowed) = self.ratio else { return Ok(()) };
         #[expect(clippy::cast_precision_loss, reason = "a ratio needs no more than 53 bits")]
-        let ratio = counts.rejected as f64 / counts.read.max(1) as f64;
+        let ratio = passed.counts.rejected as f64 / passed.counts.read.max(1) as f64;
         if ratio <= allowed {
             return Ok(());
         }
-        let Counts { rejected, read, .. } = counts;
+        let Counts { rejected, read, .. } = passed.counts;
         Err(Failure::Bad(format!(
             "{rejected} of {read} records are bad, more than the share of {allowed} that is allowed"
         )))

@@ -35,9 +35,9 @@ pub fn log(committed: &Committed) {
         return;
     }
     let Some(reason) = &batch.quarantined else {
-        let read = batch.read;
-        let written = batch.written;
-        let rejected = batch.rejected;
+        let read = batch.counts.read;
+        let written = batch.counts.written;
+        let rejected = batch.counts.rejected;
         let duplicate_of = batch.duplicate_of;
         let again_of = batch.again_of;
         tracing::info!(

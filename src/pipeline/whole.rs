@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 
-use super::flow::{Counts, Delivery, Flow};
+use super::flow::{Delivery, Flow, Passed};
 use super::sift::{self, Origins};
 use super::work::{Work, failure};
 use crate::decode::blocks::Blocks;
@@ -35,18 +35,18 @@ pub fn run(
     mut first: Option<Block>,
     input: &mut Blocks<'_>,
     delivery: &mut dyn Delivery,
-    mut counts: Counts,
-) -> Result<Counts> {
+    mut passed: Passed,
+) -> Result<Passed> {
     let (give, take) = sync_channel(WAITING);
     let shared = Mutex::new(delivery);
     let feed = Feed::sent(take);
     let (fed, collected) = std::thread::scope(|scope| {
-        let counts = &mut counts;
+        let passed = &mut passed;
         let shared = &shared;
         let feeding = std::thread::Builder::new().spawn_scoped(scope, move || {
             let mut feeding = Feeding { give: Some(give), delivery: shared };
             let work = Work { keeps: true, ..work };
-            flow.run_blocks(work, first.take(), input, &mut feeding, counts)?;
+            flow.run_blocks(work, first.take(), input, &mut feeding, passed)?;
             // Whether the query still listens is its own affair.
             if let Some(give) = feeding.give {
                 let _ = give.send(Fed::End);
@@ -67,9 +67,9 @@ pub fn run(
     // What the query says of half an input is of no interest.
     fed?;
     let (written, rejected) = collected?;
-    counts.written = written;
-    counts.rejected += rejected;
-    Ok(counts)
+    passed.counts.written = written;
+    passed.counts.rejected += rejected;
+    Ok(passed)
 }
 
 /// Executes the query and delivers its result; returns how many records were written, and how many
@@ -142,7 +142,7 @@ impl Delivery for Feeding<'_, '_> {
         self.with(|delivery| delivery.reject(reject))
     }
 
-    fn counted(&mut self, counts: &Counts) {
-        self.with(|delivery| delivery.counted(counts));
+    fn counted(&mut self, passed: &Passed) {
+        self.with(|delivery| delivery.counted(passed));
     }
 }

@@ -83,11 +83,11 @@ impl Final {
         let origin =
             Origin { file: &name, now_ms: crate::clock::now_ms(), about: About::nothing() };
         let output = output::written(&self.decode, output, &framing)?;
-        let counts = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
+        let passed = flow.run(output, origin, &mut made).map_err(Failure::into_error)?;
         anyhow::ensure!(
-            counts.rejected == 0,
+            passed.counts.rejected == 0,
             "{} of the records in {name} cannot be read back; the old result stays",
-            counts.rejected
+            passed.counts.rejected
         );
         let end = made.envelope.end().map_err(Failure::Bad);
         end.and_then(|end| made.records(&end)).map_err(Failure::into_error)?;

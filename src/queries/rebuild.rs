@@ -1,6 +1,6 @@
 //! A view rebuilt from the whole output.
 //!
-//! Invariants: the output is read back as it was written; each of its records counts, whenever it
+//! Invariants: the output is read back as it was written; each of its records passed, whenever it
 //! came.
 
 use std::path::{Path, PathBuf};
@@ -39,9 +39,9 @@ pub fn read(
     let tap = Tap::new(std::iter::once(Some(definition.view.clone())), judge.clone());
     let mut back = Back { tap, judge, schema: schema.clone() };
     let mut read = |blocks, path: &Path| -> Result<()> {
-        let counts = flow.read(blocks, &mut back)?;
-        if counts.rejected > 0 {
-            let records = counts.rejected;
+        let passed = flow.read(blocks, &mut back)?;
+        if passed.counts.rejected > 0 {
+            let records = passed.counts.rejected;
             let output = path.display();
             tracing::warn!(records, %output, "some records cannot be read back; the view is made without them");
         }

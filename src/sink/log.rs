@@ -214,7 +214,7 @@ impl Remote for LogSink {
         Some(Box::new(|batch, _, before| {
             let number = |at: usize| before.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             let [first, count] = [0, 8].map(|at| number(at).map_or(0, u64::from_be_bytes));
-            Ok([(first + count).to_be_bytes(), batch.written.to_be_bytes()].concat())
+            Ok([(first + count).to_be_bytes(), batch.counts.written.to_be_bytes()].concat())
         }))
     }
 }

@@ -131,7 +131,7 @@ impl Flow {
     fn of(tally: Tally, seconds: Option<f64>) -> Self {
         let rate = |amount: u64| seconds.map(|seconds| amount as f64 / seconds.max(1e-3));
         let bytes = rate(tally.bytes);
-        let records = rate(tally.read);
+        let records = rate(tally.counts.read);
         Self { seconds, tally, bytes_per_second: bytes, records_per_second: records }
     }
 }

@@ -1,6 +1,7 @@
 //! How times and microbatches look, to people and as JSON.
 
 use crate::ledger::{Entry, Outcome};
+use crate::record::Counts;
 use crate::telemetry;
 
 /// A time in milliseconds since 1970, in UTC.
@@ -17,7 +18,8 @@ pub fn ago(ms: i64) -> String {
 
 /// For people: names and reasons with everything that a terminal would take for itself escaped.
 pub fn line(entry: &Entry) -> String {
-    let Entry { sequence, bytes, read, written, rejected, late, .. } = entry;
+    let Entry { sequence, bytes, counts, .. } = entry;
+    let Counts { read, written, rejected, late } = counts;
     let at = time(entry.at_ms);
     let file = telemetry::escaped(entry.name.as_encoded_bytes());
     let what = match (&entry.reason, entry.outcome()) {
@@ -55,10 +57,10 @@ pub fn json(entry: &Entry) -> serde_json::Value {
         "outcome": outcome,
         "reason": entry.reason,
         "bytes": entry.bytes,
-        "read": entry.read,
-        "written": entry.written,
-        "rejected": entry.rejected,
-        "late": entry.late,
+        "read": entry.counts.read,
+        "written": entry.counts.written,
+        "rejected": entry.counts.rejected,
+        "late": entry.counts.late,
         "watermark_us": entry.watermark,
         "duplicate_of": entry.duplicate_of,
         "again_of": entry.again_of,

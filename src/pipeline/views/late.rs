@@ -30,7 +30,8 @@ pub fn leave_out(
     };
     let stays: Vec<bool> = lines.iter().map(&mut is_late).collect();
     let out = stays.iter().filter(|stays| !**stays).count();
-    prepared.batch.late = prepared.batch.late.saturating_sub(out as u64);
+    let late = &mut prepared.batch.counts.late;
+    *late = late.saturating_sub(out as u64);
     let additions = &prepared.batch.additions;
     let at = additions.iter().position(|addition| Some(addition.target) == target);
     let Some(at) = at.filter(|_| out > 0) else { return Ok(()) };
