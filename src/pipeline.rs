@@ -12,6 +12,7 @@ pub mod keeping;
 pub mod late_writes;
 mod piped;
 pub mod prepare;
+pub mod prepared;
 mod report;
 mod rotating;
 mod sift;
@@ -38,7 +39,7 @@ use crate::staging::StagingArea;
 use earlier::Earlier;
 use keeping::Keeping;
 use late_writes::LateWrites;
-use prepare::Prepared;
+use prepared::Prepared;
 use report::{debt, log};
 use views::{Advanced, Puts, Results, Tapped, Views};
 

@@ -22,7 +22,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
     if live::runner(&config.state).is_none() {
         // What this job's own daemon holds is right.
         super::opening::check_locks(&config.outputs()).map_err(Failure::into_error)?;
-        Claim::check(folder, &super::job::claimant(config)).map_err(Failure::into_error)?;
+        Claim::check(folder, &super::opening::claimant(config)).map_err(Failure::into_error)?;
     }
     let Some(output) = config.output_path() else { return Ok(()) };
     let header = queries.output().and_then(|schema| config.written.output.format.header(&schema));

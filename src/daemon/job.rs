@@ -27,7 +27,6 @@ use crate::pulse::Pulse;
 use crate::queries::Queries;
 use crate::sink::folder::WAITING;
 use crate::sink::{Destination, file};
-use crate::source::folder::claim::Claimant;
 use crate::source::folder::requeued::Requeued;
 use crate::source::{Input, Source};
 use crate::staging::StagingArea;
@@ -296,18 +295,6 @@ fn continues(config: &Config, ledger: &mut Ledger, target: Target, header: &[u8]
             Err(Failure::Fatal(config.problem(&problem).into()))
         }
         None => Ok(()),
-    }
-}
-
-/// The job's entry in the list of jobs on its drop folder.
-pub(super) fn claimant(config: &Config) -> Claimant {
-    let input = &config.written.input;
-    Claimant {
-        job: config.job_file(),
-        state: config.state.clone(),
-        pattern: input.pattern.clone(),
-        exclude: input.exclude.clone(),
-        recursive: input.recursive,
     }
 }
 

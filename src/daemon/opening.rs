@@ -27,6 +27,7 @@ use crate::sink::{Destination, Sink};
 use crate::source::Source;
 use crate::source::folder::FolderSource;
 use crate::source::folder::archive::Archiver;
+use crate::source::folder::claim::Claimant;
 use crate::source::folder::rules::Watch;
 use crate::source::folder::watching::Watching;
 use crate::staging::StagingArea;
@@ -175,8 +176,20 @@ pub fn open_source(
     let mut source =
         FolderSource::open(directory, rules, watching, shares_clock, compression::plain)?;
     source.archive_by(open_archive(config, ledger)?);
-    source.claim(super::job::claimant(config))?;
+    source.claim(claimant(config))?;
     Ok(Box::new(source))
+}
+
+/// The job's entry in the list of jobs on its drop folder.
+pub fn claimant(config: &Config) -> Claimant {
+    let input = &config.written.input;
+    Claimant {
+        job: config.job_file(),
+        state: config.state.clone(),
+        pattern: input.pattern.clone(),
+        exclude: input.exclude.clone(),
+        recursive: input.recursive,
+    }
 }
 
 fn watch(

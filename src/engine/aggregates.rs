@@ -33,7 +33,7 @@ use datafusion::prelude::SessionContext;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::NullState;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
-use super::functions::failed;
+use super::error::failed;
 use crate::record::columns::type_name;
 use correlation::Correlation;
 use doubles::Doubles;

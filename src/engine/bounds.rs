@@ -18,10 +18,12 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 
 use super::Problem;
-use super::view::TABLE;
 use super::windows::{END, START};
-use crate::event_time::Window;
+use crate::event_time::{Window, micros};
 use crate::record::columns::type_name;
+
+/// The table of a view: the records of the output.
+pub const TABLE: &str = "output";
 
 /// The windows of a query, and which columns of its groups say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,4 +298,13 @@ fn origin<'a>(expr: &Expr, plan: &'a LogicalPlan) -> (Expr, &'a LogicalPlan) {
 /// A column of times like `like`, at these microseconds.
 pub fn column(times: Vec<i64>, like: &DataType) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(times).with_data_type(like.clone()))
+}
+
+/// The beginnings of the panes of some rows. A time that is NULL is in no window.
+pub fn panes(columns: &[ArrayRef], windowed: Windowed) -> Fallible<Vec<Option<i64>>> {
+    let none = || DataFusionError::Execution("a group without its window".to_owned());
+    let column = windowed.start.or(windowed.end).and_then(|place| columns.get(place));
+    let times = column.and_then(micros).ok_or_else(none)?;
+    let back = if windowed.start.is_some() { 0 } else { windowed.window.size() };
+    Ok(times.iter().map(|time| time.map(|time| time.saturating_sub(back))).collect())
 }

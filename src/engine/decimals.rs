@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 
-use super::functions::failed;
+use super::error::failed;
 
 /// Digits after the point that a quotient of decimals has at least.
 const QUOTIENT_SCALE: i8 = 6;

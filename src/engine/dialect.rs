@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast::{
     FunctionArguments, Ident, ObjectName, TimezoneInfo, TypedString, Value,
 };
 
-use super::functions::AT_TIME_ZONE;
+use super::zones::AT_TIME_ZONE;
 
 /// Digits of a second that are kept.
 const DIGITS: u64 = 6;

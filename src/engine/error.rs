@@ -126,6 +126,11 @@ fn marked(message: &str, sql: &str, place: Location) -> String {
     format!("{message}\n  | {text}\n  | {before}^")
 }
 
+/// An error about a value.
+pub fn failed(message: String) -> DataFusionError {
+    DataFusionError::Execution(message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

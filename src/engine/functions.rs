@@ -18,16 +18,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
-use super::zones::{AtTimeZone, DateTrunc};
-
-/// The function that `at time zone` is.
-pub const AT_TIME_ZONE: &str = "at_time_zone";
-
-/// Microseconds in a second.
-pub const MICROS: i64 = 1_000_000;
-
-/// A time without a zone.
-pub const LOCAL: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
+use super::error::failed;
+use super::zones::{AtTimeZone, DateTrunc, LOCAL, MICROS};
 
 /// Makes the functions known.
 pub fn register(context: &SessionContext) {
@@ -37,11 +29,6 @@ pub fn register(context: &SessionContext) {
     if let Ok(inner) = context.udf("date_trunc") {
         context.register_udf(ScalarUDF::from(DateTrunc::new(inner, signature())));
     }
-}
-
-/// An error about a value.
-pub fn failed(message: String) -> DataFusionError {
-    DataFusionError::Execution(message)
 }
 
 fn cast(array: &ArrayRef, to: &DataType) -> Fallible<ArrayRef> {

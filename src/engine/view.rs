@@ -25,9 +25,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::GroupsAccumulatorAdapter;
 
+pub use super::bounds::TABLE;
 use super::bounds::{self, Windowed};
 use super::rows::Rows;
 use super::slot::{self, Feed, Slot};
+pub use super::split::Asked;
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
@@ -41,25 +43,12 @@ pub use store::{Entries, Entry, Memory, Store};
 
 mod belongs;
 mod closed;
+mod keys;
 mod merge;
 mod partial;
 mod sessions;
 mod signature;
 mod store;
-
-/// The table of a view: the records of the output.
-pub const TABLE: &str = "output";
-
-/// The rows that a view returns after a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// The groups that have changed.
-    Changed,
-    /// All groups.
-    All,
-    /// Each window once, when it is closed.
-    Closed,
-}
 
 /// The definition of a view.
 #[derive(Debug, Clone, Copy)]

@@ -17,7 +17,16 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
-use super::functions::{AT_TIME_ZONE, LOCAL, MICROS, failed};
+use super::error::failed;
+
+/// The function that `at time zone` is.
+pub const AT_TIME_ZONE: &str = "at_time_zone";
+
+/// Microseconds in a second.
+pub const MICROS: i64 = 1_000_000;
+
+/// A time without a zone.
+pub const LOCAL: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
 /// `date_trunc` of a date or a time, in the local time of its zone.
 #[derive(Debug, PartialEq, Eq, Hash)]

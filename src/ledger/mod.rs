@@ -36,6 +36,7 @@ mod remotes;
 mod rotation;
 mod rows;
 mod schema;
+mod settled;
 mod tally;
 mod told;
 mod views;
@@ -53,8 +54,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use crate::clock::now_ms;
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Addition, Held, LastSpan, Microbatch, OutputFile, Position, Target};
-use crate::record::Named;
+use crate::microbatch::{Addition, LastSpan, Microbatch, Position, Target};
 pub use ahead::Ahead;
 pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
@@ -69,6 +69,7 @@ pub use recent::merged;
 use remotes::Presence;
 pub use remotes::Remote;
 pub use rotation::{Kept, Rotated};
+pub use settled::Settled;
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
 pub use views::{Reading, StatePut, ViewId};
@@ -87,44 +88,6 @@ const CHECKPOINT_PAGES: i64 = 4000;
 
 /// How long to wait for a reader such as `spoolmill status`, which is never long.
 const BUSY: Duration = Duration::from_secs(10);
-
-/// Facts that are durable outside the ledger, so that the ledger may forget them.
-#[derive(Debug, Clone, Default)]
-pub struct Settled {
-    /// Every span up to this sequence number is durable in its file.
-    pub published: Option<u64>,
-    /// How far the targets on these systems have come.
-    pub confirmed: Vec<(Box<str>, Held)>,
-    /// These microbatches' inputs are durably archived.
-    pub archived: Vec<u64>,
-    /// Names that were given, and are durable; not the usual names of inputs.
-    pub named: Vec<Named>,
-    /// Of these microbatches the input was not there any more when it was to be archived.
-    pub gone: Vec<u64>,
-    /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
-    pub elsewhere: Vec<(u64, bool)>,
-    /// The states of this view have been rebuilt.
-    pub rebuilt: Option<ViewId>,
-    /// Messages about views.
-    pub told: Vec<Told>,
-    /// The files of outputs, which are durable.
-    pub files: Vec<(Target, OutputFile)>,
-}
-
-impl Settled {
-    /// True when there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        self.published.is_none()
-            && self.confirmed.is_empty()
-            && self.archived.is_empty()
-            && self.named.is_empty()
-            && self.gone.is_empty()
-            && self.elsewhere.is_empty()
-            && self.rebuilt.is_none()
-            && self.told.is_empty()
-            && self.files.is_empty()
-    }
-}
 
 /// The ledger of one job.
 pub struct Ledger {
@@ -319,7 +282,7 @@ impl Ledger {
             }
             progress::put(connection, &moved)?;
             tally.put(connection)?;
-            rows::forget(connection, settled, published)
+            settled::forget(connection, settled, published)
         });
         match done {
             Ok(()) if has_room => {
@@ -343,7 +306,7 @@ impl Ledger {
     /// Forgets what is settled, when no commit comes that could carry it.
     pub fn settle(&mut self, settled: &Settled) -> Result<()> {
         let published = self.published;
-        self.transact(|connection| rows::forget(connection, settled, published))?;
+        self.transact(|connection| settled::forget(connection, settled, published))?;
         self.published = settled.published.unwrap_or(published);
         Ok(())
     }

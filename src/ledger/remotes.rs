@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Committed, Ledger, failure, rows};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Held, Instance, Mark, Refusal, Target};
+use crate::microbatch::{Held, Instance, Mark, Target};
 
 /// This start, as others are told of it.
 pub(super) struct Presence {
@@ -233,17 +233,6 @@ pub(super) fn confirm(connection: &Connection, name: &str, held: &Held) -> rusql
         )?
         .execute(params![mark.microbatch, mark.record, instance.0, name])?;
     Ok(())
-}
-
-/// Writes down that a target does not take a record.
-pub(super) fn refuse(connection: &Connection, refusal: &Refusal) -> rusqlite::Result<()> {
-    let Refusal { sequence, target, record, reason, .. } = refusal;
-    connection
-        .execute(
-            "INSERT INTO refused VALUES (?, ?, ?, ?)",
-            params![sequence, target.0, record, reason],
-        )
-        .map(drop)
 }
 
 fn refused(connection: &Connection, sequence: u64, target: Target) -> rusqlite::Result<Vec<u64>> {

@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rusqlite::{Connection, Row, params};
 
-use super::{Committed, Settled, archived, outputs, prune, remotes, told, views};
-use crate::microbatch::{Addition, Microbatch, Owed, Payload, Position, Target};
+use super::Committed;
+use crate::microbatch::{Addition, Microbatch, Owed, Payload, Position, Refusal, Target};
 use crate::record::{Counts, Identity};
 
 /// Writes a group, which this instance commits; it has a number where the job has remote targets.
@@ -59,7 +59,7 @@ pub(super) fn insert(
         }
         insert_owed(connection, committed)?;
         if let Some(refusal) = &batch.refusal {
-            remotes::refuse(connection, refusal)?;
+            refuse(connection, refusal)?;
         }
     }
     Ok(())
@@ -99,44 +99,15 @@ fn insert_owed(connection: &Connection, committed: &Committed) -> rusqlite::Resu
     Ok(())
 }
 
-/// Forgets what is settled. Nothing is owed to a file of the microbatches up to `published`.
-pub(super) fn forget(
-    connection: &Connection,
-    settled: &Settled,
-    published: u64,
-) -> rusqlite::Result<()> {
-    if let Some(now) = settled.published {
-        // What is owed to a target that is away may be much: it is not walked through each time.
-        connection
-            .prepare_cached(
-                "DELETE FROM owed WHERE sequence > ? AND sequence <= ?
-                    AND target IN (SELECT id FROM target WHERE remote IS NULL)",
-            )?
-            .execute([published, now])?;
-    }
-    for (name, held) in &settled.confirmed {
-        remotes::confirm(connection, name, held)?;
-    }
-    if let Some(view) = settled.rebuilt {
-        views::rebuilt(connection, view)?;
-    }
-    told::put(connection, &settled.told)?;
-    archived::put(connection, &settled.named)?;
-    outputs::put(connection, &settled.files)?;
-    let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
-    for sequence in &settled.archived {
-        archived.execute([sequence])?;
-        prune::catch_up(connection, *sequence)?;
-    }
-    for (sequence, is_elsewhere) in &settled.elsewhere {
-        connection
-            .prepare_cached("UPDATE unarchived SET elsewhere = ?2 WHERE sequence = ?1")?
-            .execute(params![sequence, is_elsewhere])?;
-    }
-    for sequence in &settled.gone {
-        connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;
-    }
-    Ok(())
+/// Writes down that a target does not take a record.
+fn refuse(connection: &Connection, refusal: &Refusal) -> rusqlite::Result<()> {
+    let Refusal { sequence, target, record, reason, .. } = refusal;
+    connection
+        .execute(
+            "INSERT INTO refused VALUES (?, ?, ?, ?)",
+            params![sequence, target.0, record, reason],
+        )
+        .map(drop)
 }
 
 /// Writes down where the next spans begin, and which generations begin now.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use crate::failure::Result;
 use crate::ledger::{Committed, Ledger};
 use crate::microbatch::Microbatch;

@@ -164,8 +164,8 @@ impl Flow<'_> {
                 self.run_command((command, origin), work, first, input, delivery)
             }
             #[cfg(feature = "sql")]
-            (_, Some(query)) if super::whole::runs_once(query, &input) => {
-                super::whole::run(self, query, work, first, &mut input, delivery, passed)
+            (_, Some(query)) if Self::runs_once(query, &input) => {
+                self.run_whole(query, work, first, &mut input, delivery, passed)
             }
             _ => self.run_blocks(work, first, &mut input, delivery, &mut passed).map(|()| passed),
         }

@@ -3,7 +3,6 @@
 //! Invariants: nothing of it can be seen from outside; dropped at any moment, it leaves no
 //! trace but a staging file that the next start sweeps.
 
-use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use arrow_schema::SchemaRef;
 use bytesize::ByteSize;
 
 use super::flow::{Delivery, Flow, Origin, Passed, unreadable};
+use super::prepared::Prepared;
 use super::views::{Closed, Tap, Tapped, Views};
 use crate::clock::Backoff;
 use crate::clock::now_ms;
@@ -70,46 +70,6 @@ pub struct Preparation<'a> {
     pub views: &'a Views,
     /// Up to where they have closed windows without the watermark.
     pub closed: &'a Closed,
-}
-
-/// A microbatch that is ready to be committed, and its input.
-#[derive(Debug)]
-pub struct Prepared {
-    /// The input, still open.
-    pub input: Input,
-    /// The microbatch to commit.
-    pub batch: Microbatch,
-    /// True when the input ends the job.
-    pub ended: bool,
-    /// Its changes to the views.
-    pub tapped: Tapped,
-    /// The watermark that its records were judged by.
-    pub watermark: Option<i64>,
-    /// Staging files that it has left behind.
-    pub discarded: Vec<OsString>,
-}
-
-impl Prepared {
-    /// It goes to quarantine after all.
-    pub fn condemn(&mut self, reason: String) {
-        self.empty();
-        self.batch.quarantined = Some(record::reason(reason));
-        (self.batch.ends, self.ended) = (false, false);
-    }
-
-    /// Nothing is made of it, but the end of the job if it says so.
-    pub fn skip(&mut self) {
-        self.empty();
-        self.batch.skipped = true;
-    }
-
-    /// Drops everything it would have added.
-    fn empty(&mut self) {
-        self.discarded.extend(self.batch.files().cloned());
-        self.batch.additions.clear();
-        self.tapped = Tapped::default();
-        self.batch.counts = Counts::default();
-    }
 }
 
 /// An input that did not become a microbatch, and why.

@@ -11,14 +11,14 @@ mod definition;
 mod late;
 mod open;
 mod overlay;
-mod tap;
+pub mod tap;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use std::time::{Duration, Instant};
 
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use crate::engine::{Asked, Doubts};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};

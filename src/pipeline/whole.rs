@@ -20,56 +20,58 @@ use crate::record::Reject;
 /// Batches that wait for the query.
 const WAITING: usize = 2;
 
-/// True when a query is to be run once, over the whole input: it has to, or each of many runs would
-/// begin with the same work.
-pub fn runs_once(query: &Ready<'_>, input: &Blocks<'_>) -> bool {
-    let is_large = !input.is_live() && !input.is_at_end();
-    !query.is_row_wise() || query.builds() && is_large
-}
+impl Flow<'_> {
+    /// True when a query is to be run once, over the whole input: it has to, or each of many runs would
+    /// begin with the same work.
+    pub(super) fn runs_once(query: &Ready<'_>, input: &Blocks<'_>) -> bool {
+        let is_large = !input.is_live() && !input.is_at_end();
+        !query.is_row_wise() || query.builds() && is_large
+    }
 
-/// Runs a query over an input that begins with `first`.
-pub fn run(
-    flow: &Flow<'_>,
-    query: &Ready<'_>,
-    work: Work<'_>,
-    mut first: Option<Block>,
-    input: &mut Blocks<'_>,
-    delivery: &mut dyn Delivery,
-    mut passed: Passed,
-) -> Result<Passed> {
-    let (give, take) = sync_channel(WAITING);
-    let shared = Mutex::new(delivery);
-    let feed = Feed::sent(take);
-    let (fed, collected) = std::thread::scope(|scope| {
-        let passed = &mut passed;
-        let shared = &shared;
-        let feeding = std::thread::Builder::new().spawn_scoped(scope, move || {
-            let mut feeding = Feeding { give: Some(give), delivery: shared };
-            let work = Work { keeps: true, ..work };
-            flow.run_blocks(work, first.take(), input, &mut feeding, passed)?;
-            // Whether the query still listens is its own affair.
-            if let Some(give) = feeding.give {
-                let _ = give.send(Fed::End);
-            }
-            Ok(())
+    /// Runs a query over an input that begins with `first`.
+    pub(super) fn run_whole(
+        &self,
+        query: &Ready<'_>,
+        work: Work<'_>,
+        mut first: Option<Block>,
+        input: &mut Blocks<'_>,
+        delivery: &mut dyn Delivery,
+        mut passed: Passed,
+    ) -> Result<Passed> {
+        let (give, take) = sync_channel(WAITING);
+        let shared = Mutex::new(delivery);
+        let feed = Feed::sent(take);
+        let (fed, collected) = std::thread::scope(|scope| {
+            let passed = &mut passed;
+            let shared = &shared;
+            let feeding = std::thread::Builder::new().spawn_scoped(scope, move || {
+                let mut feeding = Feeding { give: Some(give), delivery: shared };
+                let work = Work { keeps: true, ..work };
+                self.run_blocks(work, first.take(), input, &mut feeding, passed)?;
+                // Whether the query still listens is its own affair.
+                if let Some(give) = feeding.give {
+                    let _ = give.send(Fed::End);
+                }
+                Ok(())
+            });
+            let feeding = match feeding {
+                Ok(feeding) => feeding,
+                Err(error) => {
+                    let error = anyhow::Error::from(error).context("start a thread");
+                    return (Err(Failure::Transient(error)), Ok((0, 0)));
+                }
+            };
+            let collected = collect(self, query, feed, shared);
+            let fed = feeding.join();
+            (fed.unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died"))), collected)
         });
-        let feeding = match feeding {
-            Ok(feeding) => feeding,
-            Err(error) => {
-                let error = anyhow::Error::from(error).context("start a thread");
-                return (Err(Failure::Transient(error)), Ok((0, 0)));
-            }
-        };
-        let collected = collect(flow, query, feed, shared);
-        let fed = feeding.join();
-        (fed.unwrap_or_else(|_| Err(Failure::fatal("the feeding thread died"))), collected)
-    });
-    // What the query says of half an input is of no interest.
-    fed?;
-    let (written, rejected) = collected?;
-    passed.counts.written = written;
-    passed.counts.rejected += rejected;
-    Ok(passed)
+        // What the query says of half an input is of no interest.
+        fed?;
+        let (written, rejected) = collected?;
+        passed.counts.written = written;
+        passed.counts.rejected += rejected;
+        Ok(passed)
+    }
 }
 
 /// Executes the query and delivers its result; returns how many records were written, and how many

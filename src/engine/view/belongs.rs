@@ -10,10 +10,10 @@ use datafusion::common::utils::normalize_float_zero;
 use datafusion::optimizer::OptimizerConfig as _;
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::merge::panes;
-use super::sessions::{group_columns, timed_key};
+use super::keys::timed_key;
+use super::sessions::group_columns;
 use super::{Definition, Feed, States, Store, TABLE, View, sessions};
-use crate::engine::bounds::Windowed;
+use crate::engine::bounds::{Windowed, panes};
 use crate::engine::rows::Rows;
 use crate::engine::slot::{self, Slot};
 use crate::engine::split::{self, Split};

@@ -5,8 +5,7 @@
 //! and else until the watermark has left the end ten gaps behind. Then the end is forgotten, and of a
 //! session that begins later only that much is known: what was forgotten ended no later than this.
 
-use super::merge::{end_key, end_of};
-use super::sessions::{has_open, session_group};
+use super::keys::{end_key, end_of, has_open, session_group};
 use super::{Entries, Store};
 
 /// Prefixes of the keys of the last end of each group, and of the rows under these ends. They all sort before

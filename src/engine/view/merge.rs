@@ -11,27 +11,17 @@ use arrow_select::take::take;
 use datafusion::common::{DataFusionError, Result as Fallible};
 use datafusion::logical_expr::EmitTo;
 
+use super::keys::{end_key, end_of};
 use super::{Asked, Entries, States, Store, View, closed, problem, sessions};
-use crate::engine::bounds::{self, Windowed};
+use crate::engine::bounds::{self, Windowed, panes};
 use crate::engine::rows::{self, Rows};
 use crate::engine::{Problem, state};
-use crate::event_time::{Window, micros};
+use crate::event_time::Window;
 
 /// Under this key stands the end of the last window that was closed without the watermark. The keys of
 /// windows are not before the next one.
 const CLOSED: &[u8] = &[];
 const FIRST: &[u8] = &[0];
-
-/// The beginning of the keys of windows that end at this time.
-pub(super) fn end_key(end: i64) -> [u8; 8] {
-    (end ^ i64::MIN).to_be_bytes()
-}
-
-/// The end of the window that a key begins with.
-pub(super) fn end_of(key: &[u8]) -> Option<i64> {
-    let bytes = key.first_chunk::<8>()?;
-    Some(i64::from_be_bytes(*bytes) ^ i64::MIN)
-}
 
 impl View {
     /// Merges the partial states of a microbatch into those of `store`, which has closed the windows
@@ -301,15 +291,6 @@ fn intern(parts: &[Cow<'_, States>]) -> Interned {
     let of_part = |part: &Cow<'_, States>| flat.by_ref().take(part.len()).collect();
     let places = parts.iter().map(of_part).collect();
     Interned { keys, places, order: order.into_iter().flatten().collect() }
-}
-
-/// The beginnings of the panes of some rows. A time that is NULL is in no window.
-pub(super) fn panes(columns: &[ArrayRef], windowed: Windowed) -> Fallible<Vec<Option<i64>>> {
-    let none = || DataFusionError::Execution("a group without its window".to_owned());
-    let column = windowed.start.or(windowed.end).and_then(|place| columns.get(place));
-    let times = column.and_then(micros).ok_or_else(none)?;
-    let back = if windowed.start.is_some() { 0 } else { windowed.window.size() };
-    Ok(times.iter().map(|time| time.map(|time| time.saturating_sub(back))).collect())
 }
 
 /// Each row once for each window of its pane that ends after `closed`, and the ends.

@@ -15,15 +15,11 @@ use datafusion::common::Result as Fallible;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::merge::{end_key, panes};
+use super::keys::{OF_END, OF_GROUP, by_end, end_key, group_key, timed_key};
 use super::{Entries, Entry, States, Store, View, closed, problem};
-use crate::engine::bounds::Windowed;
+use crate::engine::bounds::{Windowed, panes};
 use crate::engine::rows::Rows;
 use crate::engine::{Problem, state};
-
-/// Prefixes of the keys of sessions, and of the rows under their ends.
-const OF_GROUP: u8 = b'g';
-const OF_END: u8 = b'e';
 
 /// Groups with the times of their rows.
 type Timed = HashSet<Vec<u8>>;
@@ -356,32 +352,6 @@ fn put<S: Store>(sessions: &[Merged], states: &States, store: &mut S) -> Result<
         store.put(key, Some([end_key(session.end).as_slice(), value].concat()));
     }
     Ok(())
-}
-
-/// A group with a time.
-pub(super) fn timed_key(group: &[u8], time: i64) -> Vec<u8> {
-    [group, end_key(time).as_slice()].concat()
-}
-
-/// The group of the session that is kept under this key.
-pub(super) fn session_group(key: &[u8]) -> Option<&[u8]> {
-    key.get(1..)?.split_last_chunk::<8>().map(|(group, _)| group)
-}
-
-/// True when a group has a session that is kept.
-pub(super) fn has_open<S: Store>(group: &[u8], store: &S) -> Result<bool, S::Error> {
-    let prefix = group_key(group);
-    // Behind every time.
-    let below = [prefix.as_slice(), &[u8::MAX; 9]].concat();
-    Ok(store.last_below(&prefix, &below)?.is_some())
-}
-
-fn group_key(group: &[u8]) -> Vec<u8> {
-    [&[OF_GROUP], group].concat()
-}
-
-fn by_end(end: i64, key: &[u8]) -> Vec<u8> {
-    [&[OF_END], end_key(end).as_slice(), key].concat()
 }
 
 fn time(bytes: [u8; 8]) -> i64 {

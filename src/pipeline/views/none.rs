@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 
-use super::prepare::Prepared;
+use super::prepared::Prepared;
 use crate::event_time::Judge;
 use crate::failure::Result;
 use crate::ledger::{Ledger, StatePut, Told, ViewId};
@@ -18,14 +18,41 @@ use crate::staging::StagingArea;
 #[derive(Debug, Default)]
 pub struct Views {}
 
-/// Partial states; there are none.
-pub type Deltas = Vec<Vec<RecordBatch>>;
+pub use tap::{Deltas, Tap, Tapped};
 
-/// The part of a microbatch that views see: nothing.
-#[derive(Debug, Default)]
-pub struct Tapped {
+/// Partial states of the records that pass by: none.
+pub mod tap {
+    use super::{RecordBatch, Result};
+
     /// Partial states; there are none.
-    pub deltas: Deltas,
+    pub type Deltas = Vec<Vec<RecordBatch>>;
+
+    /// The part of a microbatch that views see: nothing.
+    #[derive(Debug, Default)]
+    pub struct Tapped {
+        /// Partial states; there are none.
+        pub deltas: Deltas,
+    }
+
+    /// Makes nothing of the records that pass by.
+    #[derive(Debug)]
+    pub struct Tap {}
+
+    impl Tap {
+        /// Takes records.
+        pub fn take(&mut self, records: RecordBatch) -> Result<()> {
+            drop(records);
+            Ok(())
+        }
+
+        /// Nobody misses it.
+        pub fn note_late(&mut self, _number: usize) {}
+
+        /// There is nothing to give.
+        pub fn finish(&mut self) -> Result<Tapped> {
+            Ok(Tapped::default())
+        }
+    }
 }
 
 /// The states to put; there are none.
@@ -61,26 +88,6 @@ pub struct Advanced {
     pub results: Results,
     /// Nothing.
     pub told: Vec<Told>,
-}
-
-/// Makes nothing of the records that pass by.
-#[derive(Debug)]
-pub struct Tap {}
-
-impl Tap {
-    /// Takes records.
-    pub fn take(&mut self, records: RecordBatch) -> Result<()> {
-        drop(records);
-        Ok(())
-    }
-
-    /// Nobody misses it.
-    pub fn note_late(&mut self, _number: usize) {}
-
-    /// There is nothing to give.
-    pub fn finish(&mut self) -> Result<Tapped> {
-        Ok(Tapped::default())
-    }
 }
 
 impl Views {

@@ -31,10 +31,11 @@ use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
 use crate::source::{Debt, Fate};
 use hidden::{Hidden, hide, put_back, set_aside_altered};
+pub use names::REPORT_SUFFIX;
 use names::rename_free;
 pub use names::{HIDDEN, shown_stem};
 use report::report_failure;
-pub use report::{REPORT_SUFFIX, begins_with, set_aside_rest};
+pub use report::{begins_with, set_aside_rest};
 pub use shelter::CROWD;
 pub use touched::Touched;
 

@@ -5,10 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use super::report::REPORT_SUFFIX;
 use crate::durable::Dir;
 use crate::failure::{Failure, Result};
 use crate::source::folder::rules::{FAILED, PROCESSED, shortened};
+
+/// Suffix of the report of a failed file.
+pub const REPORT_SUFFIX: &str = ".error.json";
 
 /// How many names are tried for an archived file before giving up.
 const NAMES_TRIED: u32 = 1000;

@@ -5,16 +5,13 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 
-use super::names::{archived_name, first_free};
+use super::names::{REPORT_SUFFIX, archived_name, first_free};
 use crate::durable::{self, Dir, Likeness};
 use crate::failure::{Failure, Result};
 use crate::record::{Named, Stands};
 use crate::source::folder::input::{self, Found};
 use crate::source::folder::rules::{FAILED, shortened};
 use crate::source::folder::stamp::Stamp;
-
-/// Suffix of the report of a failed file.
-pub const REPORT_SUFFIX: &str = ".error.json";
 
 /// How many temporary names are tried: somebody may have made directories of these names.
 const NAMES_TRIED: u32 = 100;

@@ -1,0 +1,85 @@
+//! Facts that are durable outside of the ledger, so that the ledger may forget them.
+
+use rusqlite::{Connection, params};
+
+use super::{Told, ViewId, archived, outputs, prune, remotes, told, views};
+use crate::microbatch::{Held, OutputFile, Target};
+use crate::record::Named;
+
+/// Facts that are durable outside the ledger, so that the ledger may forget them.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    /// Every span up to this sequence number is durable in its file.
+    pub published: Option<u64>,
+    /// How far the targets on these systems have come.
+    pub confirmed: Vec<(Box<str>, Held)>,
+    /// These microbatches' inputs are durably archived.
+    pub archived: Vec<u64>,
+    /// Names that were given, and are durable; not the usual names of inputs.
+    pub named: Vec<Named>,
+    /// Of these microbatches the input was not there any more when it was to be archived.
+    pub gone: Vec<u64>,
+    /// Of these microbatches the input may be in another folder that was the drop folder; or is not any more.
+    pub elsewhere: Vec<(u64, bool)>,
+    /// The states of this view have been rebuilt.
+    pub rebuilt: Option<ViewId>,
+    /// Messages about views.
+    pub told: Vec<Told>,
+    /// The files of outputs, which are durable.
+    pub files: Vec<(Target, OutputFile)>,
+}
+
+impl Settled {
+    /// True when there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.published.is_none()
+            && self.confirmed.is_empty()
+            && self.archived.is_empty()
+            && self.named.is_empty()
+            && self.gone.is_empty()
+            && self.elsewhere.is_empty()
+            && self.rebuilt.is_none()
+            && self.told.is_empty()
+            && self.files.is_empty()
+    }
+}
+
+/// Forgets what is settled. Nothing is owed to a file of the microbatches up to `published`.
+pub(super) fn forget(
+    connection: &Connection,
+    settled: &Settled,
+    published: u64,
+) -> rusqlite::Result<()> {
+    if let Some(now) = settled.published {
+        // What is owed to a target that is away may be much: it is not walked through each time.
+        connection
+            .prepare_cached(
+                "DELETE FROM owed WHERE sequence > ? AND sequence <= ?
+                    AND target IN (SELECT id FROM target WHERE remote IS NULL)",
+            )?
+            .execute([published, now])?;
+    }
+    for (name, held) in &settled.confirmed {
+        remotes::confirm(connection, name, held)?;
+    }
+    if let Some(view) = settled.rebuilt {
+        views::rebuilt(connection, view)?;
+    }
+    told::put(connection, &settled.told)?;
+    archived::put(connection, &settled.named)?;
+    outputs::put(connection, &settled.files)?;
+    let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
+    for sequence in &settled.archived {
+        archived.execute([sequence])?;
+        prune::catch_up(connection, *sequence)?;
+    }
+    for (sequence, is_elsewhere) in &settled.elsewhere {
+        connection
+            .prepare_cached("UPDATE unarchived SET elsewhere = ?2 WHERE sequence = ?1")?
+            .execute(params![sequence, is_elsewhere])?;
+    }
+    for sequence in &settled.gone {
+        connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;
+    }
+    Ok(())
+}
