@@ -125,21 +125,22 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
         let old = daemon.job.config().clone();
         // The old one's locks and ledger are closed before the new one's are opened.
         drop(daemon);
-        daemon = match Daemon::open(*new, setting) {
-            Ok(daemon) => {
-                tracing::info!("the configuration was reloaded");
-                let mut shown = setting.shown.lock().unwrap_or_else(PoisonError::into_inner);
-                shown.clone_from(daemon.job.config());
-                daemon
-            }
-            Err(failure) => {
+        let (opened, is_new) = match Daemon::open((*new).clone(), setting) {
+            Ok(daemon) => (Some(daemon), true),
+            Err(failure @ Failure::Fatal(_)) => {
                 not_reloaded(&failure.into_error());
-                let Some(daemon) = starting::open(old, setting)? else {
-                    return Ok(Aside::default());
-                };
-                daemon
+                (starting::open(old, setting)?, false)
             }
+            // It will be there again, and so will the new configuration.
+            Err(_) => (starting::open(*new, setting)?, true),
         };
+        let Some(opened) = opened else { return Ok(Aside::default()) };
+        daemon = opened;
+        if is_new {
+            tracing::info!("the configuration was reloaded");
+            let mut shown = setting.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.clone_from(daemon.job.config());
+        }
     }
 }
 
@@ -336,7 +337,8 @@ impl<'a> Daemon<'a> {
         pulse::notify(&[NotifyState::Stopping]);
         let mut pauses = PAUSES;
         loop {
-            match self.job.finish(self.setting.until == Until::Drained, &self.setting.pulse) {
+            let waits = self.setting.until == Until::Drained || why == ENDED;
+            match self.job.finish(waits, &self.setting.pulse) {
                 Ok(()) => {
                     self.job.make_finals(&self.setting.pulse)?;
                     break;

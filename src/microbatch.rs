@@ -2,7 +2,7 @@
 //!
 //! Out of scope: the commit itself. Only the ledger makes a [`crate::ledger::Committed`].
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use crate::durable::Likeness;
 use crate::record::{Counts, Home, Identity};
@@ -98,6 +98,15 @@ impl std::fmt::Display for Instance {
     }
 }
 
+/// A confirmed mark, with notes of the sink that are given back to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The mark, and who wrote it.
+    pub held: Held,
+    /// For the sink alone: an offset, a message id.
+    pub notes: Vec<u8>,
+}
+
 /// A mark, as a remote target remembers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
@@ -146,10 +155,10 @@ impl Addition {
         }
     }
 
-    /// Where the target begins with this addition, what its payload begins with is part of it.
-    pub fn place(&mut self, start: u64) {
+    /// Where the target begins with this addition, the header that its payload begins with is part of it.
+    pub fn place(&mut self, begins: bool) {
         let skip = usize::try_from(self.skip).unwrap_or(usize::MAX);
-        if start == 0 {
+        if begins {
             (self.length, self.checksum) = (self.length + self.skip, self.whole_checksum);
             self.skip = 0;
         } else if let Payload::Memory(bytes) = &mut self.payload {
@@ -210,8 +219,8 @@ pub struct Microbatch {
     pub again_of: Option<u64>,
     /// The ranges that it takes from the partitions of its source.
     pub progress: Vec<Progress>,
-    /// A record that a remote target has refused, if the microbatch was made to say so.
-    pub refusal: Option<Refusal>,
+    /// Records that a remote target has refused, if the microbatch was made to say so.
+    pub refusals: Vec<Refusal>,
 }
 
 /// A record that a remote target does not take, whatever is done.
@@ -247,7 +256,7 @@ impl Microbatch {
             skipped: false,
             again_of: None,
             progress: Vec::new(),
-            refusal: None,
+            refusals: Vec::new(),
         }
     }
 
@@ -281,6 +290,8 @@ impl Microbatch {
 pub struct Owed<'a> {
     /// The microbatch's number.
     pub sequence: u64,
+    /// The name of its input; empty where it had none.
+    pub name: &'a OsStr,
     /// Where they begin.
     pub at: Position,
     /// The bytes, and their target.

@@ -100,9 +100,19 @@ impl Publisher {
         }
     }
 
-    /// Takes what remote targets have answered, and sends them what is owed next.
-    pub fn deliver(&mut self, ledger: &mut Ledger, news: &mut News) -> Result<()> {
-        self.deliveries.iter_mut().try_for_each(|delivery| delivery.step(ledger, news))
+    /// Takes what remote targets have answered.
+    pub fn take_answers(&mut self, ledger: &Ledger, news: &mut News) -> Result<()> {
+        self.deliveries.iter_mut().try_for_each(|delivery| delivery.take_answer(ledger, news))
+    }
+
+    /// Opens the remote targets that are closed, and are due.
+    pub fn open_closed(&mut self, ledger: &Ledger) -> Result<()> {
+        self.deliveries.iter_mut().try_for_each(|delivery| delivery.open_if_due(ledger))
+    }
+
+    /// Sends what is owed next to remote targets that are open.
+    pub fn send(&mut self, ledger: &mut Ledger) -> Result<()> {
+        self.deliveries.iter_mut().try_for_each(|delivery| delivery.send_if_owed(ledger))
     }
 
     /// Looks where each output ends, before a commit says where the next span begins. True when one of them,
@@ -157,11 +167,12 @@ impl Publisher {
 
     /// Bytes may be owed to a file, or a system, that the job no longer writes to.
     fn check_known(&self, owed: &[Committed], ledger: &Ledger) -> Result<()> {
-        let is_known = |name: &String| self.deliveries.iter().any(|known| known.name() == name);
-        if let Some(name) = ledger.owing_remotes()?.iter().find(|name| !is_known(name)) {
+        let is_known = |target: Target| self.deliveries.iter().any(|known| known.delivers(target));
+        if let Some((target, _)) = ledger.owing_remotes()?.iter().find(|(of, _)| !is_known(*of)) {
             return Err(Failure::halt(format!(
-                "records are still owed to {name}, which is not in the job any more: set it back, start \
-                 once, and change it then"
+                "records are still owed to {}, which is not in the job any more: set it back, start once, and \
+                 change it then",
+                ledger.path_of(*target)?.display()
             )));
         }
         let known = |target| self.outputs.iter().any(|(known, _)| *known == target);

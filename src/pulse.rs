@@ -43,6 +43,11 @@ pub fn is_stopped(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Stop>)
 }
 
+/// Tells the service manager that the program is up, and what it waits for.
+pub fn ready_but(waits_for: &str) {
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(waits_for)]);
+}
+
 /// A call that may be one of very many is still alive.
 ///
 /// # Errors

@@ -167,6 +167,10 @@ const VIEWS: Job = Job {
     ..PLAIN
 };
 
+/// A job with views whose output and views are on one remote system, which has one mark for all of them.
+#[cfg(feature = "sql")]
+const VIEWS_TO_REMOTE: Job = Job { remote: true, seen: Spool::delivered, ..VIEWS };
+
 impl Job {
     fn file(self, numbers: &[&str]) -> String {
         let records: String = numbers.iter().map(|number| (self.record)(number) + "\n").collect();
@@ -325,6 +329,12 @@ fn an_abort_of_a_job_to_a_remote_target_changes_nothing_in_the_end() {
 #[test]
 fn an_abort_between_partitions_and_a_remote_target_changes_nothing_in_the_end() {
     aborts_change_nothing(LOG_TO_REMOTE);
+}
+
+#[cfg(feature = "sql")]
+#[test]
+fn an_abort_of_a_job_with_views_to_a_remote_target_changes_nothing_in_the_end() {
+    aborts_change_nothing(VIEWS_TO_REMOTE);
 }
 
 #[cfg(feature = "sql")]

@@ -93,14 +93,14 @@ fn a_start_waits_for_its_target() {
 #[test]
 fn no_more_is_owed_than_is_allowed() {
     let mut spool = remote(&format!("{NUMBERS}[engine]\nfiles_per_commit = 1\n"));
-    spool.always("SPOOLMILL_MAX_OWED", "20");
+    spool.always("SPOOLMILL_MAX_OWED", "1600");
     let daemon = spool.start();
     wait_for("it is open", || !spool.output().is_empty());
     goes_away(&spool);
     for name in ["a", "b", "c", "d", "e", "f"] {
         spool.drop_file(name, "1\n");
     }
-    // Six bytes each: the fourth is the last one that begins below twenty.
+    // 518 each: the fourth is the last one that begins below the limit.
     wait_for("the limit is reached", || spool.names().contains("processed-d"));
     wait_for("it has tried again", || daemon.log().matches("the target is away").count() > 2);
     spool.assert_names(&["e", "f", "processed-a", "processed-b", "processed-c", "processed-d"]);
@@ -230,8 +230,8 @@ fn a_target_that_refuses_everything_stops_the_job() {
     assert_eq!(spool.rejects().lines().count(), 2);
     spool.drop_file("b", "666\n".repeat(1_001));
     let log = ends_with(&spool, 4);
-    assert!(log.contains("refuses more than 1000 records of microbatch 4"), "{log}");
-    assert_eq!(spool.rejects().lines().count(), 1_002);
+    assert!(log.contains("refuses more than 1000 records of microbatch 3"), "{log}");
+    assert_eq!(spool.rejects().lines().count(), 2);
 }
 
 /// What is owed is not forgotten with a target that is taken out of the job.
@@ -247,4 +247,64 @@ fn a_target_that_is_owed_something_stays_in_the_job() {
     spool.no_environment();
     spool.run_once();
     assert_eq!(spool.delivered(), "100.0\n");
+}
+
+/// A record ends the job: what was committed with it is delivered before the daemon leaves, and the end is done.
+#[test]
+fn a_job_that_ends_delivers_its_last_records() {
+    let spool = Spool::with_input(
+        "settle = \"0s\"\nend_marker = \"end\"",
+        "[output]\npath = \"output.txt\"\n",
+    );
+    let mut spool = spool;
+    spool.always("SPOOLMILL_SINK", "log");
+    spool.drop_file("a", "1\n2\nend\n");
+    let (status, log) = spool.start().wait();
+    assert!(status.success(), "{log}");
+    assert_eq!(spool.delivered(), "1\n2\n");
+    assert_eq!(spool.ledger("SELECT count(*) FROM ended"), 0);
+    spool.drop_file("b", "3\n");
+    spool.run_once();
+    assert_eq!(spool.delivered(), "1\n2\n3\n");
+}
+
+/// Files that are too many for the target wait; a stop in between leaves no transaction open and loses nothing.
+#[test]
+fn a_stop_leaves_the_rest_for_the_next_start() {
+    let spool = remote(NUMBERS);
+    let daemon = spool.start();
+    wait_for("it is open", || !spool.output().is_empty());
+    goes_away(&spool);
+    for number in 0..40 {
+        spool.drop_file(format!("f{number:02}"), "1\n".repeat(30_000));
+    }
+    wait_for("all is committed", || spool.names().contains("processed-f39"));
+    comes_back(&spool);
+    wait_for("it has begun", || !spool.delivered().is_empty());
+    daemon.stop();
+    let delivered = spool.delivered().lines().count();
+    assert!(delivered < 40 * 30_000, "{delivered}");
+    spool.run_once();
+    assert_eq!(spool.delivered().lines().count(), 40 * 30_000);
+    assert!(spool.names_in("state/staging").is_empty());
+}
+
+/// A reload does not wait for a target, and what it says holds.
+#[test]
+fn a_reload_while_a_target_is_away_holds() {
+    let spool = remote(NUMBERS);
+    let daemon = spool.start();
+    wait_for("it is open", || !spool.output().is_empty());
+    goes_away(&spool);
+    spool.drop_file("a", "1\n");
+    wait_for("it is away", || daemon.log().contains("the target is away, trying again"));
+    let job = fs::read_to_string(spool.path("job.toml")).unwrap();
+    fs::write(spool.path("job.toml"), job.replace("by = 100.0", "by = 1000.0")).unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    wait_for("it opens again", || daemon.log().contains("paused; nothing is lost"));
+    comes_back(&spool);
+    spool.drop_file("b", "1\n");
+    wait_for("both are delivered", || spool.delivered() == "100.0\n1000.0\n");
+    assert!(daemon.log().contains("the configuration was reloaded"));
+    daemon.stop();
 }

@@ -93,7 +93,10 @@ impl Job {
         let mut outputs = vec![Output { target: targets[0], destination, header: header_of }];
         outputs.push(file((targets[1], rejects.clone(), Vec::new())));
         outputs.extend(late.zip(late_path).map(|(target, path)| file((target, path, Vec::new()))));
-        outputs.extend(views.targets().into_iter().map(file));
+        outputs.extend(views.targets().into_iter().map(|(target, path, header)| {
+            let destination = output.of_view(path);
+            Output { target, destination, header }
+        }));
         let publisher = open_publisher(&outputs, &config.state, &mut ledger, &setting.waker())?;
         let mut source = open_source(&config, directory, &mut ledger, setting)?;
         let least = config.written.engine.min_free.0;
@@ -108,7 +111,7 @@ impl Job {
         pipeline.recover_rotation()?;
         let recovered = pipeline.recover(source.as_mut());
         recovered.map_err(|failure| make_room(&mut pipeline, source.as_ref(), failure))?;
-        pipeline.open_targets(targets[1], source.as_mut(), &setting.pulse)?;
+        pipeline.open_targets(&setting.pulse)?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
@@ -139,8 +142,8 @@ impl Job {
     }
 
     fn take_round(&mut self, pulse: &Pulse) -> Result<Round> {
-        self.pipeline.catch_up(self.source.as_mut())?;
         self.pipeline.deliver(self.targets[1], self.source.as_mut())?;
+        self.pipeline.catch_up(self.source.as_mut())?;
         self.queries.refresh();
         let now = Instant::now();
         self.pipeline.replace_views(now)?;
@@ -205,13 +208,23 @@ impl Job {
     /// `waits` for remote targets, and for closed outputs to be compressed, which may take long.
     pub fn finish(&mut self, waits: bool, pulse: &Pulse) -> Result<()> {
         self.give_back_carried();
+        let rejects = self.targets[1];
+        if !waits {
+            self.pipeline.end_sending(rejects, self.source.as_mut(), pulse)?;
+        }
         self.pipeline.catch_up(self.source.as_mut())?;
-        self.pipeline.deliver_rest(self.targets[1], self.source.as_mut(), (waits, pulse))?;
         self.pipeline.sync(self.source.as_mut())?;
         self.source.leave();
         self.pipeline.settle()?;
         self.pipeline.finish_rotation(waits)?;
-        self.pipeline.replace_all_views()
+        self.pipeline.replace_all_views()?;
+        if waits {
+            // Everything here is done by then, however long they are away.
+            self.pipeline.deliver_rest(rejects, self.source.as_mut(), pulse)?;
+            self.pipeline.sync(self.source.as_mut())?;
+            self.pipeline.settle()?;
+        }
+        Ok(())
     }
 
     /// Rebuilds the views that need it, from the whole output. The output must have been published.
@@ -232,12 +245,13 @@ impl Job {
         Ok(())
     }
 
-    /// Makes what is to be made of the whole output, if the job has ended and it is not made yet.
-    /// The output must have been published.
+    /// Makes what is to be made of the whole output, if the job has ended and it is not made yet, and the output
+    /// can be read. It must have been published.
     pub fn make_finals(&mut self, pulse: &Pulse) -> anyhow::Result<()> {
-        let Some(output) = self.config.output_path() else { return Ok(()) };
         if self.pipeline.ledger.has_ended().map_err(Failure::into_error)? {
-            self.queries.finish(&self.config, output, pulse)?;
+            if let Some(output) = self.config.output_path() {
+                self.queries.finish(&self.config, output, pulse)?;
+            }
             self.pipeline.ledger.forget_end().map_err(Failure::into_error)?;
         }
         self.had_ended = false;
@@ -266,7 +280,7 @@ impl Job {
             self.pipeline.sync_due(),
             self.pipeline.late_writes.due(),
             self.pipeline.views.due(),
-            self.pipeline.idle_due(),
+            self.pipeline.idle_due().filter(|_| !self.pipeline.owes_too_much()),
             self.pipeline.keeping.due(),
             self.pipeline.rotation_due(),
             self.pipeline.delivery_due(),

@@ -100,6 +100,8 @@ pub fn open_publisher(
     let mut sinks: Vec<(Target, Box<dyn Sink>)> = Vec::new();
     #[cfg_attr(not(debug_assertions), expect(unused_mut, reason = "no remote target is built in"))]
     let mut deliveries = Vec::new();
+    #[cfg(debug_assertions)]
+    let mut logs = std::collections::BTreeMap::new();
     for Output { target, destination, header } in outputs {
         match destination {
             Destination::File(path) => {
@@ -110,16 +112,19 @@ pub fn open_publisher(
                 sinks.push((*target, Box::new(FolderSink::open(path, state)?)));
             }
             #[cfg(debug_assertions)]
-            Destination::Log(path) => {
-                let name = destination.name().display().to_string();
-                let row = ledger.remote(&name, &[*target])?;
-                let remote = LogSink::new(path, row.id, staging.clone());
-                let given = std::env::var("SPOOLMILL_MAX_OWED").ok();
-                let max_owed = given.and_then(|limit| limit.parse().ok()).unwrap_or(MAX_OWED);
-                let way = Way { name: &name, targets: vec![*target], row, max_owed };
-                deliveries.push(Delivery::new(way, ledger, Box::new(remote), wake.clone())?);
-            }
+            Destination::Log(path) => logs.entry(path).or_insert_with(Vec::new).push(*target),
         }
+    }
+    // Targets on one system share its mark.
+    #[cfg(debug_assertions)]
+    for (path, targets) in logs {
+        let name = Destination::Log(path.clone()).name().display().to_string();
+        let row = ledger.remote(&name, &targets)?;
+        let remote = LogSink::new(path, row.id, staging.clone());
+        let given = std::env::var("SPOOLMILL_MAX_OWED").ok();
+        let max_owed = given.and_then(|limit| limit.parse().ok()).unwrap_or(MAX_OWED);
+        let way = Way { name: &name, targets, row, max_owed };
+        deliveries.push(Delivery::new(way, ledger, Box::new(remote), wake.clone())?);
     }
     Ok(Publisher::new(sinks, deliveries, staging))
 }

@@ -31,6 +31,11 @@ impl Committed {
     /// The bytes that it owes to its targets.
     pub fn owed(&self) -> impl Iterator<Item = Owed<'_>> {
         let both = self.batch.additions.iter().zip(&self.starts);
-        both.map(|(addition, at)| Owed { sequence: self.sequence, addition, at: *at })
+        both.map(|(addition, at)| Owed {
+            sequence: self.sequence,
+            name: &self.batch.name,
+            at: *at,
+            addition,
+        })
     }
 }

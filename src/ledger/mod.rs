@@ -42,7 +42,7 @@ mod told;
 mod views;
 mod watermark;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -67,7 +67,7 @@ pub use prune::Pruned;
 use recent::Recent;
 pub use recent::merged;
 use remotes::Presence;
-pub use remotes::Remote;
+pub use remotes::{Remote, cost};
 pub use rotation::{Kept, Rotated};
 pub use settled::Settled;
 pub use tally::{MINUTE_MS, Tally};
@@ -111,6 +111,8 @@ pub struct Ledger {
     published: u64,
     /// This start, in a job with remote targets.
     presence: Option<Presence>,
+    /// The targets on other systems: no header begins them.
+    elsewhere: HashSet<Target>,
 }
 
 impl Ledger {
@@ -164,6 +166,7 @@ impl Ledger {
                 reached,
                 published: 0,
                 presence: None,
+                elsewhere: HashSet::new(),
             })
         };
         open().map_err(|error| not_opened(error, &path))
@@ -260,7 +263,7 @@ impl Ledger {
             watermark = batch.watermark.or(watermark);
             batch.watermark = watermark;
             tally.add(&batch);
-            let starts = place(&mut batch, &mut positions);
+            let starts = place(&mut batch, &mut positions, &self.elsewhere);
             committed.push(Committed { sequence, batch, starts });
         }
         let moved = progress::after(&self.reached, &committed)?;
@@ -380,12 +383,16 @@ impl Ledger {
 }
 
 /// Where each addition of a microbatch begins; the next one begins where it ends.
-fn place(batch: &mut Microbatch, positions: &mut HashMap<Target, Position>) -> Vec<Position> {
+fn place(
+    batch: &mut Microbatch,
+    positions: &mut HashMap<Target, Position>,
+    elsewhere: &HashSet<Target>,
+) -> Vec<Position> {
     let place_one = |addition: &mut Addition| {
         let first = Position { generation: 0, end: 0 };
         let position = positions.entry(addition.target).or_insert(first);
         let start = *position;
-        addition.place(start.end);
+        addition.place(start.end == 0 && !elsewhere.contains(&addition.target));
         position.end += addition.length;
         start
     };

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Committed, Ledger, failure, rows};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Held, Instance, Mark, Target};
+use crate::microbatch::{Confirmed, Held, Instance, Mark, Target};
 
 /// This start, as others are told of it.
 pub(super) struct Presence {
@@ -28,14 +28,22 @@ pub struct Remote {
     /// Our name there: 16 bytes by chance, made with the ledger's first start.
     pub id: [u8; 16],
     /// The last mark that it has confirmed.
-    pub confirmed: Option<Held>,
+    pub confirmed: Option<Confirmed>,
+}
+
+/// A span in memory and in the ledger is more than its bytes.
+const SPAN_BYTES: u64 = 512;
+
+/// The cost of owing a span of this many bytes.
+pub fn cost(length: u64) -> u64 {
+    length + SPAN_BYTES
 }
 
 /// Freed by a mark.
 #[derive(Debug, Default)]
 pub struct Freed {
-    /// The bytes that are not owed any more.
-    pub bytes: u64,
+    /// The cost of what is not owed any more.
+    pub cost: u64,
     /// Staged files that nothing needs any more, once the ledger knows of the mark.
     pub files: Vec<OsString>,
 }
@@ -44,7 +52,7 @@ impl Ledger {
     /// The system of this name, which these targets are on; entered at the first time.
     ///
     /// # Errors
-    /// `Halt` when one of them is a file.
+    /// `Halt` when something is owed to one of them elsewhere.
     pub fn remote(&mut self, name: &str, targets: &[Target]) -> Result<Remote> {
         if self.presence.is_none() {
             let select = "SELECT coalesce(max(number), 0) + 1 FROM instance";
@@ -53,67 +61,91 @@ impl Ledger {
             self.presence =
                 Some(Presence { number, id: Instance(by_chance()?), is_written: false });
         }
+        for target in targets {
+            self.place_on(name, *target)?;
+        }
+        let id = by_chance()?;
         let enter = || -> rusqlite::Result<Remote> {
-            for target in targets {
-                let update = "UPDATE target SET remote = ? WHERE id = ?";
-                self.connection.execute(update, params![name, target.0])?;
-            }
-            let select = "SELECT id, microbatch, record, instance FROM remote WHERE name = ?";
+            let insert =
+                "INSERT INTO remote (name, id, record, instance) VALUES (?, ?, 0, zeroblob(16))
+                ON CONFLICT DO NOTHING";
+            self.connection.execute(insert, params![name, id])?;
+            let select =
+                "SELECT id, microbatch, record, instance, notes FROM remote WHERE name = ?";
             self.connection.query_row(select, [name], |row| {
-                let mark: Option<u64> = row.get(1)?;
+                let microbatch: Option<u64> = row.get(1)?;
                 let record = row.get(2)?;
-                let instance = row.get(3)?;
-                let confirmed = mark.map(|microbatch| Held {
-                    mark: Mark { microbatch, record },
-                    instance: Instance(instance),
-                });
+                let instance = Instance(row.get(3)?);
+                let notes: Option<Vec<u8>> = row.get(4)?;
+                let held = microbatch
+                    .map(|microbatch| Held { mark: Mark { microbatch, record }, instance });
+                let confirmed =
+                    held.map(|held| Confirmed { held, notes: notes.unwrap_or_default() });
                 Ok(Remote { id: row.get(0)?, confirmed })
             })
         };
-        let id = by_chance()?;
-        let insert =
-            "INSERT INTO remote (name, id, record, instance) VALUES (?, ?, 0, zeroblob(16))
-            ON CONFLICT DO NOTHING";
-        self.connection.execute(insert, params![name, id]).map_err(failure)?;
         enter().map_err(failure)
     }
 
-    /// Targets on other systems to which something is owed.
-    pub fn owing_remotes(&self) -> Result<Vec<String>> {
+    /// A target is on this system from now on.
+    fn place_on(&mut self, name: &str, target: Target) -> Result<()> {
+        let select =
+            "SELECT remote, EXISTS (SELECT 1 FROM owed WHERE target = id) FROM target WHERE id = ?";
+        let known =
+            self.connection.query_row(select, [target.0], |row| Ok((row.get(0)?, row.get(1)?)));
+        let (known, owes): (Option<String>, bool) = known.map_err(failure)?;
+        if known.as_deref() != Some(name) {
+            if owes {
+                let path = self.path_of(target)?;
+                return Err(Failure::halt(format!(
+                    "records are still owed to {} elsewhere than on {name}: set the job back, start once, \
+                     and change it then",
+                    path.display()
+                )));
+            }
+            let update = "UPDATE target SET remote = ? WHERE id = ?";
+            self.connection.execute(update, params![name, target.0]).map_err(failure)?;
+        }
+        self.elsewhere.insert(target);
+        Ok(())
+    }
+
+    /// Targets on other systems to which something is owed, with the names of the systems.
+    pub fn owing_remotes(&self) -> Result<Vec<(Target, String)>> {
         let load = || -> rusqlite::Result<_> {
-            let select = "SELECT DISTINCT remote FROM owed JOIN target ON target.id = owed.target
-                WHERE remote IS NOT NULL";
+            let select = "SELECT id, remote FROM target WHERE remote IS NOT NULL
+                AND EXISTS (SELECT 1 FROM owed WHERE owed.target = target.id)";
             let mut statement = self.connection.prepare(select)?;
-            statement.query_map((), |row| row.get(0))?.collect()
+            statement.query_map((), |row| Ok((Target(row.get(0)?), row.get(1)?)))?.collect()
         };
         load().map_err(failure)
     }
 
     /// The microbatches that are owed to the targets on this system from a mark on, with their bytes: one at
-    /// least, where there is any, and no more after this many bytes.
-    pub fn owed_to(&self, remote: &str, from: Mark, bytes: u64) -> Result<Vec<Committed>> {
+    /// least, where there is any, and no more after this much ([`cost`]).
+    pub fn owed_to(&self, remote: &str, from: Mark, most: u64) -> Result<Vec<Committed>> {
         let load = || -> rusqlite::Result<_> {
-            let select = format!(
-                "{} WHERE sequence >= ?1 AND EXISTS (SELECT 1 FROM owed
-                    JOIN target ON target.id = owed.target
-                    WHERE owed.sequence = microbatch.sequence AND remote = ?2)
-                ORDER BY sequence",
-                rows::COMMITTED
-            );
-            let mut statement = self.connection.prepare_cached(&select)?;
+            // It begins with what is owed, not with the history.
+            let mut sequences = self.connection.prepare_cached(
+                "SELECT DISTINCT sequence FROM owed JOIN target ON target.id = owed.target
+                WHERE sequence >= ? AND remote = ? ORDER BY sequence",
+            )?;
+            let mut one = self
+                .connection
+                .prepare_cached(&format!("{} WHERE sequence = ?", rows::COMMITTED))?;
             let mut spans = self.connection.prepare_cached(&format!(
                 "{} WHERE sequence = ?1 AND remote = ?2 ORDER BY owed.target",
                 rows::OWED
             ))?;
             let mut all = Vec::new();
             let mut loaded = 0;
-            let mut rows = statement.query(params![from.microbatch, remote])?;
-            while let Some(row) = rows.next()?.filter(|_| loaded < bytes) {
-                let mut committed = rows::committed_of(row)?;
-                let sequence = committed.sequence;
+            let mut rows = sequences.query(params![from.microbatch, remote])?;
+            while let Some(row) = rows.next()?.filter(|_| loaded < most) {
+                let sequence: u64 = row.get(0)?;
+                let mut committed = one.query_row([sequence], rows::committed_of)?;
                 rows::load_spans(&mut spans, params![sequence, remote], &mut committed)?;
                 for addition in &mut committed.batch.additions {
-                    loaded += addition.length;
+                    loaded += cost(addition.length);
                     addition.refused = refused(&self.connection, sequence, addition.target)?;
                 }
                 all.push(committed);
@@ -134,7 +166,7 @@ impl Ledger {
             let mut freed = Freed::default();
             let mut rows = statement.query(params![from.microbatch, to.microbatch, remote])?;
             while let Some(row) = rows.next()? {
-                freed.bytes += row.get::<_, u64>(0)?;
+                freed.cost += cost(row.get(0)?);
                 let file: Option<Vec<u8>> = row.get(1)?;
                 freed.files.extend(file.map(OsString::from_vec));
             }
@@ -217,8 +249,12 @@ pub(super) fn put(connection: &Connection, presence: Option<&Presence>) -> rusql
 }
 
 /// A system has confirmed a mark: what is before it is not owed any more.
-pub(super) fn confirm(connection: &Connection, name: &str, held: &Held) -> rusqlite::Result<()> {
-    let Held { mark, instance } = held;
+pub(super) fn confirm(
+    connection: &Connection,
+    name: &str,
+    confirmed: &Confirmed,
+) -> rusqlite::Result<()> {
+    let Confirmed { held: Held { mark, instance }, notes } = confirmed;
     let select = "SELECT coalesce(microbatch, 0) FROM remote WHERE name = ?";
     let before: u64 = connection.prepare_cached(select)?.query_row([name], |row| row.get(0))?;
     connection
@@ -229,9 +265,9 @@ pub(super) fn confirm(connection: &Connection, name: &str, held: &Held) -> rusql
         .execute(params![before, mark.microbatch, name])?;
     connection
         .prepare_cached(
-            "UPDATE remote SET microbatch = ?, record = ?, instance = ? WHERE name = ?",
+            "UPDATE remote SET microbatch = ?, record = ?, instance = ?, notes = ? WHERE name = ?",
         )?
-        .execute(params![mark.microbatch, mark.record, instance.0, name])?;
+        .execute(params![mark.microbatch, mark.record, instance.0, notes, name])?;
     Ok(())
 }
 

@@ -58,7 +58,7 @@ pub(super) fn insert(
             connection.execute("INSERT INTO ended VALUES (?)", [sequence])?;
         }
         insert_owed(connection, committed)?;
-        if let Some(refusal) = &batch.refusal {
+        for refusal in &batch.refusals {
             refuse(connection, refusal)?;
         }
     }
@@ -195,7 +195,7 @@ pub(super) fn committed_of(row: &Row<'_>) -> rusqlite::Result<Committed> {
         skipped: row.get(14)?,
         again_of: row.get(15)?,
         progress: Vec::new(),
-        refusal: None,
+        refusals: Vec::new(),
     };
     Ok(Committed { sequence: row.get(0)?, batch, starts: Vec::new() })
 }

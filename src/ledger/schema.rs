@@ -235,7 +235,8 @@ const MIGRATIONS: [&str; 10] = [
         id         BLOB NOT NULL,           -- our name there: 16 bytes by chance
         microbatch INTEGER,
         record     INTEGER,
-        instance   BLOB                     -- who wrote that position
+        instance   BLOB,                    -- who wrote that position
+        notes      BLOB                     -- of its sink
     ) WITHOUT ROWID;
     -- The starts that have published to one, by number: 16 bytes by chance.
     CREATE TABLE instance (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);

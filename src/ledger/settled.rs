@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::{Told, ViewId, archived, outputs, prune, remotes, told, views};
-use crate::microbatch::{Held, OutputFile, Target};
+use crate::microbatch::{Confirmed, OutputFile, Target};
 use crate::record::Named;
 
 /// Facts that are durable outside the ledger, so that the ledger may forget them.
@@ -12,7 +12,7 @@ pub struct Settled {
     /// Every span up to this sequence number is durable in its file.
     pub published: Option<u64>,
     /// How far the targets on these systems have come.
-    pub confirmed: Vec<(Box<str>, Held)>,
+    pub confirmed: Vec<(Box<str>, Confirmed)>,
     /// These microbatches' inputs are durably archived.
     pub archived: Vec<u64>,
     /// Names that were given, and are durable; not the usual names of inputs.
@@ -59,8 +59,8 @@ pub(super) fn forget(
             )?
             .execute([published, now])?;
     }
-    for (name, held) in &settled.confirmed {
-        remotes::confirm(connection, name, held)?;
+    for (name, confirmed) in &settled.confirmed {
+        remotes::confirm(connection, name, confirmed)?;
     }
     if let Some(view) = settled.rebuilt {
         views::rebuilt(connection, view)?;

@@ -11,85 +11,113 @@ use crate::encode::rejects;
 use crate::failure::{Failure, Result};
 use crate::microbatch::{Addition, Microbatch, Refusal, Target};
 use crate::publish::delivery::{Delivery, News};
-use crate::pulse::Pulse;
+use crate::pulse::{self, Pulse};
 use crate::record::{Counts, Reject};
 use crate::source::Source;
 
 /// A wait for an answer is interrupted this often, to beat and to hear a stop.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// A start that waits longer for its targets is ready: a service manager would end it.
+const OPEN_IS_LONG: Duration = Duration::from_secs(2);
+
 /// A stop waits this long for what is being sent: a transaction that is open holds up its readers.
 const STOP_WAITS: Duration = Duration::from_secs(10);
 
 impl Pipeline {
-    /// Waits until each remote target is open and agrees with the ledger.
+    /// Waits until each remote target is open and agrees with the ledger. Nothing is sent before all are.
     ///
     /// # Errors
     /// `Transient` when one is away, `Halt` when one does not agree.
-    pub fn open_targets(
+    pub fn open_targets(&mut self, pulse: &Pulse) -> Result<()> {
+        let started = Instant::now();
+        let mut is_told = false;
+        loop {
+            self.publisher.open_closed(&self.ledger)?;
+            let mut news = News::default();
+            let taken = self.publisher.take_answers(&self.ledger, &mut news);
+            self.take_over(&mut news);
+            taken?;
+            if self.publisher.deliveries.iter().all(Delivery::is_open) {
+                return Ok(());
+            }
+            self.check_there()?;
+            if pulse.must_stop() {
+                return Err(Failure::Stopped);
+            }
+            if !is_told && started.elapsed() > OPEN_IS_LONG {
+                pulse::ready_but("waiting for a target");
+                is_told = true;
+            }
+            self.wait_for_answers(pulse);
+        }
+    }
+
+    /// Takes over what remote targets have answered, and sends them what is owed next.
+    pub fn deliver(&mut self, rejects: Target, source: &mut dyn Source) -> Result<()> {
+        self.take_answers(rejects, source)?;
+        self.publisher.open_closed(&self.ledger)?;
+        self.publisher.send(&mut self.ledger)
+    }
+
+    fn take_answers(&mut self, rejects: Target, source: &mut dyn Source) -> Result<()> {
+        let mut news = News::default();
+        let taken = self.publisher.take_answers(&self.ledger, &mut news);
+        self.take_over(&mut news);
+        taken?;
+        if !news.refusals.is_empty() {
+            self.commit_refusals(news.refusals, rejects, source)?;
+        }
+        if !self.settled_files.is_empty() {
+            // They may be what fills the disk.
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, news: &mut News) {
+        self.settled.confirmed.append(&mut news.confirmed);
+        self.settled_files.append(&mut news.files);
+    }
+
+    /// Sends what is left. A stop waits for what is being sent, and begins nothing more.
+    ///
+    /// # Errors
+    /// `Transient` when one is away, or a stop leaves something.
+    pub fn deliver_rest(
         &mut self,
         rejects: Target,
         source: &mut dyn Source,
         pulse: &Pulse,
     ) -> Result<()> {
-        while !self.publisher.deliveries.iter().all(Delivery::is_open) {
+        while self.publisher.deliveries.iter().any(Delivery::owes) {
+            if pulse.must_stop() {
+                self.end_sending(rejects, source, pulse)?;
+                return Err(Failure::Transient(anyhow::anyhow!("not everything is delivered")));
+            }
             self.deliver(rejects, source)?;
+            self.settle()?;
             self.check_there()?;
             self.wait_for_answers(pulse);
-            if pulse.must_stop() {
-                return Err(Failure::Stopped);
-            }
         }
         Ok(())
     }
 
-    /// Takes over what remote targets have answered, and sends them what is owed next.
-    pub fn deliver(&mut self, rejects: Target, source: &mut dyn Source) -> Result<()> {
-        loop {
-            let mut news = News::default();
-            let delivered = self.publisher.deliver(&mut self.ledger, &mut news);
-            self.settled.confirmed.extend(news.confirmed);
-            self.settled_files.extend(news.files);
-            let is_done = news.refusals.is_empty();
-            for refusal in news.refusals {
-                self.commit_refusal(refusal, rejects, source)?;
-            }
-            delivered?;
-            if is_done {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends what is left, as far as the targets are there. When only a stop is waited for, no more than what
-    /// is being sent.
-    ///
-    /// # Errors
-    /// `Transient` when one is away and all is to be delivered.
-    pub fn deliver_rest(
+    /// Waits for what is being sent, and begins nothing more.
+    pub fn end_sending(
         &mut self,
         rejects: Target,
         source: &mut dyn Source,
-        (all, pulse): (bool, &Pulse),
+        pulse: &Pulse,
     ) -> Result<()> {
         let started = Instant::now();
-        loop {
-            if !all && !self.publisher.deliveries.iter().any(Delivery::is_under_way) {
-                return Ok(());
-            }
-            self.deliver(rejects, source)?;
-            if self.publisher.deliveries.iter().all(|delivery| delivery.owed() == 0) {
-                return Ok(());
-            }
-            if all {
-                self.check_there()?;
-            }
-            let must_stop = !all || pulse.must_stop();
-            if must_stop && started.elapsed() > STOP_WAITS {
-                return Ok(());
-            }
+        while self.publisher.deliveries.iter().any(Delivery::is_sending)
+            && started.elapsed() < STOP_WAITS
+        {
             self.wait_for_answers(pulse);
+            self.take_answers(rejects, source)?;
         }
+        Ok(())
     }
 
     fn check_there(&self) -> Result<()> {
@@ -104,27 +132,29 @@ impl Pipeline {
         }
     }
 
-    /// Commits that a target has refused a record, with the reject.
-    fn commit_refusal(
+    /// Commits that a target has refused records, with the rejects.
+    fn commit_refusals(
         &mut self,
-        refusal: Refusal,
+        refusals: Vec<Refusal>,
         rejects: Target,
         source: &mut dyn Source,
     ) -> Result<()> {
-        let Refusal { sequence, record, reason, raw, .. } = &refusal;
-        let name = self.ledger.name_of(*sequence)?;
-        let reason =
-            format!("the target refused record {record} of microbatch {sequence}: {reason}");
-        tracing::warn!(microbatch = sequence, record, reason, "a record was refused");
-        let reject =
-            Reject { line: None, reason: reason.into(), raw: raw.clone(), truncated: false };
-        let mut line = Vec::new();
-        rejects::encode(&name, &reject, &mut line);
+        let mut lines = Vec::new();
+        for Refusal { sequence, record, reason, raw, .. } in &refusals {
+            let name = self.ledger.name_of(*sequence)?;
+            let reason =
+                format!("the target refused record {record} of microbatch {sequence}: {reason}");
+            let reject =
+                Reject { line: None, reason: reason.into(), raw: raw.clone(), truncated: false };
+            rejects::encode(&name, &reject, &mut lines);
+        }
+        let rejected = refusals.len() as u64;
+        tracing::warn!(records = rejected, "the target refused records");
         self.observe(source)?;
         let batch = Microbatch {
-            counts: Counts { rejected: 1, ..Counts::default() },
-            additions: vec![Addition::of_bytes(rejects, line)],
-            refusal: Some(refusal),
+            counts: Counts { rejected, ..Counts::default() },
+            additions: vec![Addition::of_bytes(rejects, lines)],
+            refusals,
             ..Microbatch::without_input(crate::clock::now_ms())
         };
         let puts = super::views::Puts::default();

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::agreement::{Known, agree};
 use crate::clock::Backoff;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Remote as Row};
-use crate::microbatch::{Addition, Held, Instance, Mark, Microbatch, Refusal, Target};
-use crate::sink::remote::{Fix, NotPublished, Remote};
+use crate::ledger::{Committed, Ledger, Remote as Row, cost};
+use crate::microbatch::{Addition, Confirmed, Held, Instance, Mark, Microbatch, Refusal, Target};
+use crate::sink::remote::{Fix, Fixing, NotPublished, Opening, Remote};
 
 /// The first pause before a system is opened again, and the longest.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -32,7 +32,7 @@ const MAX_REFUSED: usize = 1_000;
 #[derive(Debug, Default)]
 pub struct News {
     /// Marks that systems have confirmed, by their names.
-    pub confirmed: Vec<(Box<str>, Held)>,
+    pub confirmed: Vec<(Box<str>, Confirmed)>,
     /// Staged files that nothing needs any more, once the ledger knows the marks.
     pub files: Vec<OsString>,
     /// Records that were refused: until the ledger knows of them, they are sent again.
@@ -49,8 +49,10 @@ pub struct Delivery {
     /// An answer that was waited for.
     early: Option<Answer>,
     state: State,
-    confirmed: Option<Held>,
-    /// Bytes that are committed and not confirmed.
+    confirmed: Option<Confirmed>,
+    /// The last microbatch that is being sent.
+    sent: u64,
+    /// The cost of what is committed and not confirmed.
     owed: u64,
     max_owed: u64,
     pauses: Backoff,
@@ -68,13 +70,13 @@ enum State {
 }
 
 enum Order {
-    Open,
+    Open(Option<Confirmed>, Vec<Committed>),
     Publish(Vec<Committed>, Mark, Instance),
 }
 
 enum Answer {
-    Opened(Result<Option<Held>>),
-    Published(std::result::Result<Held, NotPublished>),
+    Opened(Result<Option<Confirmed>>),
+    Published(std::result::Result<Confirmed, NotPublished>),
 }
 
 /// A way before it is opened.
@@ -108,8 +110,8 @@ impl Delivery {
             .name(format!("deliver {name}"))
             .spawn(move || work(remote, &taken, &given, &*wake))
             .map_err(|error| Failure::Transient(error.into()))?;
-        let from = row.confirmed.map_or(Mark::default(), |held| held.mark);
-        let owed = ledger.freed(name, from, Mark::after(ledger.last_sequence()))?.bytes;
+        let from = mark_of(row.confirmed.as_ref());
+        let owed = ledger.freed(name, from, Mark::after(ledger.last_sequence()))?.cost;
         Ok(Self {
             name: name.into(),
             targets,
@@ -119,6 +121,7 @@ impl Delivery {
             early: None,
             state: State::Closed(Instant::now()),
             confirmed: row.confirmed,
+            sent: 0,
             owed,
             max_owed,
             pauses: PAUSES,
@@ -141,14 +144,14 @@ impl Delivery {
         matches!(self.state, State::Open | State::Sending)
     }
 
-    /// True while an answer is awaited.
-    pub fn is_under_way(&self) -> bool {
-        matches!(self.state, State::Opening | State::Sending)
+    /// True while something is being sent.
+    pub fn is_sending(&self) -> bool {
+        self.state == State::Sending
     }
 
-    /// Bytes that are committed and not confirmed.
-    pub fn owed(&self) -> u64 {
-        self.owed
+    /// True when something is committed and not confirmed.
+    pub fn owes(&self) -> bool {
+        self.owed > 0
     }
 
     /// True when no more may be committed before it has confirmed something.
@@ -176,11 +179,11 @@ impl Delivery {
         let Some(fix) = &self.fix else { return Ok(()) };
         for target in &self.targets {
             let mut before = ledger.fixed(*target)?;
-            for batch in &mut *group {
+            for (batch, sequence) in group.iter_mut().zip(ledger.last_sequence() + 1..) {
                 let of_target = |addition: &Addition| addition.target == *target;
                 let Some(at) = batch.additions.iter().position(of_target) else { continue };
                 let mut addition = batch.additions.remove(at);
-                before = fix(batch, &addition, &before)?;
+                before = fix(&Fixing { sequence, batch, addition: &addition, before: &before })?;
                 addition.fixed.clone_from(&before);
                 batch.additions.insert(at, addition);
             }
@@ -191,52 +194,78 @@ impl Delivery {
     /// More is owed.
     pub fn note_committed(&mut self, group: &[Committed]) {
         let spans = group.iter().flat_map(Committed::owed);
-        let lengths = spans
-            .filter(|span| self.delivers(span.addition.target))
-            .map(|span| span.addition.length);
-        self.owed += lengths.sum::<u64>();
+        let ours = spans.filter(|span| self.delivers(span.addition.target));
+        self.owed += ours.map(|span| cost(span.addition.length)).sum::<u64>();
     }
 
     /// Waits for the answer that is awaited, at most so long.
     pub fn wait(&mut self, most: Duration) {
-        if self.early.is_none() && self.is_under_way() {
+        if self.early.is_none() && matches!(self.state, State::Opening | State::Sending) {
             self.early = self.answers.recv_timeout(most).ok();
         }
     }
 
-    /// Takes the answer, if there is one, and gives the next order, if there is any.
+    /// Takes the answer, if there is one.
     ///
     /// # Errors
     /// `Halt` when what the system holds is not what the ledger says.
-    pub fn step(&mut self, ledger: &mut Ledger, news: &mut News) -> Result<()> {
-        match self.answer()? {
-            None => {}
-            Some(Answer::Opened(Ok(held))) => self.opened(held, ledger, news)?,
-            Some(Answer::Opened(Err(Failure::Fatal(error)))) => return Err(Failure::Fatal(error)),
-            Some(Answer::Opened(Err(failure))) => self.is_away(&failure.into_error()),
-            Some(Answer::Published(Ok(held))) => {
-                // Where that fails it is asked again: it must not be sent again.
-                self.state = State::Closed(Instant::now());
-                self.confirm(held, ledger, news)?;
+    pub fn take_answer(&mut self, ledger: &Ledger, news: &mut News) -> Result<()> {
+        let Some(answer) = self.answer()? else { return Ok(()) };
+        // Whatever fails from here on: it is opened again, and its mark decides.
+        self.state = State::Closed(Instant::now());
+        match answer {
+            Answer::Opened(Ok(held)) => self.opened(held, ledger, news),
+            Answer::Opened(Err(Failure::Fatal(error)))
+            | Answer::Published(Err(NotPublished::Stop(error))) => Err(Failure::Fatal(error)),
+            Answer::Opened(Err(failure)) => {
+                self.is_away(&failure.into_error());
+                Ok(())
+            }
+            Answer::Published(Ok(confirmed)) => {
+                self.check_mark(confirmed.held.mark)?;
+                self.confirm(confirmed, ledger, news)?;
                 self.state = State::Open;
                 self.is_back();
+                Ok(())
             }
-            Some(Answer::Published(Err(NotPublished::Refused(refusal)))) => {
+            Answer::Published(Err(NotPublished::Refused(refusals))) => {
                 self.state = State::Open;
-                self.check_refused(&refusal, ledger)?;
-                news.refusals.push(refusal);
-                return Ok(());
+                self.check_refused(&refusals, ledger)?;
+                news.refusals.extend(refusals);
+                Ok(())
             }
-            Some(Answer::Published(Err(NotPublished::Unknown(error)))) => self.is_away(&error),
-            Some(Answer::Published(Err(NotPublished::Stop(failure)))) => return Err(failure),
-        }
-        match self.state {
-            State::Closed(again) if again <= Instant::now() => {
-                self.order(Order::Open, State::Opening)
+            Answer::Published(Err(NotPublished::Unknown(error))) => {
+                self.is_away(&error);
+                Ok(())
             }
-            State::Open if self.owed > 0 => self.send(ledger),
-            _ => Ok(()),
         }
+    }
+
+    /// Opens the system, if it is closed and due.
+    pub fn open_if_due(&mut self, ledger: &Ledger) -> Result<()> {
+        if !matches!(self.state, State::Closed(again) if again <= Instant::now()) {
+            return Ok(());
+        }
+        let owed = ledger.owed_to(&self.name, mark_of(self.confirmed.as_ref()), SENT_AT_ONCE)?;
+        self.order(Order::Open(self.confirmed.clone(), owed), State::Opening)
+    }
+
+    /// Sends what is owed next, if the system is open and idle.
+    pub fn send_if_owed(&mut self, ledger: &mut Ledger) -> Result<()> {
+        if self.state != State::Open || self.owed == 0 {
+            return Ok(());
+        }
+        let from = mark_of(self.confirmed.as_ref());
+        let owed = ledger.owed_to(&self.name, from, SENT_AT_ONCE)?;
+        let Some(last) = owed.last() else {
+            return Err(Failure::fatal(format!(
+                "the ledger has lost what is owed to {}",
+                self.name
+            )));
+        };
+        self.sent = last.sequence();
+        let instance = ledger.instance()?;
+        self.order(Order::Publish(owed, from, instance), State::Sending)
     }
 
     fn answer(&mut self) -> Result<Option<Answer>> {
@@ -254,31 +283,30 @@ impl Delivery {
         Failure::fatal(format!("the thread that delivers to {} has ended", self.name))
     }
 
-    fn opened(&mut self, held: Option<Held>, ledger: &Ledger, news: &mut News) -> Result<()> {
-        self.state = State::Closed(Instant::now());
+    fn opened(&mut self, found: Option<Confirmed>, ledger: &Ledger, news: &mut News) -> Result<()> {
         let failed = std::cell::RefCell::new(None);
         let noted = |error: Failure| *failed.borrow_mut() = Some(error);
         let known = Known {
-            confirmed: self.confirmed,
+            confirmed: self.confirmed.as_ref().map(|confirmed| confirmed.held),
             last: ledger.last_sequence(),
             number_of: &|instance| ledger.number_of(instance).map_err(noted).ok().flatten(),
             committed_by: &|sequence| {
                 ledger.committed_by(sequence).map_err(noted).unwrap_or(u64::MAX)
             },
         };
-        let agreed = agree(held, &known);
+        let agreed = agree(found.as_ref().map(|found| found.held), &known);
         if let Some(failure) = failed.into_inner() {
             return Err(failure);
         }
-        let agreed = agreed.map_err(|disagreement| {
+        agreed.map_err(|disagreement| {
             let path = ledger.path().display();
             Failure::halt(format!(
                 "{} does not go with the ledger {path}: {disagreement}",
                 self.name
             ))
         })?;
-        if let Some(held) = agreed.filter(|held| Some(*held) != self.confirmed) {
-            self.confirm(held, ledger, news)?;
+        if let Some(found) = found.filter(|found| Some(found) != self.confirmed.as_ref()) {
+            self.confirm(found, ledger, news)?;
         }
         self.state = State::Open;
         if self.owed == 0 {
@@ -287,27 +315,26 @@ impl Delivery {
         Ok(())
     }
 
-    fn confirm(&mut self, held: Held, ledger: &Ledger, news: &mut News) -> Result<()> {
-        let from = self.confirmed.map_or(Mark::default(), |held| held.mark);
-        let freed = ledger.freed(&self.name, from, held.mark)?;
-        self.owed = self.owed.saturating_sub(freed.bytes);
-        self.confirmed = Some(held);
-        news.files.extend(freed.files);
-        news.confirmed.push((self.name.clone(), held));
-        Ok(())
+    /// A system that confirms what it was not given would have it forgotten.
+    fn check_mark(&self, mark: Mark) -> Result<()> {
+        let from = mark_of(self.confirmed.as_ref());
+        if from < mark && mark <= Mark::after(self.sent) {
+            return Ok(());
+        }
+        let Self { name, sent, .. } = self;
+        Err(Failure::fatal(format!(
+            "{name} was sent what is after {from}, up to microbatch {sent}, and confirms {mark}"
+        )))
     }
 
-    fn send(&mut self, ledger: &mut Ledger) -> Result<()> {
-        let from = self.confirmed.map_or(Mark::default(), |held| held.mark);
-        let owed = ledger.owed_to(&self.name, from, SENT_AT_ONCE)?;
-        if owed.is_empty() {
-            return Err(Failure::fatal(format!(
-                "the ledger has lost what is owed to {}",
-                self.name
-            )));
-        }
-        let instance = ledger.instance()?;
-        self.order(Order::Publish(owed, from, instance), State::Sending)
+    fn confirm(&mut self, confirmed: Confirmed, ledger: &Ledger, news: &mut News) -> Result<()> {
+        let from = mark_of(self.confirmed.as_ref());
+        let freed = ledger.freed(&self.name, from, confirmed.held.mark)?;
+        self.owed = self.owed.saturating_sub(freed.cost);
+        self.confirmed = Some(confirmed.clone());
+        news.files.extend(freed.files);
+        news.confirmed.push((self.name.clone(), confirmed));
+        Ok(())
     }
 
     fn order(&mut self, order: Order, state: State) -> Result<()> {
@@ -317,9 +344,10 @@ impl Delivery {
     }
 
     /// A system that takes almost nothing takes the wrong thing.
-    fn check_refused(&self, refusal: &Refusal, ledger: &Ledger) -> Result<()> {
-        let Refusal { sequence, target, reason, .. } = refusal;
-        if ledger.refused(*sequence, *target)?.len() < MAX_REFUSED {
+    fn check_refused(&self, refusals: &[Refusal], ledger: &Ledger) -> Result<()> {
+        let Some(Refusal { sequence, target, reason, .. }) = refusals.last() else { return Ok(()) };
+        let refused = ledger.refused(*sequence, *target)?.len() + refusals.len();
+        if refused <= MAX_REFUSED {
             return Ok(());
         }
         Err(Failure::halt(format!(
@@ -345,6 +373,10 @@ impl Delivery {
     }
 }
 
+fn mark_of(confirmed: Option<&Confirmed>) -> Mark {
+    confirmed.map_or(Mark::default(), |confirmed| confirmed.held.mark)
+}
+
 /// The thread: one call after the other, until nobody gives any more orders.
 fn work(
     mut remote: Box<dyn Remote>,
@@ -354,11 +386,16 @@ fn work(
 ) {
     for order in orders {
         let answer = match order {
-            Order::Open => Answer::Opened(remote.open()),
+            Order::Open(confirmed, group) => {
+                let owed: Vec<_> = group.iter().flat_map(Committed::owed).collect();
+                let known = Opening { confirmed: confirmed.as_ref(), owed: &owed };
+                Answer::Opened(remote.open(&known))
+            }
             Order::Publish(group, from, instance) => {
                 let owed: Vec<_> = group.iter().flat_map(Committed::owed).collect();
                 let published = remote.publish(&owed, from, instance);
-                Answer::Published(published.map(|mark| Held { mark, instance }))
+                let confirmed = |(mark, notes)| Confirmed { held: Held { mark, instance }, notes };
+                Answer::Published(published.map(confirmed))
             }
         };
         if answers.send(answer).is_err() {

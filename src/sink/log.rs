@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::remote::{Fix, NotPublished, Remote};
+use super::remote::{Fix, NotPublished, Opening, Remote};
 use crate::durable::Dir;
 use crate::durable::fault::{self, Act, Operation, Verdict};
 use crate::failure::{Failure, Result};
-use crate::microbatch::{Held, Instance, Mark, Owed, Payload, Refusal};
+use crate::microbatch::{Addition, Confirmed, Held, Instance, Mark, Owed, Payload, Refusal};
 
 /// Records of one transaction.
 const RECORDS: usize = 25_000;
@@ -32,8 +32,8 @@ struct Line {
     instance: [u8; 16],
     microbatch: u64,
     record: u64,
-    /// Each with its number, which the commit has fixed.
-    records: Vec<(u64, String)>,
+    /// Each with its target, and its number there, which the commit has fixed.
+    records: Vec<(i64, u64, String)>,
 }
 
 /// The log at a path.
@@ -47,7 +47,7 @@ pub struct LogSink {
 /// Why nothing was appended.
 enum Failed {
     Io(io::Error),
-    Refused(Refusal),
+    Refused(Vec<Refusal>),
 }
 
 impl From<io::Error> for Failed {
@@ -126,50 +126,59 @@ impl LogSink {
             return Err(io::Error::other("the mark has moved").into());
         }
         let mut records = Vec::new();
-        let mut mark = from;
+        let mut refusals = Vec::new();
+        let mut next = Mark { record: 0, ..from };
         for span in owed {
-            if span.sequence != mark.microbatch {
-                mark = Mark { microbatch: span.sequence, record: 0 };
+            if span.sequence > next.microbatch {
+                next = Mark { microbatch: span.sequence, record: 0 };
             }
+            let target = span.addition.target;
             let first = u64::from_be_bytes(*span.addition.fixed.first_chunk().unwrap_or(&[0; 8]));
-            let bytes = self.bytes(span)?;
-            let lines = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
-            let left = lines.zip(0..).skip(usize::try_from(mark.record).unwrap_or(usize::MAX));
-            for (line, number) in left {
-                if records.len() == RECORDS {
-                    self.append(&file, &self.line(mark, instance, records))?;
-                    return Ok(mark);
-                }
-                mark.record += 1;
-                if span.addition.refused.contains(&number) {
+            for (line, number) in lines(&bytes(&self.staging, span.addition)?).zip(0..) {
+                let mark = next;
+                next.record += 1;
+                if mark < from || span.addition.refused.contains(&number) {
                     continue;
                 }
                 if line.starts_with(b"666") {
-                    return Err(Failed::Refused(refusal(span, number, line)));
+                    refusals.push(refusal(span, number, line));
+                } else if records.len() == RECORDS && refusals.is_empty() {
+                    self.append(&file, &self.line(mark, instance, records))?;
+                    return Ok(mark);
+                } else {
+                    let text = String::from_utf8_lossy(line).into_owned();
+                    records.push((target.0, first + number, text));
                 }
-                records.push((first + number, String::from_utf8_lossy(line).into_owned()));
             }
-            mark = Mark::after(span.sequence);
         }
+        if !refusals.is_empty() {
+            return Err(Failed::Refused(refusals));
+        }
+        let mark = Mark::after(next.microbatch);
         self.append(&file, &self.line(mark, instance, records))?;
         Ok(mark)
     }
 
-    fn line(&self, mark: Mark, instance: Instance, records: Vec<(u64, String)>) -> Line {
+    fn line(&self, mark: Mark, instance: Instance, records: Vec<(i64, u64, String)>) -> Line {
         let Mark { microbatch, record } = mark;
         Line { epoch: self.epoch, id: self.id, instance: instance.0, microbatch, record, records }
     }
+}
 
-    fn bytes(&self, span: &Owed<'_>) -> io::Result<Vec<u8>> {
-        match &span.addition.payload {
-            Payload::Memory(bytes) => Ok(bytes.clone()),
-            Payload::File(name) => {
-                let bytes = std::fs::read(self.staging.path().join(name))?;
-                let skip = usize::try_from(span.addition.skip).unwrap_or(usize::MAX);
-                Ok(bytes.get(skip..).unwrap_or_default().to_vec())
-            }
+/// The bytes of an addition, wherever they wait.
+fn bytes(staging: &Dir, addition: &Addition) -> io::Result<Vec<u8>> {
+    match &addition.payload {
+        Payload::Memory(bytes) => Ok(bytes.clone()),
+        Payload::File(name) => {
+            let bytes = std::fs::read(staging.path().join(name))?;
+            let skip = usize::try_from(addition.skip).unwrap_or(usize::MAX);
+            Ok(bytes.get(skip..).unwrap_or_default().to_vec())
         }
     }
+}
+
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end)
 }
 
 fn refusal(span: &Owed<'_>, record: u64, line: &[u8]) -> Refusal {
@@ -183,7 +192,7 @@ fn refusal(span: &Owed<'_>, record: u64, line: &[u8]) -> Refusal {
 }
 
 impl Remote for LogSink {
-    fn open(&mut self) -> Result<Option<Held>> {
+    fn open(&mut self, _known: &Opening<'_>) -> Result<Option<Confirmed>> {
         let open = || -> io::Result<(u64, Option<Held>)> {
             let file = self.connect()?;
             self.roll_back(&file)?;
@@ -194,7 +203,7 @@ impl Remote for LogSink {
         };
         let (epoch, held) = open().map_err(|error| Failure::Transient(error.into()))?;
         self.epoch = epoch;
-        Ok(held)
+        Ok(held.map(|held| Confirmed { held, notes: Vec::new() }))
     }
 
     fn publish(
@@ -202,19 +211,25 @@ impl Remote for LogSink {
         owed: &[Owed<'_>],
         from: Mark,
         instance: Instance,
-    ) -> std::result::Result<Mark, NotPublished> {
-        self.transact(owed, from, instance).map_err(|failed| match failed {
+    ) -> std::result::Result<(Mark, Vec<u8>), NotPublished> {
+        let published = self.transact(owed, from, instance);
+        published.map(|mark| (mark, Vec::new())).map_err(|failed| match failed {
             Failed::Io(error) => NotPublished::Unknown(error.into()),
-            Failed::Refused(refusal) => NotPublished::Refused(refusal),
+            Failed::Refused(refusals) => NotPublished::Refused(refusals),
         })
     }
 
     /// The number of the first record, and how many there are.
     fn fix(&self) -> Option<Fix> {
-        Some(Box::new(|batch, _, before| {
-            let number = |at: usize| before.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let staging = self.staging.clone();
+        Some(Box::new(move |fixing| {
+            let number =
+                |at: usize| fixing.before.get(at..at + 8).and_then(|of| of.try_into().ok());
             let [first, count] = [0, 8].map(|at| number(at).map_or(0, u64::from_be_bytes));
-            Ok([(first + count).to_be_bytes(), batch.counts.written.to_be_bytes()].concat())
+            let read = bytes(&staging, fixing.addition);
+            let bytes = read.map_err(|error| Failure::Transient(error.into()))?;
+            let records = lines(&bytes).count() as u64;
+            Ok([(first + count).to_be_bytes(), records.to_be_bytes()].concat())
         }))
     }
 }

@@ -60,6 +60,16 @@ impl Destination {
         }
     }
 
+    /// Where a view with a file at this path goes beside it.
+    #[must_use]
+    pub fn of_view(&self, path: PathBuf) -> Self {
+        match self {
+            #[cfg(debug_assertions)]
+            Self::Log(log) => Self::Log(log.clone()),
+            _ => Self::File(path),
+        }
+    }
+
     /// True when each microbatch becomes a file of its own, which is never appended to.
     pub fn is_folder(&self) -> bool {
         matches!(self, Self::Folder(_))

@@ -1,6 +1,6 @@
 //! A job: its drop folder, its configuration, and the program run on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -210,19 +210,22 @@ impl Spool {
     }
 }
 
-/// The records in the text of the test-only remote target: each once, in the order of its numbers.
+/// The records in the text of the test-only remote target: each once, in the order of its numbers. Those of
+/// further targets on it stand after a mark.
 #[track_caller]
 pub fn delivered(log: &str) -> String {
-    let mut last = None;
+    let mut last = BTreeMap::new();
     let mut text = String::new();
     // A transaction counts when it has its end.
     for line in log.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         for record in line["records"].as_array().unwrap() {
-            let number = record[0].as_u64();
-            assert!(last < number, "{last:?}, then {record}");
-            last = number;
-            text.push_str(record[1].as_str().unwrap());
+            let target = record[0].as_i64().unwrap();
+            let number = record[1].as_u64().unwrap();
+            let before = last.insert(target, number);
+            assert!(before < Some(number), "{before:?}, then {record}");
+            text.push_str(if target == 1 { "" } else { "> " });
+            text.push_str(record[2].as_str().unwrap());
             text.push('\n');
         }
     }
