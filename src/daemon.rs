@@ -31,7 +31,7 @@ use crate::telemetry;
 pub use aside::Aside;
 use job::{Job, Round};
 
-/// The pauses after failures that may pass.
+/// The pauses after transient failures.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 
 /// Failures in a row after which `--once` gives up, with a few seconds of pauses between them: whoever
@@ -275,7 +275,7 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Leaves what it is doing where others can read it; when that has to wait, until when.
+    /// Writes the file that tells others what it is doing; returns when the next write is due.
     fn tell_live(&mut self) -> Option<Instant> {
         let backlog = self.job.source.backlog();
         self.live.pending = backlog.pending as u64;
@@ -302,7 +302,7 @@ impl<'a> Daemon<'a> {
     fn round(&mut self) -> crate::failure::Result<Round> {
         let round = self.job.round(&self.setting.pulse)?;
         if round == Round::Idle {
-            self.job.settle_when_quiet()?;
+            self.job.release_when_quiet()?;
         }
         Ok(round)
     }
@@ -387,7 +387,7 @@ impl<'a> Daemon<'a> {
         self.reload |= self.setting.pulse.take_reload();
     }
 
-    /// After a failure that may pass: says so, and waits.
+    /// Reports a transient failure, and waits.
     fn pause(&mut self, failure: Failure, pause: Duration) {
         let error = failure.into_error();
         let seconds = pause.as_secs_f64();

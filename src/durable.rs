@@ -32,7 +32,7 @@ pub struct Error {
     source: io::Error,
 }
 
-/// Short for a result that fails with [`Error`].
+/// `Result` with [`Error`] as its error.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

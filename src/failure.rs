@@ -6,7 +6,7 @@ use std::io;
 
 use crate::durable;
 
-/// Why a microbatch did not come about.
+/// Why an input did not become a microbatch.
 #[derive(Debug)]
 pub enum Failure {
     /// The file changed while it was read: what was read is dropped, and it settles again.
@@ -35,7 +35,7 @@ pub enum Failure {
 #[error("{0}")]
 pub struct Halt(pub String);
 
-/// Short for a result that fails with [`Failure`].
+/// `Result` with [`Failure`] as its error.
 pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {

@@ -107,7 +107,7 @@
 //!
 //! *Microbatch*: one file's worth of records, the unit of commit. *Settle*: to stay unchanged for a
 //! while. *Stage*: to put encoded bytes where no reader looks. *Commit*: the ledger's transaction.
-//! *Publish*: to write committed bytes to the output. *Archive*: to rename the input out of the
+//! *Publish*: to write committed bytes to the output. *Release*: to let the ledger forget what is durable elsewhere. *Archive*: to rename the input out of the
 //! way. *Acknowledge*: to tell a source that an input is committed. *Partition*, *position*: where a message is in a
 //! source that has no files. *Reject*: a bad record, with file, line and reason. *Failed*: a bad file, set aside as
 //! `failed-*`; the key values of a job say `"quarantine"`. *Reference table*: a file that a query joins with, read again when it changes.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use crate::durable::fault;
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger, Settled, Told, ViewId};
+use crate::ledger::{Committed, Ledger, Released, Told, ViewId};
 use crate::microbatch::{Microbatch, Payload};
 use crate::publish::{self, Publisher};
 use crate::source::folder::FolderSource;
@@ -43,7 +43,7 @@ use prepared::Prepared;
 use report::{debt, log};
 use views::{Advanced, Puts, Results, Tapped, Views};
 
-/// Published bytes become durable at the latest so long after they were written.
+/// The longest time between writing published bytes and syncing them.
 pub const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// Commits, publishes and archives prepared microbatches.
@@ -57,7 +57,7 @@ pub struct Pipeline {
     earlier: Earlier,
     /// Retention.
     pub keeping: Keeping,
-    /// One that the clock made has no input.
+    /// A microbatch that the idle timer made has no input.
     unpublished: Vec<(Committed, Option<Input>)>,
     /// Archived files that somebody has written to.
     pub late_writes: LateWrites,
@@ -66,8 +66,8 @@ pub struct Pipeline {
     staged_files: Vec<OsString>,
     unsynced_since: Option<Instant>,
     /// Durable, and to be told to the ledger with the next commit.
-    settled: Settled,
-    settled_files: Vec<OsString>,
+    released: Released,
+    released_files: Vec<OsString>,
 }
 
 impl Pipeline {
@@ -89,8 +89,8 @@ impl Pipeline {
             published: None,
             staged_files: Vec::new(),
             unsynced_since: None,
-            settled: Settled::default(),
-            settled_files: Vec::new(),
+            released: Released::default(),
+            released_files: Vec::new(),
         }
     }
 
@@ -118,7 +118,7 @@ impl Pipeline {
         let Some((batch, states, told)) = self.views.close_idle(&self.ledger, staging)? else {
             return Ok(());
         };
-        tracing::info!("nothing has come for a while: all windows are closed");
+        tracing::info!("the input is idle, and all windows were closed");
         self.commit_without_input(batch, &states, (None, told), source)?;
         self.views.rest();
         Ok(())
@@ -159,19 +159,19 @@ impl Pipeline {
         source: &mut dyn Source,
     ) -> Result<()> {
         let files: Vec<_> = batch.files().cloned().collect();
-        let settled = Settled { rebuilt, told, ..self.settled.clone() };
+        let released = Released { rebuilt, told, ..self.released.clone() };
         let mut group = vec![batch];
         let fixed = self.publisher.fix(&mut group, &self.ledger);
-        let committed = fixed.and_then(|()| self.ledger.commit(group, states.all(), &settled));
+        let committed = fixed.and_then(|()| self.ledger.commit(group, states.all(), &released));
         match &committed {
-            Ok(_) => self.views.note(&settled.told),
+            Ok(_) => self.views.note(&released.told),
             Err(Failure::Transient(_)) => self.discard(&files),
             Err(_) => {}
         }
         let committed = committed?;
         self.publisher.note_committed(&committed);
         self.unpublished.extend(committed.into_iter().map(|committed| (committed, None)));
-        self.forget_settled();
+        self.forget_released();
         self.catch_up(source)
     }
 
@@ -196,7 +196,7 @@ impl Pipeline {
                 self.give_back(prepared, source);
             }
         }
-        let settled = self.settled.clone();
+        let released = self.released.clone();
         let files: Vec<_> =
             group.iter().flat_map(|prepared| prepared.batch.files().cloned()).collect();
         let discarded: Vec<_> =
@@ -211,9 +211,9 @@ impl Pipeline {
             Ok(advanced)
         });
         let committed = advanced.and_then(|Advanced { states, results, told, .. }| {
-            let settled = Settled { told, ..settled };
-            let committed = self.ledger.commit(batches, states.all(), &settled)?;
-            Ok((committed, results, settled.told))
+            let released = Released { told, ..released };
+            let committed = self.ledger.commit(batches, states.all(), &released)?;
+            Ok((committed, results, released.told))
         });
         match committed {
             Ok((committed, results, told)) => {
@@ -224,7 +224,7 @@ impl Pipeline {
                 }
                 // Before anything can fail: what is committed is published whatever happens.
                 self.unpublished.extend(committed.into_iter().zip(inputs.into_iter().map(Some)));
-                self.forget_settled();
+                self.forget_released();
                 Ok(ended)
             }
             Err(failure) => {
@@ -269,7 +269,7 @@ impl Pipeline {
     fn observe(&mut self, source: &mut dyn Source) -> Result<()> {
         if self.publisher.observe(&mut self.ledger)? {
             self.sync(source)?;
-            self.settle()?;
+            self.release()?;
         }
         Ok(())
     }
@@ -335,14 +335,14 @@ impl Pipeline {
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
         let Acknowledged { archived, named, gone, elsewhere, written } = source.take_acknowledged();
-        self.settled.named.extend(named);
-        self.settled.gone.extend(gone);
-        self.settled.elsewhere.extend(elsewhere);
+        self.released.named.extend(named);
+        self.released.gone.extend(gone);
+        self.released.elsewhere.extend(elsewhere);
         for path in written {
             self.late_writes.note(path);
         }
         for (debt, altered) in archived {
-            self.settled.archived.push(debt.sequence);
+            self.released.archived.push(debt.sequence);
             match altered {
                 Some(path) => self.late_writes.note(path),
                 None => self.prune_late(&debt, source),
@@ -376,7 +376,7 @@ impl Pipeline {
         }
         self.archive(source)?;
         self.sync(source)?;
-        self.settle()
+        self.release()
     }
 
     /// When the windows of a quiet folder are to be closed.
@@ -403,10 +403,10 @@ impl Pipeline {
     }
 
     /// Makes everything published and archived durable. The ledger hears of it with the next
-    /// commit, or by [`Pipeline::settle`].
+    /// commit, or by [`Pipeline::release`].
     pub fn sync(&mut self, source: &mut dyn Source) -> Result<()> {
         let files = self.publisher.sync()?;
-        self.settled.files.extend(files);
+        self.released.files.extend(files);
         source.sync()?;
         self.take_news(source)?;
         if source.is_unsynced() {
@@ -415,25 +415,25 @@ impl Pipeline {
             self.take_news(source)?;
         }
         self.unsynced_since = None;
-        self.settled.published = self.published.take().or(self.settled.published);
-        self.settled_files.append(&mut self.staged_files);
+        self.released.published = self.published.take().or(self.released.published);
+        self.released_files.append(&mut self.staged_files);
         Ok(())
     }
 
     /// Tells the ledger what is durable, when no commit comes to carry it.
-    pub fn settle(&mut self) -> Result<()> {
-        if !self.settled.is_empty() {
-            self.ledger.settle(&self.settled)?;
+    pub fn release(&mut self) -> Result<()> {
+        if !self.released.is_empty() {
+            self.ledger.release(&self.released)?;
         }
-        self.forget_settled();
+        self.forget_released();
         Ok(())
     }
 
-    fn forget_settled(&mut self) {
-        self.settled = Settled::default();
+    fn forget_released(&mut self) {
+        self.released = Released::default();
         // One that cannot be removed stops nothing, and the next start sweeps it.
-        let settled = std::mem::take(&mut self.settled_files);
-        self.discard(&settled);
+        let released = std::mem::take(&mut self.released_files);
+        self.discard(&released);
     }
 }
 

@@ -76,7 +76,7 @@ impl StagingArea {
     }
 }
 
-/// Output being staged. Dropped before [`Stage::finish`], it leaves nothing behind.
+/// Output being staged. Dropped before [`Stage::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct Stage<'a> {
     area: &'a StagingArea,
@@ -88,7 +88,7 @@ pub struct Stage<'a> {
     checksum: crc32fast::Hasher,
     flushing: Option<JoinHandle<Result<()>>>,
     flushed: u64,
-    /// However little it is, it goes to a file.
+    /// Even small output is staged to a file.
     is_file: bool,
 }
 

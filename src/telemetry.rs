@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use limit::Limit;
 pub use limit::tell_left_out;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people: level, message, fields.

@@ -444,7 +444,7 @@ fn a_power_cut_among_many_files_changes_nothing_in_the_end() {
     assert!(states > 300);
 }
 
-/// A failure that may pass pauses the daemon; then it goes on as if nothing had happened. Nothing
+/// A transient failure pauses the daemon; then it goes on as if nothing had happened. Nothing
 /// is quarantined for it.
 #[test]
 fn an_operation_that_fails_once_is_made_good() {

@@ -8,7 +8,7 @@ use globset::Glob;
 use super::standard::{Output, quiet_if_reader_left};
 use super::{JobFile, Misuse};
 use crate::clock::now_ms;
-use crate::ledger::{Cell, Entry, Look, Outcome};
+use crate::ledger::{Cell, Entry, Outcome, Reader};
 use crate::pulse::Pulse;
 use crate::record::put_text;
 use crate::status::shape::{json, line};
@@ -54,7 +54,7 @@ impl History {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
         if let Some(query) = &self.sql {
-            return answer(&Look::open(&config.state)?, query, self.json);
+            return answer(&Reader::open(&config.state)?, query, self.json);
         }
         let parsed = self.file.as_deref().map(Glob::new).transpose();
         let pattern = parsed.map_err(|_| Misuse("--file: expected a glob such as \"orders_*\""))?;
@@ -73,7 +73,7 @@ impl History {
         };
         let (mut out, mut left) =
             (std::io::BufWriter::new(Output::stdout(&Pulse::default())?), self.limit);
-        let shown = Look::open(&config.state)?.history(since, |entry| {
+        let shown = Reader::open(&config.state)?.history(since, |entry| {
             if !fits(&entry) {
                 return Ok(true);
             }
@@ -88,7 +88,7 @@ impl History {
 
 /// The rows of a query: as objects, or with their values beside each other under the names of the
 /// columns.
-fn answer(look: &Look, query: &str, json: bool) -> anyhow::Result<()> {
+fn answer(look: &Reader, query: &str, json: bool) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(Output::stdout(&Pulse::default())?);
     let mut began = false;
     let row = |cells: Vec<String>| cells.join("\t") + "\n";

@@ -47,7 +47,7 @@ const HALTED: u8 = 4;
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Cli {
-    /// How log lines look; they go to standard error
+    /// Format of the log, which goes to standard error
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     log: LogFormat,
     /// Least level that is logged: error, warn, info, debug or trace

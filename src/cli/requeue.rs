@@ -17,7 +17,7 @@ use clap::Args;
 use super::JobFile;
 use crate::config::Config;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome};
+use crate::ledger::{Entry, Outcome, Reader};
 use crate::record::Stands;
 use crate::source::folder::archive::REPORT_SUFFIX;
 use crate::source::folder::input::{self, Found, is_regular};
@@ -48,7 +48,7 @@ pub struct Requeue {
 impl Requeue {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.job.read()?;
-        let look = Look::open(&config.state)?;
+        let look = Reader::open(&config.state)?;
         let files =
             if self.all { failed(&config, &look)? } else { named(&config, &look, self.files)? };
         let mut missed = 0;
@@ -82,7 +82,7 @@ impl Requeue {
 }
 
 /// The files that are meant: a pattern such as `failed-*` names their reports, too.
-fn named(config: &Config, look: &Look, files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+fn named(config: &Config, look: &Reader, files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
     let mut all = Vec::with_capacity(files.len());
     let mut known = HashSet::new();
     for file in files {
@@ -99,7 +99,7 @@ fn named(config: &Config, look: &Look, files: Vec<PathBuf>) -> anyhow::Result<Ve
 
 /// The name of the file whose report this is; `None` when it is no report. An input may have been called like
 /// one.
-fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<OsString>> {
+fn reported(config: &Config, look: &Reader, file: &Path) -> anyhow::Result<Option<OsString>> {
     let name = file.file_name().unwrap_or_default();
     let stem = name.as_bytes().strip_suffix(REPORT_SUFFIX.as_bytes());
     let Some(stem) = stem.filter(|name| name.starts_with(FAILED.as_bytes())) else {
@@ -118,14 +118,14 @@ fn reported(config: &Config, look: &Look, file: &Path) -> anyhow::Result<Option<
 }
 
 /// Every failed file in the drop folder.
-fn failed(config: &Config, look: &Look) -> anyhow::Result<Vec<PathBuf>> {
+fn failed(config: &Config, look: &Reader) -> anyhow::Result<Vec<PathBuf>> {
     let folder = config.directory.as_deref().context("the job has no `input.directory`")?;
     let names = crate::source::folder::failed(folder, config.rules.recursive)?;
     named(config, look, names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// Puts one file back; returns the microbatch that is to be repeated.
-fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Result<Entry> {
+fn requeue(config: &Config, look: &Reader, file: &Path, again: bool) -> anyhow::Result<Entry> {
     let path = config.directory.as_deref().context("the job has no `input.directory`")?;
     let drop_folder = Dir::open(path)?;
     let dir = home_of(config, look, &drop_folder, file)?;
@@ -166,7 +166,7 @@ fn requeue(config: &Config, look: &Look, file: &Path, again: bool) -> anyhow::Re
 }
 
 /// The folder that a file is in: below the drop folder or the archive through no symbolic link.
-fn home_of(config: &Config, look: &Look, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
+fn home_of(config: &Config, look: &Reader, drop_folder: &Dir, file: &Path) -> anyhow::Result<Dir> {
     let absolute = std::path::absolute(file)?;
     let paths = config.archive().into_iter().chain(look.archives(&config.state)?);
     let archives: Vec<_> = paths.filter_map(|archive| Dir::open(&archive).ok()).collect();
@@ -182,7 +182,7 @@ fn home_of(config: &Config, look: &Look, drop_folder: &Dir, file: &Path) -> anyh
 /// Removes the reports that were written about this file, and nothing else: by what stands in them, by their
 /// inodes where these are known, and never an input that was set aside under such a name.
 fn remove_reports(
-    (config, look): (&Config, &Look),
+    (config, look): (&Config, &Reader),
     dir: &Dir,
     archived: &OsStr,
     entry: &Entry,

@@ -126,7 +126,7 @@ impl<Output: Write + Send> Shown<Output> {
 
     /// Ends a microbatch.
     fn advance(&mut self, ends: bool) -> Result<()> {
-        let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
+        let query = |problem: crate::engine::QueryError| Failure::Fatal(problem.into());
         let tapped = self.tap.finish()?;
         self.bytes = 0;
         let delta = tapped.deltas.first().map(Vec::as_slice).unwrap_or_default();
@@ -185,7 +185,7 @@ impl<Output: Write + Send> Shown<Output> {
         if !std::mem::take(&mut self.changed) && (self.began || !ends) {
             return Ok(());
         }
-        let query = |problem: crate::engine::Problem| Failure::Fatal(problem.into());
+        let query = |problem: crate::engine::QueryError| Failure::Fatal(problem.into());
         let entries = self.definition.view.all(&self.kept).map_err(query)?;
         let mut bytes = if self.began { vec![b'\n'] } else { Vec::new() };
         let (result, left_out) = self.definition.result(entries)?;

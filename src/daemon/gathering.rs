@@ -252,7 +252,7 @@ impl Job {
     pub(super) fn cut_at_end(&mut self, group: &mut Vec<Prepared>) {
         let Some(at) = group.iter().position(|prepared| prepared.ended) else {
             for prepared in group.iter() {
-                self.source.did_not_end(&prepared.input.key);
+                self.source.reopen(&prepared.input.key);
             }
             return;
         };

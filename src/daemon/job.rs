@@ -215,14 +215,14 @@ impl Job {
         self.pipeline.catch_up(self.source.as_mut())?;
         self.pipeline.sync(self.source.as_mut())?;
         self.source.leave();
-        self.pipeline.settle()?;
+        self.pipeline.release()?;
         self.pipeline.finish_rotation(waits)?;
         self.pipeline.replace_all_views()?;
         if waits {
             // Everything here is done by then, however long they are away.
             self.pipeline.deliver_rest(rejects, self.source.as_mut(), pulse)?;
             self.pipeline.sync(self.source.as_mut())?;
-            self.pipeline.settle()?;
+            self.pipeline.release()?;
         }
         Ok(())
     }
@@ -264,14 +264,14 @@ impl Job {
     }
 
     /// Makes durable what has been published for a while, when nothing else goes on.
-    pub fn settle_when_quiet(&mut self) -> Result<()> {
+    pub fn release_when_quiet(&mut self) -> Result<()> {
         // As process 1 of a container it is what orphans come to.
         crate::transform::command::reap_strays();
         if self.pipeline.sync_due().is_some_and(|due| due <= Instant::now()) {
             self.pipeline.sync(self.source.as_mut())?;
         }
         // Report at once after the sync; before it there is nothing to report.
-        if self.pipeline.sync_due().is_none() { self.pipeline.settle() } else { Ok(()) }
+        if self.pipeline.sync_due().is_none() { self.pipeline.release() } else { Ok(()) }
     }
 
     /// When [`Job::round`] may have something to do, hints aside.

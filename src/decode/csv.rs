@@ -279,7 +279,7 @@ impl Decoder {
                 cut.rows.push(Row { start, end: next, line: cut.lines });
             } else {
                 let row = Row { start, end: next, line: cut.lines };
-                self.settle(block, row, before, None, max_record, cut);
+                self.conclude(block, row, before, None, max_record, cut);
             }
             (start, at, before) = (next, next, cut.fields.len());
             if cut.rows.len() >= wanted {
@@ -308,12 +308,12 @@ impl Decoder {
             // Only quotes can hold a line end, and of a broken record only its first line counts.
             let breaks = spoilt != Some(BAD_QUOTES) && cut.quoted_since(before);
             cut.lines += if breaks { frame::lines_in(record) } else { 1 };
-            self.settle(block, row, before, spoilt, max_record, cut);
+            self.conclude(block, row, before, spoilt, max_record, cut);
         }
     }
 
     /// Keeps or rejects a record whose fields are those from `before` on.
-    fn settle(
+    fn conclude(
         &self,
         block: &[u8],
         row: Row,

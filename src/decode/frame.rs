@@ -90,7 +90,7 @@ pub struct Block {
 }
 
 /// Tells whether a read would give something at once; only a live stream has one.
-pub type Ready<'a> = Box<dyn Fn() -> bool + Send + 'a>;
+pub type IsReady<'a> = Box<dyn Fn() -> bool + Send + 'a>;
 
 /// Where bytes come from.
 pub type Reader<'a> = Box<dyn Read + Send + 'a>;
@@ -98,7 +98,7 @@ pub type Reader<'a> = Box<dyn Read + Send + 'a>;
 /// The blocks of one input.
 pub struct Framer<'a> {
     reader: Reader<'a>,
-    ready: Option<Ready<'a>>,
+    ready: Option<IsReady<'a>>,
     framing: &'a Framing,
     /// Bytes that were read and not given out yet.
     pending: Vec<u8>,
@@ -133,13 +133,13 @@ impl<'a> Framer<'a> {
     }
 
     /// Frames a live stream: a block is given out as soon as `ready` says that a read would wait.
-    pub fn live(reader: Reader<'a>, ready: Ready<'a>, framing: &'a Framing) -> Self {
+    pub fn live(reader: Reader<'a>, ready: IsReady<'a>, framing: &'a Framing) -> Self {
         Self::new(reader, Some(ready), framing, framing.block_bytes)
     }
 
     fn new(
         reader: Reader<'a>,
-        ready: Option<Ready<'a>>,
+        ready: Option<IsReady<'a>>,
         framing: &'a Framing,
         block_bytes: usize,
     ) -> Self {

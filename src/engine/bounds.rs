@@ -17,7 +17,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 
-use super::Problem;
+use super::QueryError;
 use super::windows::{END, START};
 use crate::event_time::{Window, micros};
 use crate::record::columns::type_name;
@@ -123,20 +123,23 @@ fn of_constants(constants: &[i64]) -> Fallible<Window> {
 ///
 /// # Errors
 /// When the query asks of a window what only tumbling ones have: a value for each record.
-pub fn find(aggregate: &Aggregate, event_time: Option<&str>) -> Result<Option<Windowed>, Problem> {
+pub fn find(
+    aggregate: &Aggregate,
+    event_time: Option<&str>,
+) -> Result<Option<Windowed>, QueryError> {
     let input = &aggregate.input;
     let mut found: Option<Windowed> = None;
     for (place, group) in aggregate.group_expr.iter().enumerate() {
         let Some(bound) = bound(group, input, event_time)? else { continue };
         let windowed = found.get_or_insert(Windowed { start: None, end: None, ..bound });
         if (windowed.window, windowed.is_event_time) != (bound.window, bound.is_event_time) {
-            return Err(Problem::new("a query can have one window"));
+            return Err(QueryError::new("a query can have one window"));
         }
         let twice = bound.start.is_some() && windowed.start.is_some()
             || bound.end.is_some() && windowed.end.is_some();
         if twice && !bound.window.is_tumbling() {
             let message = "the same bound of a window stands twice in `group by`: once is enough";
-            return Err(Problem::new(message));
+            return Err(QueryError::new(message));
         }
         windowed.start = windowed.start.or(bound.start.map(|_| place));
         windowed.end = windowed.end.or(bound.end.map(|_| place));
@@ -148,8 +151,8 @@ pub fn find(aggregate: &Aggregate, event_time: Option<&str>) -> Result<Option<Wi
 }
 
 /// Each record is in several windows, or in one that later records make longer.
-fn check_uses(aggregate: &Aggregate, is_grouped: bool) -> Result<(), Problem> {
-    let check = |expr: &Expr, plan: &LogicalPlan| -> Result<(), Problem> {
+fn check_uses(aggregate: &Aggregate, is_grouped: bool) -> Result<(), QueryError> {
+    let check = |expr: &Expr, plan: &LogicalPlan| -> Result<(), QueryError> {
         if is_plain(expr) {
             return Ok(());
         }
@@ -159,7 +162,7 @@ fn check_uses(aggregate: &Aggregate, is_grouped: bool) -> Result<(), Problem> {
         };
         let windows = expr.column_refs().into_iter().find_map(uses).or_else(|| windows_in(expr));
         match windows {
-            Some(window) if !window.is_tumbling() => Err(Problem::new(
+            Some(window) if !window.is_tumbling() => Err(QueryError::new(
                 "a window that slides or grows can only be grouped by: `window_start` and \
                  `window_end` stand in `group by`, and are used above it",
             )),
@@ -190,8 +193,9 @@ fn check_uses(aggregate: &Aggregate, is_grouped: bool) -> Result<(), Problem> {
         Ok(windows)
     };
     if !is_grouped && aggregate.input.exists(slides)? {
-        problem
-            .get_or_insert(Problem::new("expected `window_start` or `window_end` in `group by`"));
+        problem.get_or_insert(QueryError::new(
+            "expected `window_start` or `window_end` in `group by`",
+        ));
     }
     problem.map_or(Ok(()), Err)
 }
@@ -232,12 +236,12 @@ fn bound(
     expr: &Expr,
     plan: &LogicalPlan,
     event_time: Option<&str>,
-) -> Result<Option<Windowed>, Problem> {
+) -> Result<Option<Windowed>, QueryError> {
     let (made, plan) = origin(expr, plan);
     let Some(window) = windows_of(&made) else { return Ok(None) };
     let Expr::ScalarFunction(call) = &made else { return Ok(None) };
     let is_end = call.func.name() == END;
-    let argument = call.args.first().ok_or_else(|| Problem::new("a window without a time"))?;
+    let argument = call.args.first().ok_or_else(|| QueryError::new("a window without a time"))?;
     let (time, scan) = origin(argument, plan);
     let is_event_time = match (&time, scan) {
         (Expr::Column(column), LogicalPlan::TableScan(scan)) => {

@@ -6,7 +6,7 @@ use datafusion::common::{DataFusionError, Location};
 /// Why a query cannot be planned or executed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
-pub struct Problem {
+pub struct QueryError {
     message: String,
     /// True when the disk is at fault, not the query or the data.
     pub transient: bool,
@@ -34,13 +34,13 @@ fn is_io(error: &DataFusionError) -> bool {
     }
 }
 
-impl From<DataFusionError> for Problem {
+impl From<DataFusionError> for QueryError {
     fn from(error: DataFusionError) -> Self {
         Self::of(&error)
     }
 }
 
-impl Problem {
+impl QueryError {
     /// A problem of our own.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), transient: false, is_inability: false }
@@ -138,11 +138,11 @@ mod tests {
     #[test]
     fn a_disk_that_is_full_passes() {
         let full = || std::io::Error::from_raw_os_error(28);
-        assert!(Problem::of(&DataFusionError::IoError(full())).transient);
+        assert!(QueryError::of(&DataFusionError::IoError(full())).transient);
         let cause = ArrowError::IoError("write".to_owned(), full());
         let error = DataFusionError::ArrowError(Box::new(cause), None);
-        assert!(Problem::of(&error.context("spill")).transient);
-        assert!(!Problem::of(&DataFusionError::Execution("no".to_owned())).transient);
+        assert!(QueryError::of(&error.context("spill")).transient);
+        assert!(!QueryError::of(&DataFusionError::Execution("no".to_owned())).transient);
     }
 
     #[test]

@@ -54,7 +54,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinHandle;
 
 use crate::record::Decoded;
-pub use error::Problem;
+pub use error::QueryError;
 use plan::{Planned, plan};
 pub use slot::{Fed, Feed};
 use statement::Statement;
@@ -109,7 +109,7 @@ pub struct Ready<'a> {
 /// An execution on a thread of its own.
 pub struct Watched<'a> {
     engine: &'a Engine,
-    batches: Receiver<Result<RecordBatch, Problem>>,
+    batches: Receiver<Result<RecordBatch, QueryError>>,
     task: JoinHandle<()>,
 }
 
@@ -124,9 +124,9 @@ struct Run {
 
 impl Engine {
     /// An engine that keeps to `memory` bytes and spills to `spill` beyond it.
-    pub fn new(memory: u64, spill: &Path) -> Result<Arc<Self>, Problem> {
+    pub fn new(memory: u64, spill: &Path) -> Result<Arc<Self>, QueryError> {
         let bytes = usize::try_from(memory).unwrap_or(usize::MAX);
-        let consumers = CONSUMERS_NAMED.try_into().map_err(|_| Problem::new("no consumers"))?;
+        let consumers = CONSUMERS_NAMED.try_into().map_err(|_| QueryError::new("no consumers"))?;
         let pool = TrackConsumersPool::new(FairSpillPool::new(bytes), consumers);
         let environment = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
@@ -134,7 +134,7 @@ impl Engine {
             // The disk is the limit: a full one passes.
             .with_max_temp_directory_size(u64::MAX)
             .build_arc()
-            .map_err(|error| Problem::of(&error))?;
+            .map_err(|error| QueryError::of(&error))?;
         let mut config = SessionConfig::new()
             .with_target_partitions(1)
             .with_batch_size(BATCH_ROWS)
@@ -156,7 +156,7 @@ impl Engine {
             .enable_time()
             .thread_name("sql")
             .build()
-            .map_err(|error| Problem::new(format!("start the SQL threads: {error}")))?;
+            .map_err(|error| QueryError::new(format!("start the SQL threads: {error}")))?;
         let context = SessionContext::new_with_config_rt(config, environment);
         bounds::register(&context);
         functions::register(&context);
@@ -206,11 +206,11 @@ impl Engine {
     }
 }
 
-fn register_operators(context: &SessionContext) -> Result<(), Problem> {
+fn register_operators(context: &SessionContext) -> Result<(), QueryError> {
     use datafusion::execution::FunctionRegistry as _;
     let mut state = context.state_ref().write().clone();
     let registered = state.register_expr_planner(Arc::new(operators::Operators));
-    registered.map_err(|error| Problem::of(&error))?;
+    registered.map_err(|error| QueryError::of(&error))?;
     *context.state_ref().write() = state;
     Ok(())
 }
@@ -234,7 +234,7 @@ impl Query {
         sql: &str,
         table: &'static str,
         schema: Option<&Schema>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, QueryError> {
         let state = engine.context.state();
         let statement = Statement::parse(&state, sql, table)?;
         let engine = engine.clone();
@@ -247,7 +247,7 @@ impl Query {
     }
 
     /// The same, with the line of each record beside the result where it has one.
-    pub fn with_lines(mut self) -> Result<Self, Problem> {
+    pub fn with_lines(mut self) -> Result<Self, QueryError> {
         self.carries = true;
         self.plan_again()?;
         Ok(self)
@@ -271,11 +271,11 @@ impl Query {
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
-    pub fn plan_again(&self) -> Result<(), Problem> {
+    pub fn plan_again(&self) -> Result<(), QueryError> {
         let Some(current) = self.planned() else { return Ok(()) };
         let planned = self.planned_for(&current.schema, Utc::now())?;
         if planned.result != current.result {
-            return Err(Problem::new("the columns of the result would be others"));
+            return Err(QueryError::new("the new version would change the columns of the result"));
         }
         self.keep(planned);
         Ok(())
@@ -285,7 +285,7 @@ impl Query {
         self.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn planned_for(&self, schema: &Schema, now: DateTime<Utc>) -> Result<Arc<Planned>, Problem> {
+    fn planned_for(&self, schema: &Schema, now: DateTime<Utc>) -> Result<Arc<Planned>, QueryError> {
         plan(self, schema, now).map(Arc::new)
     }
 
@@ -295,7 +295,7 @@ impl Query {
 
     /// The query for one microbatch of this schema, if the microbatch brings one. `now_ms` is the
     /// time that it is told, in milliseconds since 1970.
-    pub fn at(&self, now_ms: i64, schema: Option<&SchemaRef>) -> Result<Ready<'_>, Problem> {
+    pub fn at(&self, now_ms: i64, schema: Option<&SchemaRef>) -> Result<Ready<'_>, QueryError> {
         let now = DateTime::from_timestamp_millis(now_ms).unwrap_or_default();
         let known = self.planned();
         let fits = |known: &&Arc<Planned>| schema.is_none_or(|schema| **schema == known.schema);
@@ -307,7 +307,7 @@ impl Query {
                 self.keep(planned.clone());
                 planned
             }
-            (None, None) => return Err(Problem::new("the columns of the input are not known")),
+            (None, None) => return Err(QueryError::new("the columns of the input are not known")),
         };
         let wants_position = self.statement.wants_position;
         Ok(Ready { engine: &self.engine, planned, wants_position })
@@ -349,7 +349,7 @@ impl Ready<'_> {
 
     /// Starts the query over `feed`, on a thread of its own: a caller can stop waiting,
     /// however long it is at work on one batch.
-    pub fn start(&self, feed: Feed) -> Result<Watched<'_>, Problem> {
+    pub fn start(&self, feed: Feed) -> Result<Watched<'_>, QueryError> {
         let mut run = self.run(feed)?;
         let (give, batches) = channel(1);
         let task = self.engine.runtime().spawn(async move {
@@ -363,7 +363,7 @@ impl Ready<'_> {
         Ok(Watched { engine: self.engine, batches, task })
     }
 
-    fn run(&self, feed: Feed) -> Result<Run, Problem> {
+    fn run(&self, feed: Feed) -> Result<Run, QueryError> {
         let feed = if self.planned.shape.scans > 1 { feed.kept(self.engine.memory)? } else { feed };
         Run::new(self.engine, &self.planned.plan, feed)
     }
@@ -392,30 +392,30 @@ impl Ready<'_> {
     }
 
     /// Runs the query over one batch.
-    pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, Problem> {
+    pub fn apply(&self, records: RecordBatch) -> Result<RecordBatch, QueryError> {
         let batches = self.run(Feed::held(vec![records]))?.finish(self.engine)?;
         if let [only] = batches.as_slice() {
             return Ok(only.clone());
         }
         arrow_select::concat::concat_batches(&self.planned.plan.schema(), &batches)
-            .map_err(|error| Problem::new(error.to_string()))
+            .map_err(|error| QueryError::new(error.to_string()))
     }
 }
 
 impl Run {
-    fn new(engine: &Engine, plan: &Arc<dyn ExecutionPlan>, feed: Feed) -> Result<Self, Problem> {
+    fn new(engine: &Engine, plan: &Arc<dyn ExecutionPlan>, feed: Feed) -> Result<Self, QueryError> {
         let context = Arc::new(engine.task(feed));
-        let plan = reset_plan_states(plan.clone()).map_err(|error| Problem::of(&error))?;
+        let plan = reset_plan_states(plan.clone()).map_err(|error| QueryError::of(&error))?;
         Ok(Self { plan, context, stream: None, begun: 0 })
     }
 
     /// The whole result.
-    fn finish(mut self, engine: &Engine) -> Result<Vec<RecordBatch>, Problem> {
-        Problem::guard(|| engine.runtime().block_on(self.all()))
+    fn finish(mut self, engine: &Engine) -> Result<Vec<RecordBatch>, QueryError> {
+        QueryError::guard(|| engine.runtime().block_on(self.all()))
     }
 
     /// All batches that are left.
-    async fn all(&mut self) -> Result<Vec<RecordBatch>, Problem> {
+    async fn all(&mut self) -> Result<Vec<RecordBatch>, QueryError> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await? {
             batches.push(batch);
@@ -424,11 +424,11 @@ impl Run {
     }
 
     /// The next batch of the result; `None` at its end.
-    async fn next(&mut self) -> Result<Option<RecordBatch>, Problem> {
+    async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         loop {
             if let Some(stream) = &mut self.stream {
                 let next = stream.next().await;
-                if let Some(batch) = next.transpose().map_err(|error| Problem::of(&error))? {
+                if let Some(batch) = next.transpose().map_err(|error| QueryError::of(&error))? {
                     return Ok(Some(batch));
                 }
             }
@@ -437,7 +437,7 @@ impl Run {
                 return Ok(None);
             }
             let stream = self.plan.execute(self.begun, self.context.clone());
-            self.stream = Some(stream.map_err(|error| Problem::of(&error))?);
+            self.stream = Some(stream.map_err(|error| QueryError::of(&error))?);
             self.begun += 1;
         }
     }
@@ -446,14 +446,17 @@ impl Run {
 impl Watched<'_> {
     /// The next batch of the result; `None` at its end. While it is being made, `go_on` is asked
     /// again and again, and the query is left alone when it says no.
-    pub fn next_batch(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<RecordBatch>, Problem> {
+    pub fn next_batch(
+        &mut self,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<RecordBatch>, QueryError> {
         loop {
             let next = async { tokio::time::timeout(BEAT, self.batches.recv()).await };
             match self.engine.runtime().block_on(next) {
                 Ok(Some(next)) => return next.map(Some),
                 Ok(None) => return self.end().map(|()| None),
                 Err(_) if go_on() => {}
-                Err(_) => return Err(Problem::new("it was stopped")),
+                Err(_) => return Err(QueryError::new("it was stopped")),
             }
         }
     }
@@ -461,11 +464,11 @@ impl Watched<'_> {
 
 impl Watched<'_> {
     /// Nothing more comes: that was all, or the engine has given up in the middle.
-    fn end(&mut self) -> Result<(), Problem> {
+    fn end(&mut self) -> Result<(), QueryError> {
         match self.engine.runtime().block_on(&mut self.task) {
             Ok(()) => Ok(()),
-            Err(error) if error.is_panic() => Err(Problem::panicked(&*error.into_panic())),
-            Err(error) => Err(Problem::new(error.to_string())),
+            Err(error) if error.is_panic() => Err(QueryError::panicked(&*error.into_panic())),
+            Err(error) => Err(QueryError::new(error.to_string())),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::record::Decoded;
 /// Why a query fails.
 #[derive(Debug, thiserror::Error)]
 #[error("this build has no SQL")]
-pub struct Problem {
+pub struct QueryError {
     /// The disk is at fault.
     pub transient: bool,
 }
@@ -19,7 +19,7 @@ pub enum Query {}
 
 impl Query {
     /// The query for one microbatch.
-    pub fn at(&self, _now_ms: i64, _schema: Option<&SchemaRef>) -> Result<Ready<'_>, Problem> {
+    pub fn at(&self, _now_ms: i64, _schema: Option<&SchemaRef>) -> Result<Ready<'_>, QueryError> {
         match *self {}
     }
 }
@@ -57,7 +57,7 @@ impl Ready<'_> {
     }
 
     /// The records as the query makes them.
-    pub fn apply(&self, _records: RecordBatch) -> Result<RecordBatch, Problem> {
+    pub fn apply(&self, _records: RecordBatch) -> Result<RecordBatch, QueryError> {
         let Self::Never(query) = self;
         match **query {}
     }

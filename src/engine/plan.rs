@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::slot::{self, Shape, Slot};
-use super::{Problem, Query, carry, statement, types};
+use super::{Query, QueryError, carry, statement, types};
 
 /// The plan of a query for one schema of the input.
 pub struct Planned {
@@ -26,13 +26,13 @@ pub struct Planned {
 }
 
 /// Plans a query for an input of this schema at this time.
-pub fn plan(query: &Query, schema: &Schema, now: DateTime<Utc>) -> Result<Planned, Problem> {
+pub fn plan(query: &Query, schema: &Schema, now: DateTime<Utc>) -> Result<Planned, QueryError> {
     if query.carries
         && let Some(planned) = plan_over(query, schema, now, true)?
     {
         return Ok(planned);
     }
-    plan_over(query, schema, now, false)?.ok_or_else(|| Problem::new("the query has no plan"))
+    plan_over(query, schema, now, false)?.ok_or_else(|| QueryError::new("the query has no plan"))
 }
 
 /// The plan; `None` when it is to carry the lines of the records, and they have none.
@@ -41,7 +41,7 @@ fn plan_over(
     schema: &Schema,
     now: DateTime<Utc>,
     carries: bool,
-) -> Result<Option<Planned>, Problem> {
+) -> Result<Option<Planned>, QueryError> {
     let Query { engine, statement, table, .. } = query;
     let mut bound = Arc::new(schema.clone());
     if statement.wants_position {
@@ -54,7 +54,7 @@ fn plan_over(
     let _alone = engine.planning.lock().unwrap_or_else(PoisonError::into_inner);
     let slot = Arc::new(Slot::table(bound.clone())?);
     let registered = engine.context.register_table(*table, slot);
-    registered.map_err(|error| Problem::of(&error))?;
+    registered.map_err(|error| QueryError::of(&error))?;
     let mut state = engine.context.state();
     let properties = state.execution_props_mut();
     *properties = std::mem::take(properties).with_query_execution_start_time(now);

@@ -18,15 +18,15 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 
-use super::Problem;
+use super::QueryError;
 
 /// The input of an execution.
 pub struct Feed {
-    source: Mutex<Source>,
+    source: Mutex<Supply>,
 }
 
 /// Where the batches of a feed come from.
-enum Source {
+enum Supply {
     /// Held here, for as many readers as there are.
     Held(Vec<RecordBatch>),
     /// Sent by another thread, for one reader.
@@ -66,40 +66,40 @@ fn until_end(batches: Receiver<Fed>) -> impl Iterator<Item = Result<RecordBatch,
 impl Feed {
     /// These batches.
     pub fn held(records: Vec<RecordBatch>) -> Self {
-        Self { source: Mutex::new(Source::Held(records)) }
+        Self { source: Mutex::new(Supply::Held(records)) }
     }
 
     /// Batches that another thread sends, until it hangs up.
     pub fn sent(batches: Receiver<Fed>) -> Self {
-        Self { source: Mutex::new(Source::Sent(Some(batches))) }
+        Self { source: Mutex::new(Supply::Sent(Some(batches))) }
     }
 
     /// The same, for a plan that reads its input more than once: then it has to fit in `memory`
     /// bytes.
-    pub fn kept(self, memory: usize) -> Result<Self, Problem> {
+    pub fn kept(self, memory: usize) -> Result<Self, QueryError> {
         let source = self.source.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Source::Sent(Some(batches)) = source else { return Ok(Self { source: source.into() }) };
+        let Supply::Sent(Some(batches)) = source else { return Ok(Self { source: source.into() }) };
         let mut held = Vec::new();
         let mut bytes = 0;
         for batch in until_end(batches) {
-            let batch = batch.map_err(|error| Problem::of(&error))?;
+            let batch = batch.map_err(|error| QueryError::of(&error))?;
             bytes += batch.get_array_memory_size();
             if bytes > memory {
-                return Err(Problem::new(
+                return Err(QueryError::new(
                     "it reads its input more than once, and that does not fit in engine.memory",
                 ));
             }
             held.push(batch);
         }
-        Ok(Self { source: Mutex::new(Source::Held(held)) })
+        Ok(Self { source: Mutex::new(Supply::Held(held)) })
     }
 
     /// The batches for one reader.
     fn read(&self) -> Box<dyn Iterator<Item = Result<RecordBatch, DataFusionError>> + Send> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *source {
-            Source::Held(batches) => Box::new(batches.clone().into_iter().map(Ok)),
-            Source::Sent(batches) => Box::new(batches.take().into_iter().flat_map(until_end)),
+            Supply::Held(batches) => Box::new(batches.clone().into_iter().map(Ok)),
+            Supply::Sent(batches) => Box::new(batches.take().into_iter().flat_map(until_end)),
         }
     }
 }
@@ -111,9 +111,9 @@ pub struct Slot {
 
 impl Slot {
     /// A table of this schema.
-    pub fn table(schema: SchemaRef) -> Result<StreamingTable, Problem> {
+    pub fn table(schema: SchemaRef) -> Result<StreamingTable, QueryError> {
         let slot = Arc::new(Self { schema: schema.clone() });
-        StreamingTable::try_new(schema, vec![slot]).map_err(|error| Problem::of(&error))
+        StreamingTable::try_new(schema, vec![slot]).map_err(|error| QueryError::of(&error))
     }
 }
 

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
     Aggregate, Distinct, Expr, Join, LogicalPlan, LogicalPlanBuilder, Projection,
 };
 
-use super::Problem;
+use super::QueryError;
 use super::bounds::TABLE;
 use super::slot::Slot;
 
@@ -42,7 +42,7 @@ pub struct Split {
 }
 
 /// Cuts an analyzed query at its aggregate.
-pub fn split(plan: LogicalPlan, asked: Asked) -> Result<Split, Problem> {
+pub fn split(plan: LogicalPlan, asked: Asked) -> Result<Split, QueryError> {
     check_subqueries(&plan)?;
     let (aggregate, upper) = descend(plan, asked)?;
     check_below(&aggregate.input)?;
@@ -58,11 +58,11 @@ pub fn columns(groups: &Schema) -> SchemaRef {
     Arc::new(Schema::new(groups.fields().iter().enumerate().map(field).collect::<Vec<_>>()))
 }
 
-fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), Problem> {
+fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), QueryError> {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             if aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
-                return Err(Problem::new("`grouping sets`, `rollup` and `cube` cannot be kept"));
+                return Err(QueryError::new("`grouping sets`, `rollup` and `cube` cannot be kept"));
             }
             let groups = groups(&aggregate.schema)?;
             Ok((aggregate, groups))
@@ -83,11 +83,11 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
         {
             below(&plan, asked)
         }
-        LogicalPlan::Distinct(Distinct::On(_)) => Err(Problem::new(
+        LogicalPlan::Distinct(Distinct::On(_)) => Err(QueryError::new(
             "`distinct on` keeps one record of each group: say which by `first_value(x order by y)` and \
              `group by`",
         )),
-        other if has_aggregate(&other) => Err(Problem::new(match other {
+        other if has_aggregate(&other) => Err(QueryError::new(match other {
             LogicalPlan::Sort(_)
             | LogicalPlan::Limit(_)
             | LogicalPlan::Window(_)
@@ -97,7 +97,7 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
             }
             other => format!("{} over the groups cannot be kept", name(&other)),
         })),
-        _ => Err(Problem::new(
+        _ => Err(QueryError::new(
             "expected `group by` or `distinct`: what is made of each record alone belongs in the \
              transform",
         )),
@@ -105,12 +105,12 @@ fn descend(plan: LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), 
 }
 
 /// The same node over what its one input becomes.
-fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), Problem> {
+fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), QueryError> {
     let input = plan
         .inputs()
         .first()
         .map(|input| (*input).clone())
-        .ok_or_else(|| Problem::new("the query reads no table"))?;
+        .ok_or_else(|| QueryError::new("the query reads no table"))?;
     let (aggregate, upper) = descend(input, asked)?;
     let expressions = plan.expressions();
     let upper = plan.with_new_exprs(expressions, vec![upper]);
@@ -118,7 +118,7 @@ fn below(plan: &LogicalPlan, asked: Asked) -> Result<(Aggregate, LogicalPlan), P
 }
 
 /// Replaces the aggregate: the groups, under the names that the query knows them by.
-fn groups(schema: &DFSchema) -> Result<LogicalPlan, Problem> {
+fn groups(schema: &DFSchema) -> Result<LogicalPlan, QueryError> {
     let slot = Slot::table(columns(schema.as_arrow()))?;
     let scan = LogicalPlanBuilder::scan(GROUPS, provider_as_source(Arc::new(slot)), None)?;
     let named: Vec<_> = schema
@@ -136,7 +136,7 @@ fn groups(schema: &DFSchema) -> Result<LogicalPlan, Problem> {
 }
 
 /// The aggregate over the columns that it reads, and no others.
-pub fn narrowed(aggregate: Aggregate) -> Result<Aggregate, Problem> {
+pub fn narrowed(aggregate: Aggregate) -> Result<Aggregate, QueryError> {
     let expressions = aggregate.group_expr.iter().chain(&aggregate.aggr_expr);
     let used: std::collections::HashSet<&Column> =
         expressions.flat_map(Expr::column_refs).collect();
@@ -162,7 +162,7 @@ fn has_aggregate(plan: &LogicalPlan) -> bool {
 }
 
 /// Checks that the plan below the aggregate needs one file at a time.
-fn check_below(plan: &LogicalPlan) -> Result<(), Problem> {
+fn check_below(plan: &LogicalPlan) -> Result<(), QueryError> {
     match plan {
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
@@ -173,18 +173,18 @@ fn check_below(plan: &LogicalPlan) -> Result<(), Problem> {
             let name = name(other);
             let message =
                 format!("{name} below the groups would see one file at a time: it cannot be kept");
-            return Err(Problem::new(message));
+            return Err(QueryError::new(message));
         }
     }
     if scans(plan) != 1 {
-        return Err(Problem::new(format!("expected one `{TABLE}` below the groups")));
+        return Err(QueryError::new(format!("expected one `{TABLE}` below the groups")));
     }
     let inputs = plan.inputs();
     inputs.into_iter().filter(|input| scans(input) > 0).try_for_each(check_below)
 }
 
 /// A record that comes now must not change what was made of earlier ones.
-fn check_join(join: &Join) -> Result<(), Problem> {
+fn check_join(join: &Join) -> Result<(), QueryError> {
     let left = scans(&join.left) > 0;
     let passes = match join.join_type {
         JoinType::Inner => true,
@@ -195,7 +195,7 @@ fn check_join(join: &Join) -> Result<(), Problem> {
     if passes {
         return Ok(());
     }
-    Err(Problem::new(format!(
+    Err(QueryError::new(format!(
         "a {} join gives the rows of the table again for each file: `{TABLE}` must be on the other side",
         join.join_type
     )))
@@ -209,7 +209,7 @@ fn scans(plan: &LogicalPlan) -> usize {
     }
 }
 
-fn check_subqueries(plan: &LogicalPlan) -> Result<(), Problem> {
+fn check_subqueries(plan: &LogicalPlan) -> Result<(), QueryError> {
     let holds = |plan: &LogicalPlan| {
         let is = |expr: &Expr| {
             Ok(matches!(expr, Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_)))
@@ -218,11 +218,13 @@ fn check_subqueries(plan: &LogicalPlan) -> Result<(), Problem> {
         Ok(expressions.iter().any(|expr| expr.exists(is).unwrap_or(true)))
     };
     if plan.exists(holds).unwrap_or(true) {
-        return Err(Problem::new("a subquery in an expression cannot be kept: use a join"));
+        return Err(QueryError::new("a subquery in an expression cannot be kept: use a join"));
     }
     let is_volatile = |plan: &LogicalPlan| Ok(plan.expressions().iter().any(Expr::is_volatile));
     if plan.exists(is_volatile).unwrap_or(true) {
-        return Err(Problem::new("the result must not depend on chance: `random()` and the like"));
+        return Err(QueryError::new(
+            "the result must not depend on chance: `random()` and the like",
+        ));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     VisitMut as _, VisitorMut,
 };
 
-use super::{Problem, carry, dialect, windows};
+use super::{QueryError, carry, dialect, windows};
 
 /// The columns of the input that no format gives: the file's name, and the line of the record.
 pub const POSITION: [&str; 2] = ["_file", "_line"];
@@ -35,15 +35,15 @@ pub struct Statement {
 
 impl Statement {
     /// Parses one query over `table`.
-    pub fn parse(state: &SessionState, sql: &str, table: &str) -> Result<Self, Problem> {
+    pub fn parse(state: &SessionState, sql: &str, table: &str) -> Result<Self, QueryError> {
         let mut parsed = state
             .sql_to_statement(sql, &Dialect::PostgreSQL)
-            .map_err(|error| Problem::in_statement(&error, sql).with_hint(windows::hint(sql)))?;
+            .map_err(|error| QueryError::in_statement(&error, sql).with_hint(windows::hint(sql)))?;
         let Parsed::Statement(ast) = &mut parsed else {
-            return Err(Problem::new("expected a query that begins with `select` or `with`"));
+            return Err(QueryError::new("expected a query that begins with `select` or `with`"));
         };
         if !matches!(**ast, Ast::Query(_)) {
-            return Err(Problem::new("expected a query that begins with `select` or `with`"));
+            return Err(QueryError::new("expected a query that begins with `select` or `with`"));
         }
         let mut look = Look { table, position: false, time: false, hide: Vec::new() };
         let _ = ast.visit(&mut look);
@@ -59,7 +59,7 @@ impl Statement {
     }
 
     /// Puts columns where windows are written.
-    pub fn rewrite_windows(&mut self) -> Result<(), Problem> {
+    pub fn rewrite_windows(&mut self) -> Result<(), QueryError> {
         match &mut self.parsed {
             Parsed::Statement(ast) => windows::rewrite(ast),
             _ => Ok(()),
@@ -89,8 +89,8 @@ impl Statement {
     }
 
     /// An error in it, with its place marked.
-    pub fn explain(&self, error: &DataFusionError) -> Problem {
-        Problem::in_statement(error, &self.sql)
+    pub fn explain(&self, error: &DataFusionError) -> QueryError {
+        QueryError::in_statement(error, &self.sql)
     }
 }
 

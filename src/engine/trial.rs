@@ -10,7 +10,7 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Schema};
 
 use super::view::Memory;
-use super::{Feed, Problem, Query, View};
+use super::{Feed, Query, QueryError, View};
 use crate::record::Decoded;
 
 impl Query {
@@ -18,7 +18,7 @@ impl Query {
     ///
     /// # Errors
     /// When it cannot run at all.
-    pub fn try_out(&self) -> Result<(), Problem> {
+    pub fn try_out(&self) -> Result<(), QueryError> {
         let Some(planned) = self.planned() else { return Ok(()) };
         let now_ms = chrono::Utc::now().timestamp_millis();
         for records in samples(&planned.schema) {
@@ -29,7 +29,7 @@ impl Query {
             let positions = Some(positions);
             let decoded = Decoded { records, rejects, lines, positions, is_as_written: false };
             let records = ready.bind(decoded, "", 0);
-            able(Problem::guard(|| ready.apply(records)))?;
+            able(QueryError::guard(|| ready.apply(records)))?;
         }
         Ok(())
     }
@@ -41,7 +41,7 @@ impl View {
     ///
     /// # Errors
     /// When the query cannot run at all.
-    pub fn try_out(&self, schema: &Schema) -> Result<(), Problem> {
+    pub fn try_out(&self, schema: &Schema) -> Result<(), QueryError> {
         for records in samples(schema) {
             let work = || {
                 let delta = self.delta(Feed::held(vec![records]))?;
@@ -50,14 +50,14 @@ impl View {
                 self.merge(&delta, None, &mut kept)?;
                 self.evaluate(&self.states(self.all(&kept)?)?)
             };
-            able(Problem::guard(work))?;
+            able(QueryError::guard(work))?;
         }
         Ok(())
     }
 }
 
 /// Keeps the errors that the query causes and not the data.
-fn able<T>(tried: Result<T, Problem>) -> Result<(), Problem> {
+fn able<T>(tried: Result<T, QueryError>) -> Result<(), QueryError> {
     match tried {
         Err(problem) if problem.is_inability => Err(problem),
         _ => Ok(()),

@@ -33,7 +33,7 @@ pub use super::split::Asked;
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
-use super::{Engine, Problem, Run, types};
+use super::{Engine, QueryError, Run, types};
 use crate::event_time::Window;
 use crate::record::columns::type_name;
 pub use belongs::Doubts;
@@ -79,11 +79,11 @@ pub struct View {
     /// Windows are closed by the watermark.
     closes: bool,
     signature: String,
-    source: Source,
+    source: Plannable,
 }
 
 /// The source of a view, to plan it again.
-struct Source {
+struct Plannable {
     sql: String,
     schema: Schema,
     asked: Asked,
@@ -111,16 +111,16 @@ pub struct States {
 
 impl View {
     /// Parses and plans a query over the records of the output.
-    pub fn new(engine: &Arc<Engine>, definition: Definition<'_>) -> Result<Self, Problem> {
+    pub fn new(engine: &Arc<Engine>, definition: Definition<'_>) -> Result<Self, QueryError> {
         let Definition { sql, schema, allow_unbounded, .. } = definition;
         let context = engine.context.state();
         let mut statement = Statement::parse(&context, sql, TABLE)?;
         statement.rewrite_windows()?;
         if statement.wants_position {
-            return Err(Problem::new("`_file` and `_line` are not part of the output"));
+            return Err(QueryError::new("`_file` and `_line` are not part of the output"));
         }
         if statement.wants_time {
-            return Err(Problem::new(
+            return Err(QueryError::new(
                 "the result must not depend on when it is asked for: `now()` belongs in the transform",
             ));
         }
@@ -133,7 +133,7 @@ impl View {
         let view = planned?;
         let unbounded = view.aggregates.iter().find(|aggregate| is_unbounded(aggregate));
         match unbounded.filter(|_| !allow_unbounded) {
-            Some(aggregate) => Err(Problem::new(format!(
+            Some(aggregate) => Err(QueryError::new(format!(
                 "the state of `{}` grows with each record of its group: allow it with \
                  allow_unbounded_state = true",
                 aggregate.name()
@@ -146,7 +146,7 @@ impl View {
         engine: &Arc<Engine>,
         statement: &Statement,
         definition: Definition<'_>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, QueryError> {
         let asked = definition.asked;
         let context = engine.context.state();
         let explain = |error| statement.explain(&error);
@@ -176,7 +176,7 @@ impl View {
         let planning = belongs::plan(engine, statement, definition);
         let of_each = if has_sessions && closes { Some(planning.await?) } else { None };
         let plans = RwLock::new(Arc::new(Plans { lower, upper, of_each }));
-        let source = Source::of(definition);
+        let source = Plannable::of(definition);
         let engine = engine.clone();
         let view =
             Self { engine, plans, aggregates, groups, keys, windowed, closes, signature, source };
@@ -195,17 +195,17 @@ impl View {
     }
 
     /// Plans again, after a reference table has changed; when that fails the old plan stays.
-    pub fn plan_again(&self) -> Result<(), Problem> {
+    pub fn plan_again(&self) -> Result<(), QueryError> {
         let other = Self::new(&self.engine, self.source.definition())?;
         if other.signature != self.signature || other.schema() != self.schema() {
-            return Err(Problem::new("the columns of a view would be others"));
+            return Err(QueryError::new("the new version would change the columns of a view"));
         }
         *self.plans.write().unwrap_or_else(PoisonError::into_inner) = other.plans();
         Ok(())
     }
 
     /// Every column of a group and of a state must be one that can be kept.
-    fn check_state(&self) -> Result<(), Problem> {
+    fn check_state(&self) -> Result<(), QueryError> {
         let schema = self.plans().lower.schema();
         let (keys, mut states) =
             schema.fields().split_at_checked(self.keys).unwrap_or((schema.fields(), &[]));
@@ -213,13 +213,13 @@ impl View {
         if let Some(key) = keys.iter().find(is_odd) {
             let name = key.name();
             let kind = type_name(key.data_type());
-            return Err(Problem::new(format!("`{name}` is a {kind}, which cannot make groups")));
+            return Err(QueryError::new(format!("`{name}` is a {kind}, which cannot make groups")));
         }
         for aggregate in &self.aggregates {
             let fields = states.split_off(..aggregate.state_fields()?.len()).unwrap_or_default();
             if fields.iter().any(|field| is_odd(&field)) {
                 let name = aggregate.name();
-                return Err(Problem::new(format!(
+                return Err(QueryError::new(format!(
                     "what `{name}` needs of a group cannot be kept between files"
                 )));
             }
@@ -259,7 +259,7 @@ impl View {
     ///
     /// # Errors
     /// When the query fails over them, or the end is not sent.
-    pub fn delta(&self, records: Feed) -> Result<Vec<States>, Problem> {
+    pub fn delta(&self, records: Feed) -> Result<Vec<States>, QueryError> {
         let lower = &self.plans().lower;
         let mut run = Run::new(&self.engine, lower.input(), records)?;
         let of_all = async {
@@ -269,13 +269,13 @@ impl View {
             }
             delta.finish()
         };
-        Problem::guard(|| self.engine.runtime().block_on(of_all))
+        QueryError::guard(|| self.engine.runtime().block_on(of_all))
     }
 
     /// The states of these groups, as they were kept. A query without groups has one, also of nothing.
-    pub fn states(&self, entries: Entries) -> Result<States, Problem> {
+    pub fn states(&self, entries: Entries) -> Result<States, QueryError> {
         if self.keys == 0 && entries.is_empty() {
-            return Problem::guard(|| partial::of_nothing(&self.plans().lower));
+            return QueryError::guard(|| partial::of_nothing(&self.plans().lower));
         }
         let entries =
             if self.has_sessions() { sessions::as_groups(self, entries)? } else { entries };
@@ -293,8 +293,8 @@ impl View {
     }
 
     /// The result over these groups.
-    pub fn evaluate(&self, states: &States) -> Result<Vec<RecordBatch>, Problem> {
-        let groups = Problem::guard(|| self.groups_of(states))?;
+    pub fn evaluate(&self, states: &States) -> Result<Vec<RecordBatch>, QueryError> {
+        let groups = QueryError::guard(|| self.groups_of(states))?;
         self.execute(&self.plans().upper, vec![groups])
     }
 
@@ -309,7 +309,7 @@ impl View {
         let mut rest = states.states.as_slice();
         for aggregate in &self.aggregates {
             let columns_of = rest.split_off(..aggregate.state_fields()?.len()).unwrap_or_default();
-            // Taking the states out has emptied the accumulators.
+            // `state()` drains the accumulators.
             let mut fresh = accumulator(aggregate)?;
             fresh.merge_batch(columns_of, &places, total)?;
             columns.push(fresh.evaluate(EmitTo::All)?);
@@ -344,12 +344,12 @@ impl View {
         &self,
         plan: &Arc<dyn ExecutionPlan>,
         records: Vec<RecordBatch>,
-    ) -> Result<Vec<RecordBatch>, Problem> {
+    ) -> Result<Vec<RecordBatch>, QueryError> {
         Run::new(&self.engine, plan, Feed::held(records))?.finish(&self.engine)
     }
 }
 
-impl Source {
+impl Plannable {
     fn of(definition: Definition<'_>) -> Self {
         let Definition { sql, schema, asked, event_time, allow_unbounded } = definition;
         let sql = sql.to_owned();
@@ -390,7 +390,7 @@ impl States {
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn halves(&self) -> Result<[Self; 2], Problem> {
+    pub fn halves(&self) -> Result<[Self; 2], QueryError> {
         let places: Vec<usize> = (0..self.len()).collect();
         let (first, second) = places.split_at(places.len() / 2);
         Ok([self.only(first)?, self.only(second)?])
@@ -400,7 +400,7 @@ impl States {
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn one(&self, place: usize) -> Result<Self, Problem> {
+    pub fn one(&self, place: usize) -> Result<Self, QueryError> {
         Ok(self.only(&[place])?)
     }
 
@@ -408,7 +408,7 @@ impl States {
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn without(&self, places: &[usize]) -> Result<Self, Problem> {
+    pub fn without(&self, places: &[usize]) -> Result<Self, QueryError> {
         let stay = (0..self.len()).filter(|place| places.binary_search(place).is_err());
         Ok(self.only(&stay.collect::<Vec<_>>())?)
     }
@@ -425,15 +425,15 @@ impl States {
     fn entries(
         &self,
         order: impl ExactSizeIterator<Item = usize> + Clone,
-    ) -> Result<Entries, Problem> {
+    ) -> Result<Entries, QueryError> {
         let values = state::encode(&self.states, order.clone())?;
         Ok(Entries { keys: self.keys.part(order), values })
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in a `map_err`")]
-fn problem<E: From<Problem>>(error: DataFusionError) -> E {
-    E::from(Problem::of(&error))
+fn problem<E: From<QueryError>>(error: DataFusionError) -> E {
+    E::from(QueryError::of(&error))
 }
 
 fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> Fallible<Box<dyn GroupsAccumulator>> {
@@ -454,15 +454,15 @@ fn is_unbounded(aggregate: &AggregateFunctionExpr) -> bool {
 }
 
 /// Checks that the windows suit the mode.
-fn check_mode(asked: Asked, windowed: Option<Windowed>) -> Result<(), Problem> {
+fn check_mode(asked: Asked, windowed: Option<Windowed>) -> Result<(), QueryError> {
     let is_event_time = windowed.is_some_and(|windowed| windowed.is_event_time);
     let sessions = matches!(windowed, Some(Windowed { window: Window::Session { .. }, .. }));
     match asked {
-        Asked::Closed if !is_event_time => Err(Problem::new(
+        Asked::Closed if !is_event_time => Err(QueryError::new(
             "mode = \"append\" gives each group once, when its window is closed: it needs \
              `group by` a window (tumble, hop, session) of the column of [event_time]",
         )),
-        Asked::Changed if sessions => Err(Problem::new(
+        Asked::Changed if sessions => Err(QueryError::new(
             "sessions grow together, and mode = \"update\" could not take back the parts: use \
              \"append\" or \"complete\"",
         )),

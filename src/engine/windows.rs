@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::Problem;
+use super::QueryError;
 use crate::event_time::Window;
 
 /// The function that gives the beginning of a window, and the column that it is in.
@@ -24,7 +24,7 @@ pub const START: &str = "window_start";
 pub const END: &str = "window_end";
 
 /// Rewrites all windows in a statement.
-pub fn rewrite(statement: &mut Statement) -> Result<(), Problem> {
+pub fn rewrite(statement: &mut Statement) -> Result<(), QueryError> {
     match statement.visit(&mut Rewrite) {
         ControlFlow::Break(problem) => Err(problem),
         ControlFlow::Continue(()) => Ok(()),
@@ -34,13 +34,13 @@ pub fn rewrite(statement: &mut Statement) -> Result<(), Problem> {
 struct Rewrite;
 
 impl VisitorMut for Rewrite {
-    type Break = Problem;
+    type Break = QueryError;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Problem> {
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<QueryError> {
         flow(in_group_by(query))
     }
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Problem> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<QueryError> {
         let Expr::Function(function) = expr else { return ControlFlow::Continue(()) };
         let name = function.name.to_string().to_lowercase();
         let Some((kind, rest)) = name.split_once('_').or(Some((&name, ""))) else {
@@ -50,19 +50,19 @@ impl VisitorMut for Rewrite {
         if !["tumble", "hop", "session"].contains(&kind) || !is_bound {
             return ControlFlow::Continue(());
         }
-        ControlFlow::Break(Problem::new(format!(
+        ControlFlow::Break(QueryError::new(format!(
             "`{name}` cannot stand here: a window stands in `from`, and its bounds are columns, as in \
              `select {START}, count(*) from {} group by {START}`",
             form(kind)
         )))
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Problem> {
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<QueryError> {
         flow(in_from(factor))
     }
 }
 
-fn flow(result: Result<(), Problem>) -> ControlFlow<Problem> {
+fn flow(result: Result<(), QueryError>) -> ControlFlow<QueryError> {
     match result {
         Ok(()) => ControlFlow::Continue(()),
         Err(problem) => ControlFlow::Break(problem),
@@ -70,7 +70,7 @@ fn flow(result: Result<(), Problem>) -> ControlFlow<Problem> {
 }
 
 /// `from tumble(...)`: the table with two more columns.
-fn in_from(factor: &mut TableFactor) -> Result<(), Problem> {
+fn in_from(factor: &mut TableFactor) -> Result<(), QueryError> {
     let (name, arguments, alias) = match factor {
         TableFactor::Table { name, args: Some(args), alias, .. } => {
             (name.to_string(), args.args.as_slice(), alias.clone())
@@ -103,7 +103,7 @@ fn in_from(factor: &mut TableFactor) -> Result<(), Problem> {
         ("session", [gap]) => Window::session(*gap),
         _ => return Err(usage(&name)),
     };
-    let window = window.map_err(|error| Problem::new(format!("`{name}`: {error}")))?;
+    let window = window.map_err(|error| QueryError::new(format!("`{name}`: {error}")))?;
     let start = call(START, &time, window);
     let end = call(END, &time, window);
     let sql = format!("SELECT *, {start} AS {START}, {end} AS {END} FROM {table}");
@@ -119,7 +119,7 @@ fn in_from(factor: &mut TableFactor) -> Result<(), Problem> {
 }
 
 /// `group by window(...)`: the two functions, and whatever names the window.
-fn in_group_by(query: &mut Query) -> Result<(), Problem> {
+fn in_group_by(query: &mut Query) -> Result<(), QueryError> {
     let SetExpr::Select(select) = query.body.as_mut() else { return Ok(()) };
     let GroupByExpr::Expressions(groups, _) = &mut select.group_by else { return Ok(()) };
     let mut found: Option<(Expr, Expr)> = None;
@@ -130,7 +130,7 @@ fn in_group_by(query: &mut Query) -> Result<(), Problem> {
             continue;
         };
         if found.is_some() {
-            return Err(Problem::new("a query can have one window"));
+            return Err(QueryError::new("a query can have one window"));
         }
         let make = |function| parsed(&call(function, &time, window))?.parse_expr().map_err(ours);
         let start = make(START)?;
@@ -205,7 +205,7 @@ impl VisitorMut for Bounds {
 }
 
 /// Spark's `window(time, size[, slide[, offset]])` or `session_window(time, gap)`.
-fn spark_window(expr: &Expr) -> Result<Option<(String, Window)>, Problem> {
+fn spark_window(expr: &Expr) -> Result<Option<(String, Window)>, QueryError> {
     let Expr::Function(function) = expr else { return Ok(None) };
     let name = function.name.to_string().to_lowercase();
     if !["window", "session_window"].contains(&name.as_str()) {
@@ -221,7 +221,7 @@ fn spark_window(expr: &Expr) -> Result<Option<(String, Window)>, Problem> {
         ("session_window", [gap]) => Window::session(*gap),
         _ => return Err(usage(&name)),
     };
-    let window = window.map_err(|error| Problem::new(format!("`{name}`: {error}")))?;
+    let window = window.map_err(|error| QueryError::new(format!("`{name}`: {error}")))?;
     Ok(Some((time.to_string(), window)))
 }
 
@@ -235,17 +235,17 @@ fn call(function: &str, time: &str, window: Window) -> String {
     }
 }
 
-fn parsed(sql: &str) -> Result<Parser<'static>, Problem> {
+fn parsed(sql: &str) -> Result<Parser<'static>, QueryError> {
     Parser::new(&PostgreSqlDialect {}).try_with_sql(sql).map_err(ours)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in a `map_err`")]
-fn ours(error: datafusion::sql::sqlparser::parser::ParserError) -> Problem {
-    Problem::new(error.to_string())
+fn ours(error: datafusion::sql::sqlparser::parser::ParserError) -> QueryError {
+    QueryError::new(error.to_string())
 }
 
-fn usage(name: &str) -> Problem {
-    Problem::new(format!("expected {}", form(name)))
+fn usage(name: &str) -> QueryError {
+    QueryError::new(format!("expected {}", form(name)))
 }
 
 /// How a window is written.
@@ -276,7 +276,7 @@ fn list(function: &Function) -> &[FunctionArg] {
     }
 }
 
-fn expressions(name: &str, arguments: &[FunctionArg]) -> Result<Vec<Expr>, Problem> {
+fn expressions(name: &str, arguments: &[FunctionArg]) -> Result<Vec<Expr>, QueryError> {
     let plain = |argument: &FunctionArg| match argument {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Ok(expr.clone()),
         _ => Err(usage(name)),
@@ -297,7 +297,7 @@ fn described(expr: &Expr) -> String {
 }
 
 /// A length of time in microseconds: an interval, or a text like one.
-fn length(expr: &Expr) -> Result<i64, Problem> {
+fn length(expr: &Expr) -> Result<i64, QueryError> {
     let text = match expr {
         Expr::Interval(Interval { value, leading_field, .. }) => {
             let unit = leading_field.as_ref().map(|field| format!(" {field}")).unwrap_or_default();
@@ -306,19 +306,19 @@ fn length(expr: &Expr) -> Result<i64, Problem> {
         other => literal(other),
     };
     let odd = || {
-        Problem::new(format!(
+        QueryError::new(format!(
             "found {expr}, expected a length of time such as interval '5 minutes'"
         ))
     };
     let interval =
         text.and_then(|text| parse_interval_month_day_nano(&text).ok()).ok_or_else(odd)?;
     if interval.months != 0 {
-        return Err(Problem::new(format!(
+        return Err(QueryError::new(format!(
             "{expr} is not always as long: expected days, hours, minutes or seconds"
         )));
     }
     if interval.nanoseconds % 1000 != 0 {
-        return Err(Problem::new(format!("{expr}: expected whole microseconds")));
+        return Err(QueryError::new(format!("{expr}: expected whole microseconds")));
     }
     let days = i64::from(interval.days) * 86_400_000_000;
     days.checked_add(interval.nanoseconds / 1000).ok_or_else(odd)

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::ledger::{Look, MINUTE_MS, Tally};
+use crate::ledger::{MINUTE_MS, Reader, Tally};
 use crate::record::Counts;
 use crate::status::{Status, shape};
 
@@ -22,7 +22,7 @@ const FRESH: i64 = 3;
 
 /// How the job stands, and what it did last.
 pub fn page(config: &Config, status: &Status) -> anyhow::Result<Value> {
-    let look = Look::open(&config.state)?;
+    let look = Reader::open(&config.state)?;
     let list = |entries: Vec<_>| entries.iter().map(shape::json).collect::<Vec<_>>();
     Ok(json!({
         "job": config.file.file_stem().unwrap_or_default().to_string_lossy(),
@@ -36,12 +36,12 @@ pub fn page(config: &Config, status: &Status) -> anyhow::Result<Value> {
 
 /// Totals of each minute of the last day.
 pub fn day(config: &Config) -> anyhow::Result<Value> {
-    series(&Look::open(&config.state)?, MINUTES)
+    series(&Reader::open(&config.state)?, MINUTES)
 }
 
 /// Of the last minutes, those in which something was committed: minute since 1970, files, bytes,
 /// records read, records rejected, the longest wait of a file in milliseconds.
-fn series(look: &Look, minutes: i64) -> anyhow::Result<Value> {
+fn series(look: &Reader, minutes: i64) -> anyhow::Result<Value> {
     let from = now_ms().div_euclid(MINUTE_MS) - minutes;
     let mut before = look.tally(from)?;
     let rows = look.tallies(from)?.into_iter().map(|tally| {

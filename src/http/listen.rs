@@ -43,7 +43,7 @@ impl Listener {
         }
     }
 
-    /// Whether a start could listen there; nothing is left behind. When it `is_ours`, the daemon of this job
+    /// Whether a start could listen there; nothing is left. When it `is_ours`, the daemon of this job
     /// listens there.
     ///
     /// # Errors

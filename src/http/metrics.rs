@@ -117,7 +117,7 @@ fn gauges(text: &mut Families, status: &Status) {
         Some(status.unarchived),
     );
     let paused = Some(u8::from(status.paused.is_some()));
-    text.gauge("paused", "", "1 while the daemon pauses after a failure that may pass.", paused);
+    text.gauge("paused", "", "1 while the daemon pauses after a transient failure.", paused);
     let started = status.started_ms.map(seconds);
     text.gauge("start_timestamp_seconds", "seconds", "When the daemon was started.", started);
 }

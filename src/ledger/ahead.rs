@@ -8,11 +8,11 @@ use anyhow::Context as _;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::known::KnownView;
-use super::{FILE, Look, job};
+use super::{FILE, Reader, job};
 
 /// A ledger, as a start would find it.
 pub struct Ahead {
-    look: Look,
+    look: Reader,
     last: u64,
 }
 
@@ -23,7 +23,7 @@ impl Ahead {
     /// # Errors
     /// When a newer program has written it, or when it cannot be read.
     pub fn open(state: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(look) = Look::open_if_current(state)? else { return Ok(None) };
+        let Some(look) = Reader::open_if_current(state)? else { return Ok(None) };
         let last = look.newest(1)?.pop().map_or(0, |entry| entry.sequence);
         Ok(Some(Self { look, last }))
     }

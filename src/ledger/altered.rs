@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use rusqlite::{OptionalExtension as _, params};
 
 use super::archived;
-use super::{Ledger, Look, failure};
+use super::{Ledger, Reader, failure};
 use crate::clock::now_ms;
 use crate::failure::Result;
 use crate::record::{Identity, Named};
@@ -84,7 +84,7 @@ pub struct Altered {
     pub size: u64,
 }
 
-impl Look {
+impl Reader {
     /// How many inputs were written to after their commit, and the last of them.
     pub fn altered(&self) -> anyhow::Result<(u64, Option<Altered>)> {
         let count =

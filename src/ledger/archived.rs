@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::look::{ENTRIES, Entry, Look, entry};
+use super::reader::{ENTRIES, Entry, Reader, entry};
 use super::{Ledger, failure};
 use crate::failure::Result;
 use crate::record::{Named, Stands};
@@ -41,7 +41,7 @@ impl Ledger {
     }
 }
 
-impl Look {
+impl Reader {
     /// The name that this microbatch's input was given, where it is not the usual one.
     pub fn archived_name(&self, sequence: u64) -> anyhow::Result<Option<OsString>> {
         Ok(name_of(&self.connection, sequence)?)

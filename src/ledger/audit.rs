@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use super::look::{ENTRIES, Entry, Look, entry};
+use super::reader::{ENTRIES, Entry, Reader, entry};
 use super::{Pruned, Rotated};
 use crate::microbatch::{Position, Target};
 
@@ -35,7 +35,7 @@ pub struct SpanRow {
     pub owed: bool,
 }
 
-impl Look {
+impl Reader {
     /// From here on everything is read as it is now, however long that takes.
     pub fn freeze(&self) -> anyhow::Result<()> {
         Ok(self.connection.execute_batch("BEGIN")?)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::look::Look;
+use super::reader::Reader;
 use super::{Ledger, failure};
 use crate::failure::{Failure, Result};
 
@@ -46,7 +46,7 @@ impl Ledger {
     }
 }
 
-impl Look {
+impl Reader {
     /// The folders that inputs were ever moved to.
     pub fn archives(&self, state: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Ok(archives(&self.connection, state)?)

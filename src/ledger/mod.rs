@@ -8,7 +8,7 @@
 //! - Only [`Ledger::commit`], [`Ledger::owed`] and [`Ledger::owed_to`] make a [`Committed`].
 //! - A start believes nothing that is only in the page cache: what an earlier process has left in the
 //!   log is written back and synced before it is read.
-//! - What is owed is forgotten only when [`Ledger::commit`] or [`Ledger::settle`] is told that it is
+//! - What is owed is forgotten only when [`Ledger::commit`] or [`Ledger::release`] is told that it is
 //!   durable elsewhere.
 //!
 //! # Why this way
@@ -25,18 +25,18 @@ mod committed;
 mod contents;
 mod job;
 mod known;
-mod look;
 mod opening;
 mod outputs;
 mod owed;
 mod progress;
 mod prune;
+mod reader;
 mod recent;
+mod released;
 mod remotes;
 mod rotation;
 mod rows;
 mod schema;
-mod settled;
 mod tally;
 mod told;
 mod views;
@@ -60,16 +60,16 @@ pub use altered::{Altered, Archive};
 pub use audit::{SpanRow, TargetRow};
 pub use committed::Committed;
 pub use known::{Continued, Continues, KnownView, Rewritten, Written};
-pub use look::{Cell, Entry, Look, Outcome};
 use opening::{image, is_damage, make_durable, make_private, not_opened, passes, write_log_back};
 use progress::Reached;
 pub use prune::Pruned;
+pub use reader::{Cell, Entry, Outcome, Reader};
 use recent::Recent;
 pub use recent::merged;
+pub use released::Released;
 use remotes::Presence;
 pub use remotes::{Remote, cost};
 pub use rotation::{Kept, Rotated};
-pub use settled::Settled;
 pub use tally::{MINUTE_MS, Tally};
 pub use told::{Told, ViewTrouble, What};
 pub use views::{Reading, StatePut, ViewId};
@@ -186,7 +186,7 @@ impl Ledger {
         )))
     }
 
-    /// The target at `path`, entered at the first time.
+    /// The target at `path`, which is inserted if it is new.
     pub fn target(&mut self, path: &Path) -> Result<Target> {
         let bytes = path.as_os_str().as_bytes();
         let enter = || -> rusqlite::Result<(i64, Position)> {
@@ -235,13 +235,13 @@ impl Ledger {
         self.positions.get(&target).copied().unwrap_or(Position { generation: 0, end: 0 })
     }
 
-    /// The next span of `target` shall begin here. It takes effect with the next commit.
+    /// Sets where the next span of `target` begins. It takes effect with the next commit.
     pub fn reposition(&mut self, target: Target, position: Position) {
         self.positions.insert(target, position);
     }
 
     /// Commits a group of microbatches in one transaction, together with the states of views that
-    /// they change, and with what is settled.
+    /// they change, and forgets what is durable elsewhere.
     ///
     /// # Errors
     /// `Transient` when nothing was committed and the group may be tried again; `Fatal` when it is
@@ -250,7 +250,7 @@ impl Ledger {
         &mut self,
         group: Vec<Microbatch>,
         mut states: impl Iterator<Item = StatePut<'a>>,
-        settled: &Settled,
+        released: &Released,
     ) -> Result<Vec<Committed>> {
         let before = self.positions.clone();
         let mut positions = before.clone();
@@ -285,7 +285,7 @@ impl Ledger {
             }
             progress::put(connection, &moved)?;
             tally.put(connection)?;
-            settled::forget(connection, settled, published)
+            released::forget(connection, released, published)
         });
         match done {
             Ok(()) if has_room => {
@@ -298,19 +298,19 @@ impl Ledger {
         }
         self.recent = recent;
         done?;
-        self.note_stopped(&settled.told);
+        self.note_stopped(&released.told);
         (self.positions, self.last, self.watermark) = (positions, sequence, watermark);
         self.tally = tally;
-        self.published = settled.published.unwrap_or(self.published);
+        self.published = released.published.unwrap_or(self.published);
         self.reached.extend(moved);
         Ok(committed)
     }
 
-    /// Forgets what is settled, when no commit comes that could carry it.
-    pub fn settle(&mut self, settled: &Settled) -> Result<()> {
+    /// Forgets what is durable elsewhere, when no commit comes that could carry it.
+    pub fn release(&mut self, released: &Released) -> Result<()> {
         let published = self.published;
-        self.transact(|connection| settled::forget(connection, settled, published))?;
-        self.published = settled.published.unwrap_or(published);
+        self.transact(|connection| released::forget(connection, released, published))?;
+        self.published = released.published.unwrap_or(published);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Committed and not settled: bytes that may not be in their files, inputs that are not archived.
+//! Committed and not released: bytes that may not be in their files, inputs that are not archived.
 //!
 //! Out of scope: what is owed to remote targets, which have their own pace (`remotes.rs`).
 
@@ -14,7 +14,7 @@ use crate::microbatch::{Position, Target};
 use crate::record::Home;
 
 impl Ledger {
-    /// Microbatches that are committed and not settled, in order: their bytes may not be in their files
+    /// Microbatches that are committed and not released, in order: their bytes may not be in their files
     /// yet, and their inputs may not be archived. What is owed to remote targets is not among it.
     pub fn owed(&self) -> Result<Vec<Committed>> {
         let select = format!(

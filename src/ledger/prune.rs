@@ -60,7 +60,7 @@ impl Ledger {
 
     /// The next microbatches after this one, at most `most`: up to the first of which something is owed, and
     /// never the last of all; not those whose input is still to be archived.
-    pub fn settled_after(&self, sequence: u64, most: u64) -> Result<Vec<Committed>> {
+    pub fn done_after(&self, sequence: u64, most: u64) -> Result<Vec<Committed>> {
         let load = || -> rusqlite::Result<Vec<Committed>> {
             let select = format!(
                 "{} WHERE sequence > ?1 AND sequence < ?2

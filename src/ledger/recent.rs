@@ -79,7 +79,7 @@ impl Recent {
         self.changes += 1;
         self.bytes += size(&put);
         let changes = self.views.entry(view).or_default();
-        // What was never put in its place leaves nothing behind. In doubt it may be there.
+        // What was never put in its place leaves nothing. In doubt it may be there.
         if value.is_none() && !views::is_placed(connection, view, key).unwrap_or(true) {
             changes.remove(key);
             return;
@@ -201,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::{Ledger, Settled};
+    use crate::ledger::{Ledger, Released};
     use crate::microbatch::Microbatch;
 
     /// The states of two views.
@@ -253,7 +253,7 @@ mod tests {
             key,
             value: value.as_deref(),
         });
-        ledger.commit(vec![Microbatch::without_input(0)], puts, &Settled::default()).map(drop)
+        ledger.commit(vec![Microbatch::without_input(0)], puts, &Released::default()).map(drop)
     }
 
     fn apply(

@@ -49,7 +49,7 @@ pub struct Freed {
 }
 
 impl Ledger {
-    /// The system of this name, which these targets are on; entered at the first time.
+    /// The system of this name, which these targets are on; it is inserted if it is new.
     ///
     /// # Errors
     /// `Halt` when something is owed to one of them elsewhere.

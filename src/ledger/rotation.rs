@@ -123,7 +123,7 @@ impl Ledger {
     }
 
     /// A rotation is done, and this is the file that it is kept in.
-    pub fn settle_rotation(&mut self, target: Target, generation: u64, kept: Kept) -> Result<()> {
+    pub fn note_kept(&mut self, target: Target, generation: u64, kept: Kept) -> Result<()> {
         let update = "UPDATE rotated SET done = 1, kept = ?, bytes = ?
             WHERE target = ? AND generation = ?";
         let (inode, bytes) = match kept {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 
-use super::{Ledger, Look, ViewId, failure};
+use super::{Ledger, Reader, ViewId, failure};
 use crate::clock::now_ms;
 use crate::failure::Result;
 
@@ -132,7 +132,7 @@ impl Ledger {
     }
 }
 
-impl Look {
+impl Reader {
     /// The views that are stopped or of which groups are left out.
     pub fn view_troubles(&self) -> anyhow::Result<Vec<ViewTrouble>> {
         let select = "SELECT view.name, stopped, count(left_out.name), left_out.name, reason, max(at_ms)

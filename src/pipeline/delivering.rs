@@ -68,16 +68,16 @@ impl Pipeline {
         if !news.refusals.is_empty() {
             self.commit_refusals(news.refusals, rejects, source)?;
         }
-        if !self.settled_files.is_empty() {
+        if !self.released_files.is_empty() {
             // They may be what fills the disk.
-            self.settle()?;
+            self.release()?;
         }
         Ok(())
     }
 
     fn take_over(&mut self, news: &mut News) {
-        self.settled.confirmed.append(&mut news.confirmed);
-        self.settled_files.append(&mut news.files);
+        self.released.confirmed.append(&mut news.confirmed);
+        self.released_files.append(&mut news.files);
     }
 
     /// Sends what is left. A stop waits for what is being sent, and begins nothing more.
@@ -96,7 +96,7 @@ impl Pipeline {
                 return Err(Failure::Transient(anyhow::anyhow!("not everything is delivered")));
             }
             self.deliver(rejects, source)?;
-            self.settle()?;
+            self.release()?;
             self.check_there()?;
             self.wait_for_answers(pulse);
         }

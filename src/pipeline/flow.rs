@@ -78,7 +78,7 @@ pub trait Delivery: Send {
     /// output.
     fn batch(&mut self, records: RecordBatch) -> Result<()> {
         drop(records);
-        Err(Failure::fatal("records were kept that nobody asked for"))
+        Err(Failure::fatal("internal error: unexpected records, please report this"))
     }
 
     /// Takes a bad record, its line counted from the beginning of the input.
@@ -87,7 +87,7 @@ pub trait Delivery: Send {
     /// Takes a record that a view has missed, its line counted from the beginning of the input.
     fn late(&mut self, late: &Late) -> Result<()> {
         let _ = late;
-        Err(Failure::fatal("a record is late for nobody"))
+        Err(Failure::fatal("internal error: a late record without a view, please report this"))
     }
 
     /// The input pauses: what was taken should leave.

@@ -107,7 +107,7 @@ impl Pipeline {
         };
         // Of a file that cannot be removed, while none after it could be: whether it is the file or the archive.
         let mut stays = None;
-        for committed in self.ledger.settled_after(pruned.inputs, STEP)? {
+        for committed in self.ledger.done_after(pruned.inputs, STEP)? {
             let goes = match (keep, oldest) {
                 (Keep::Bytes(most), _) => {
                     let passed_over = self.ledger.passed_over(committed.sequence())?;
@@ -200,7 +200,7 @@ impl Pipeline {
         if is_folder && self.keeping.inputs.is_some() {
             below = pruned.inputs;
         }
-        for committed in self.ledger.settled_after(pruned.history, STEP)? {
+        for committed in self.ledger.done_after(pruned.history, STEP)? {
             let sequence = committed.sequence();
             if committed.committed_ms() >= at || sequence > below {
                 break;

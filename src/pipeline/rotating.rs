@@ -27,7 +27,7 @@ impl Pipeline {
         }
         if rotation.is_due(&self.ledger, now_ms())? {
             self.sync(source)?;
-            self.settle()?;
+            self.release()?;
             rotation.decide(&mut self.ledger, now_ms())?;
             rotation.carry_out(&mut self.ledger)?;
         }

@@ -42,7 +42,7 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
     if judged.rejected.is_empty() && judged.late.is_empty() {
         return Sifted { records: judged.records, rejects: Vec::new(), late: Vec::new() };
     }
-    let source = Source::new(records, origins);
+    let source = Placed::new(records, origins);
     let reject = |(row, reason): (usize, String)| {
         let raw = source.raw(row);
         let truncated = raw.len() > REJECT_RAW_BYTES;
@@ -68,14 +68,14 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
 }
 
 /// Records, and where they stood.
-struct Source<'a> {
+struct Placed<'a> {
     records: &'a RecordBatch,
     origins: &'a Origins<'a>,
     /// Where each line of the text begins.
     offsets: Vec<usize>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> Placed<'a> {
     fn new(records: &'a RecordBatch, origins: &'a Origins<'a>) -> Self {
         let bytes = origins.text.as_ref().map_or(&[][..], |text| text.bytes);
         let ends = memchr::memchr_iter(b'\n', bytes).map(|end| end + 1);
@@ -141,7 +141,7 @@ mod tests {
         let bytes = b"a\n\"b\nb\"\r\n\nc";
         let text = Some(Text { bytes, begins: vec![1, 2, 5] });
         let origins = Origins { lines: None, text, encode: encode::Format::Lines {} };
-        let source = Source::new(&records, &origins);
+        let source = Placed::new(&records, &origins);
         assert_eq!(source.text(1), Some(&b"a"[..]));
         assert_eq!(source.text(2), Some(&b"\"b\nb\""[..]));
         assert_eq!(source.text(5), Some(&b"c"[..]));

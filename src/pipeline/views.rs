@@ -58,7 +58,7 @@ pub type Results = Vec<Option<Making>>;
 /// For each view up to where it has closed windows without the watermark.
 pub type Closed = Vec<Option<i64>>;
 
-/// A view that was rebuilt: the microbatch, the states to put, and what is settled and told with it.
+/// A view that was rebuilt: the microbatch, the states to put, and what is released and told with it.
 pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
 /// The state changes of a group of microbatches.
@@ -237,7 +237,7 @@ impl Views {
             let is_whole = false;
             let step = Step { ledger, staging, changes: &changes, watermarks, ends, is_whole };
             let mut additions = Vec::new();
-            let stepped = self.settle_late(&step, &tapped, prepared).and_then(|()| {
+            let stepped = self.decide_late(&step, &tapped, prepared).and_then(|()| {
                 let stepped = self.step(&step, &tapped.deltas, &told, &mut additions);
                 // Also when it failed: what was staged has to be removed.
                 prepared.batch.additions.append(&mut additions);
@@ -269,7 +269,7 @@ impl Views {
     }
 
     /// Decides which of the records that were in doubt are late.
-    fn settle_late(&self, step: &Step<'_>, tapped: &Tapped, prepared: &mut Prepared) -> Result<()> {
+    fn decide_late(&self, step: &Step<'_>, tapped: &Tapped, prepared: &mut Prepared) -> Result<()> {
         if tapped.doubts.iter().all(Doubts::is_empty) {
             return Ok(());
         }
@@ -364,7 +364,7 @@ impl Views {
         self.idle_since = self.idle_since.map(|_| now);
     }
 
-    /// No window is open until something comes.
+    /// Marks all windows as closed.
     pub fn rest(&mut self) {
         self.idle_since = None;
     }
@@ -405,7 +405,7 @@ impl Views {
     }
 
     /// Rebuilds a view from partial states of the whole output, of which no record is late: a
-    /// microbatch without an input, the states to put, and the view that is settled with it.
+    /// microbatch without an input, the states to put, and the view that is released with it.
     pub fn rebuild(
         &self,
         number: usize,

@@ -188,7 +188,7 @@ fn relative(lines: &Int64Array, before: u64) -> Vec<u64> {
 }
 
 /// Classifies an error of a query: the file is bad, unless the disk is at fault.
-pub fn failure(problem: engine::Problem) -> Failure {
+pub fn failure(problem: engine::QueryError) -> Failure {
     if problem.transient {
         Failure::Transient(problem.into())
     } else {

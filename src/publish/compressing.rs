@@ -3,7 +3,7 @@
 //! Invariants: who looks finds the plain file or the compressed one, never both. The plain file gets a
 //! hidden name before the compressed one gets its own, and goes when that is durable. Between the two there
 //! are a hidden and a temporary file; the temporary one says that the compressed file was not to be seen yet.
-//! Whatever ends it, [`clear`] undoes what was not done, and leaves no name behind.
+//! Whatever ends it, [`clear`] undoes what was not done, and leaves no name.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -147,7 +147,7 @@ impl Rotation {
             let Some(how) = self.rule.compress else {
                 // An earlier configuration may have compressed.
                 compressing::clear(&self.open()?.0, &rotated.name)?;
-                self.settle(ledger, &rotated)?;
+                self.note_done(ledger, &rotated)?;
                 continue;
             };
             let is_later = self.again.is_some_and(|again| again > Instant::now());
@@ -221,7 +221,7 @@ impl Rotation {
         match done.context("compress a closed output") {
             Ok(()) => {
                 self.pauses.reset();
-                self.settle(ledger, &rotated)
+                self.note_done(ledger, &rotated)
             }
             Err(error) if is_sync(&error) => Err(Failure::Fatal(error)),
             Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
@@ -242,9 +242,9 @@ impl Rotation {
     }
 
     /// One more closed file is as it stays.
-    fn settle(&mut self, ledger: &mut Ledger, rotated: &Rotated) -> Result<()> {
+    fn note_done(&mut self, ledger: &mut Ledger, rotated: &Rotated) -> Result<()> {
         let kept = compressing::kept(&self.open()?.0, &rotated.name, rotated.inode)?;
-        ledger.settle_rotation(self.target, rotated.generation, kept)?;
+        ledger.note_kept(self.target, rotated.generation, kept)?;
         self.prune_at = self.rule.keep.map(|_| Instant::now());
         self.kept_bytes = self.kept_bytes.map(|bytes| bytes.saturating_add(kept.bytes()));
         Ok(())

@@ -65,7 +65,7 @@ struct Version {
 }
 
 /// Plans all queries of the job again.
-type PlanAgain<'a> = &'a dyn Fn() -> Result<(), engine::Problem>;
+type PlanAgain<'a> = &'a dyn Fn() -> Result<(), engine::QueryError>;
 
 impl Tables {
     /// Reads all tables of a job.
@@ -138,7 +138,7 @@ impl Tables {
         engine: &Engine,
         versions: &[&Version],
         plan_again: PlanAgain<'_>,
-    ) -> Result<(), engine::Problem> {
+    ) -> Result<(), engine::QueryError> {
         let name = |version: &Version| self.all.get(version.place).map(|table| &table.table.name);
         let mut old = Vec::new();
         for version in versions {
@@ -157,7 +157,7 @@ impl Tables {
         planned
     }
 
-    fn conclude(&mut self, version: &Version, put: Result<(), engine::Problem>) {
+    fn conclude(&mut self, version: &Version, put: Result<(), engine::QueryError>) {
         let Some(table) = self.all.get_mut(version.place) else { return };
         if let Err(error) = put {
             return table.refuse(version.stamp, &error.into());

@@ -1,7 +1,7 @@
 //! An output that is a folder, with one file for each microbatch.
 //!
 //! Invariants: a file waits in the folder under a hidden name, and one rename makes it visible,
-//! so that a reader of the folder sees whole microbatches only. A file that waits no more has been
+//! so that a reader of the folder sees whole microbatches only. Once its hidden name is gone, a file has been
 //! published: what has become of it since is its reader's affair. Within one folder a rename is done
 //! or not done, even where a power cut may lose one half of a rename between two.
 
@@ -17,7 +17,7 @@ use crate::microbatch::{Owed, Payload, Position};
 /// Prefix of the names of waiting files. Readers of such folders skip names that begin with a dot.
 pub const WAITING: &str = ".spoolmill-wait-";
 
-/// Says whose files wait here: it holds the path of the state directory. A file that waits no more
+/// Says whose files wait here: it holds the path of the state directory. A file without its hidden name
 /// counts as published, so that it must not be another folder in which it is looked for.
 const OWNER: &str = ".spoolmill-owner";
 

@@ -33,7 +33,7 @@ pub fn give_up_all() {
 /// A file that takes the place of another when it is finished, and leaves no trace before.
 #[derive(Debug)]
 pub struct Replaced {
-    place: Option<Place>,
+    place: Option<Successor>,
     /// A device or a pipe, which nothing can take the place of.
     through: Option<File>,
     /// Why nothing may be written, if so.
@@ -41,7 +41,7 @@ pub struct Replaced {
 }
 
 #[derive(Debug)]
-struct Place {
+struct Successor {
     dir: Dir,
     name: OsString,
     temporary: OsString,
@@ -71,7 +71,7 @@ impl Replaced {
         dir.unlink(&temporary)?;
         let file = dir.create_new(&temporary)?;
         unfinished().insert(dir.path().join(&temporary));
-        let place = Place { dir, name, temporary, file, written: 0 };
+        let place = Successor { dir, name, temporary, file, written: 0 };
         let replaced = Self { place: Some(place), through: None, refused: None };
         if let (Some(before), Some(place)) = (before, &replaced.place) {
             place.look_like(&before)?;
@@ -102,7 +102,7 @@ impl Replaced {
     }
 }
 
-impl Place {
+impl Successor {
     /// Takes over owner and mode of the file that is to be replaced.
     fn look_like(&self, before: &std::fs::Metadata) -> anyhow::Result<()> {
         use std::os::unix::fs::MetadataExt as _;

@@ -187,7 +187,7 @@ impl Source for LogSource {
         }
     }
 
-    fn did_not_end(&mut self, key: &Key) {
+    fn reopen(&mut self, key: &Key) {
         if matches!(&self.end, End::Before(end) if end == key) {
             self.end = End::No;
         }

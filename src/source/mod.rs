@@ -55,7 +55,7 @@ pub trait Source: Acknowledge {
     fn close(&mut self, last: Option<Key>);
 
     /// The input of this key did not end the job after all.
-    fn did_not_end(&mut self, key: &Key);
+    fn reopen(&mut self, key: &Key);
 
     /// True once everything has been offered that is to be, after [`Source::close`].
     fn is_drained(&self) -> bool;

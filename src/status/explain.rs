@@ -12,7 +12,7 @@ use super::open_source;
 use crate::config::Config;
 use crate::decode::compression;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome};
+use crate::ledger::{Entry, Outcome, Reader};
 use crate::record::Stands;
 use crate::source::folder::Standing;
 use crate::source::folder::archive::{Action, Archiver};
@@ -46,8 +46,8 @@ pub struct Explained {
 /// # Errors
 /// When the ledger or the drop folder cannot be read.
 pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
-    let look = Look::open(&config.state)?;
-    let place = Place::of(config, &look, path)?;
+    let look = Reader::open(&config.state)?;
+    let place = Location::of(config, &look, path)?;
     let (name, history) = history(&look, &place)?;
     let now = if let Some(archive) = &place.archive {
         match archive.join(&place.name).symlink_metadata() {
@@ -77,8 +77,8 @@ pub fn explain(config: &Config, path: &Path) -> anyhow::Result<Explained> {
 /// The outcome of the newest file of a name, and its present place.
 fn became(
     config: &Config,
-    look: &Look,
-    place: &Place,
+    look: &Reader,
+    place: &Location,
     history: &[Entry],
 ) -> anyhow::Result<Option<String>> {
     let Some(entry) = history.first() else { return Ok(None) };
@@ -120,15 +120,15 @@ fn became(
 }
 
 /// Which file is meant.
-struct Place {
+struct Location {
     /// Its name as it is, relative to the drop folder or to the archive.
     name: OsString,
     /// The archive that it is in, if so.
     archive: Option<PathBuf>,
 }
 
-impl Place {
-    fn of(config: &Config, look: &Look, path: &Path) -> anyhow::Result<Self> {
+impl Location {
+    fn of(config: &Config, look: &Reader, path: &Path) -> anyhow::Result<Self> {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let below = |folder: Option<&Path>| {
             let folder = folder?;
@@ -171,7 +171,7 @@ impl Place {
 }
 
 /// The name of the input that is or became the file, and what was made of it.
-fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)> {
+fn history(look: &Reader, place: &Location) -> anyhow::Result<(OsString, Vec<Entry>)> {
     let archived = archived_under(look, place, 0)?;
     match archived.first() {
         Some((entry, ..)) => {
@@ -185,8 +185,8 @@ fn history(look: &Look, place: &Place) -> anyhow::Result<(OsString, Vec<Entry>)>
 
 /// The microbatches that have put a file under this name, the newest first, with the inode it had.
 fn archived_under(
-    look: &Look,
-    place: &Place,
+    look: &Reader,
+    place: &Location,
     inode: u64,
 ) -> anyhow::Result<Vec<(Entry, Stands, u64)>> {
     let Some(is_failed) = place.is_failed() else { return Ok(Vec::new()) };
@@ -216,11 +216,11 @@ fn archived_under(
 /// When the ledger cannot be read.
 pub fn archived_as(
     config: &Config,
-    look: &Look,
+    look: &Reader,
     path: &Path,
     stamp: &Stamp,
 ) -> anyhow::Result<Option<(Entry, Stands)>> {
-    let place = Place::of(config, look, path)?;
+    let place = Location::of(config, look, path)?;
     let all = archived_under(look, &place, stamp.inode)?;
     let is_failed = place.is_failed() == Some(true);
     let same = |(entry, stands, inode): &&(Entry, Stands, u64)| match stands {
@@ -238,8 +238,13 @@ pub fn archived_as(
 ///
 /// # Errors
 /// When the ledger cannot be read.
-pub fn is_input(config: &Config, look: &Look, path: &Path, stamp: &Stamp) -> anyhow::Result<bool> {
-    let all = archived_under(look, &Place::of(config, look, path)?, stamp.inode)?;
+pub fn is_input(
+    config: &Config,
+    look: &Reader,
+    path: &Path,
+    stamp: &Stamp,
+) -> anyhow::Result<bool> {
+    let all = archived_under(look, &Location::of(config, look, path)?, stamp.inode)?;
     let mut inputs = all.iter().filter(|(_, stands, _)| *stands == Stands::Input);
     Ok(inputs.any(|(entry, ..)| {
         let identity = &entry.identity;
@@ -249,7 +254,7 @@ pub fn is_input(config: &Config, look: &Look, path: &Path, stamp: &Stamp) -> any
 }
 
 /// The microbatch whose number an archived name ends in: `<name>.<number>`, or `.<number>.<attempt>`.
-fn numbered(look: &Look, archived: &OsStr) -> anyhow::Result<Option<Entry>> {
+fn numbered(look: &Reader, archived: &OsStr) -> anyhow::Result<Option<Entry>> {
     let mut rest = archived.as_bytes();
     for _ in 0..2 {
         let Some(dot) = memchr::memrchr(b'.', rest) else { break };

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::decode::compression;
-use crate::ledger::{Look, MINUTE_MS, Tally, ViewTrouble};
+use crate::ledger::{MINUTE_MS, Reader, Tally, ViewTrouble};
 use crate::source::folder::{FolderSource, Survey};
 use live::{Live, Trouble};
 
@@ -45,7 +45,7 @@ pub struct RemovedView {
 }
 
 impl RemovedView {
-    fn of(name: String, look: &Look) -> anyhow::Result<Self> {
+    fn of(name: String, look: &Reader) -> anyhow::Result<Self> {
         let (bytes, more) = look.view_size(&name, GROUPS_MAX)?;
         Ok(Self { name, bytes, more })
     }
@@ -151,7 +151,7 @@ impl Status {
     /// When the ledger cannot be read, or the job has never run.
     pub fn seen_by(config: &Config, pid: Option<u32>) -> anyhow::Result<Self> {
         let now_ms = now_ms();
-        let look = Look::open(&config.state)?;
+        let look = Reader::open(&config.state)?;
         let live = Live::read(&config.state);
         let runs = pid.is_some();
         let total = look.tally(i64::MAX)?;
@@ -207,7 +207,7 @@ impl Status {
 }
 
 /// Throughput of the last sixty seconds.
-fn last_minute(look: &Look, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> {
+fn last_minute(look: &Reader, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> {
     match look.recent(now_ms - MINUTE_MS, COUNTED_MAX)? {
         Some(tally) => Ok(Flow::of(tally, Some(60.0))),
         None => since(look, total, now_ms, 1),
@@ -215,7 +215,7 @@ fn last_minute(look: &Look, total: &Tally, now_ms: i64) -> anyhow::Result<Flow> 
 }
 
 /// Throughput since the beginning of the minute that was `minutes` ago.
-fn since(look: &Look, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Result<Flow> {
+fn since(look: &Reader, total: &Tally, now_ms: i64, minutes: i64) -> anyhow::Result<Flow> {
     let from = now_ms.div_euclid(MINUTE_MS) - minutes;
     let tally = total.since(&look.tally(from - 1)?);
     #[expect(clippy::cast_precision_loss, reason = "a day of milliseconds is exact")]

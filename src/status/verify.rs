@@ -13,7 +13,7 @@ use anyhow::Context as _;
 
 use crate::config::Config;
 use crate::durable::Dir;
-use crate::ledger::{Entry, Look, Outcome, Rotated, SpanRow, TargetRow};
+use crate::ledger::{Entry, Outcome, Reader, Rotated, SpanRow, TargetRow};
 use crate::publish::rotation;
 use crate::sink::file::checksum;
 use crate::sink::folder;
@@ -73,7 +73,7 @@ impl Closed {
 /// # Errors
 /// When the ledger cannot be read at all.
 pub fn verify(config: &Config, deep: bool, found: &mut dyn FnMut(&str)) -> anyhow::Result<Looked> {
-    let look = Look::open(&config.state)?;
+    let look = Reader::open(&config.state)?;
     look.freeze()?;
     let mut audit = Audit {
         config,
@@ -106,7 +106,7 @@ impl Audit<'_> {
     }
 
     /// The spans of one target against what is on the disk.
-    fn target(&mut self, look: &Look, row: &TargetRow) -> anyhow::Result<()> {
+    fn target(&mut self, look: &Reader, row: &TargetRow) -> anyhow::Result<()> {
         let output = self.config.output.as_ref();
         if output.is_some_and(|output| output.is_folder() && output.path() == Some(&row.path)) {
             look.spans(row.target, |span| self.part(row, span))?;
@@ -160,7 +160,7 @@ impl Audit<'_> {
     fn drop_if_outdated(&mut self, row: &TargetRow) -> anyhow::Result<()> {
         let found = std::mem::take(&mut self.of_target);
         if !found.is_empty() {
-            let targets = Look::open(&self.config.state)?.targets()?;
+            let targets = Reader::open(&self.config.state)?.targets()?;
             let now = targets.into_iter().find(|now| now.target == row.target);
             if now.is_some_and(|now| now.next.generation != row.next.generation) {
                 return Ok(());
@@ -269,7 +269,7 @@ impl Audit<'_> {
     }
 
     /// The microbatches one after the other, and their inputs.
-    fn history(&mut self, look: &Look) -> anyhow::Result<()> {
+    fn history(&mut self, look: &Reader) -> anyhow::Result<()> {
         let unarchived: std::collections::HashSet<u64> =
             look.unarchived()?.into_iter().map(|(sequence, _)| sequence).collect();
         let config = self.config;
@@ -318,7 +318,7 @@ impl Audit<'_> {
     /// An input must be where its microbatch has put it.
     fn input(
         &mut self,
-        look: &Look,
+        look: &Reader,
         entry: &Entry,
         folder: &Dir,
         archiver: &Archiver,
@@ -383,7 +383,7 @@ impl Audit<'_> {
         }
     }
 
-    fn report(&mut self, look: &Look, path: &Path, sequence: u64) -> anyhow::Result<()> {
+    fn report(&mut self, look: &Reader, path: &Path, sequence: u64) -> anyhow::Result<()> {
         let mut usual = path.file_name().unwrap_or_default().to_owned();
         usual.push(OsStr::new(REPORT_SUFFIX));
         let about = path.file_name().unwrap_or_default();

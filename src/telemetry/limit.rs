@@ -36,7 +36,7 @@ pub struct Limit;
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // What tells of lines left out has a name of its own, and is told.
+        // The summary of suppressed lines is never suppressed: it has a name of its own.
         if *metadata.level() > Level::WARN || metadata.name() == LEFT_OUT {
             return true;
         }

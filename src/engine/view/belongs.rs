@@ -18,7 +18,7 @@ use crate::engine::rows::Rows;
 use crate::engine::slot::{self, Slot};
 use crate::engine::split::{self, Split};
 use crate::engine::statement::{Statement, with_line};
-use crate::engine::{Engine, Problem, Run, carry, state, types};
+use crate::engine::{Engine, QueryError, Run, carry, state, types};
 use crate::event_time::Window;
 
 /// Plans what gives the groups of each record, with its row after them.
@@ -26,7 +26,7 @@ pub(super) async fn plan(
     engine: &Engine,
     statement: &Statement,
     definition: Definition<'_>,
-) -> Result<Arc<dyn ExecutionPlan>, Problem> {
+) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
     let context = engine.context.state();
     let explain = |error| statement.explain(&error);
     let _ = engine.context.deregister_table(TABLE);
@@ -40,7 +40,7 @@ pub(super) async fn plan(
     let plan = context.analyzer().execute_and_check(plan, &context.options(), |_, _| {});
     let Split { aggregate, .. } = split::split(plan.map_err(explain)?, definition.asked)?;
     let plan = carry::beside(&aggregate.input, TABLE, &aggregate.group_expr)
-        .ok_or_else(|| Problem::new("the groups of a record cannot be told"))?;
+        .ok_or_else(|| QueryError::new("the groups of a record cannot be told"))?;
     let plan = context.create_physical_plan(&plan).await.map_err(explain)?;
     slot::hold_tables(plan).map_err(explain)
 }
@@ -82,7 +82,7 @@ impl View {
         times: &[i64],
         mark: i64,
         doubts: &mut Doubts,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), QueryError> {
         let Some(windowed) = self.windowed else { return Ok(()) };
         doubts.mark = Some(mark);
         let late_before = windowed.window.late_before(mark);
@@ -107,14 +107,14 @@ impl View {
         &self,
         windowed: Windowed,
         records: &RecordBatch,
-    ) -> Result<Vec<(i64, Vec<u8>)>, Problem> {
+    ) -> Result<Vec<(i64, Vec<u8>)>, QueryError> {
         let plans = self.plans();
         let Some(plan) = &plans.of_each else { return Ok(Vec::new()) };
         let rows = i64::try_from(records.num_rows()).unwrap_or(i64::MAX);
         let mut columns = records.columns().to_vec();
         columns.push(Arc::new(Int64Array::from_iter_values(0..rows)));
         let records = RecordBatch::try_new(with_line(&records.schema()), columns)
-            .map_err(|error| Problem::of(&error.into()))?;
+            .map_err(|error| QueryError::of(&error.into()))?;
         let run = Run::new(&self.engine, plan, Feed::held(vec![records]))?;
         let mut all = Vec::new();
         for made in run.finish(&self.engine)? {

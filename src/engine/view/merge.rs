@@ -15,7 +15,7 @@ use super::keys::{end_key, end_of};
 use super::{Asked, Entries, States, Store, View, closed, problem, sessions};
 use crate::engine::bounds::{self, Windowed, panes};
 use crate::engine::rows::{self, Rows};
-use crate::engine::{Problem, state};
+use crate::engine::{QueryError, state};
 use crate::event_time::Window;
 
 /// Under this key stands the end of the last window that was closed without the watermark. The keys of
@@ -62,7 +62,7 @@ impl View {
         let new = parts.iter().map(|part| part.states.clone()).zip(places);
         let mut all: Vec<_> = std::iter::once(old).chain(new).collect();
         // Also where there is nothing to merge with: what the engine cannot merge must not be kept.
-        let merged = Problem::guard(|| self.merged(keys.len(), &all))?;
+        let merged = QueryError::guard(|| self.merged(keys.len(), &all))?;
         let states = States { keys, states: merged };
         store.put_all(states.entries(order.iter().copied())?);
         let (old, places) = all.swap_remove(0);
@@ -175,11 +175,11 @@ impl View {
     ///
     /// # Errors
     /// When a state cannot be merged.
-    pub fn condense(&self, delta: &[States]) -> Result<States, Problem> {
+    pub fn condense(&self, delta: &[States]) -> Result<States, QueryError> {
         let delta: Vec<_> = delta.iter().map(Cow::Borrowed).collect();
         let Interned { keys, places, .. } = intern(&delta);
         let parts: Vec<_> = delta.iter().map(|part| part.states.clone()).zip(places).collect();
-        let states = Problem::guard(|| self.merged(keys.len(), &parts))?;
+        let states = QueryError::guard(|| self.merged(keys.len(), &parts))?;
         Ok(States { keys, states })
     }
 

@@ -26,7 +26,7 @@ use datafusion::physical_plan::aggregates::{
 };
 
 use super::{States, View, accumulator};
-use crate::engine::Problem;
+use crate::engine::QueryError;
 use crate::engine::groups::Groups;
 use crate::engine::rows::Rows;
 
@@ -65,7 +65,7 @@ struct Table {
 
 impl<'a> Delta<'a> {
     /// None yet of this aggregate, which is the lower part of the view.
-    pub(super) fn new(view: &'a View, aggregate: &'a AggregateExec) -> Result<Self, Problem> {
+    pub(super) fn new(view: &'a View, aggregate: &'a AggregateExec) -> Result<Self, QueryError> {
         let pool = &view.engine.context.runtime_env().memory_pool;
         let partial = Partial::new(aggregate, pool)?;
         // What is there counts, and the tables beside it get less; not so much that a query beside them that
@@ -75,19 +75,19 @@ impl<'a> Delta<'a> {
     }
 
     /// Takes some records.
-    pub(super) fn take(&mut self, records: &RecordBatch) -> Result<(), Problem> {
+    pub(super) fn take(&mut self, records: &RecordBatch) -> Result<(), QueryError> {
         let part = self.partial.take(records)?;
         self.add(part)
     }
 
     /// One partial state for each group, unless memory was short.
-    pub(super) fn finish(mut self) -> Result<Vec<States>, Problem> {
+    pub(super) fn finish(mut self) -> Result<Vec<States>, QueryError> {
         let part = self.partial.finish()?;
         self.add(part)?;
         Ok(self.parts)
     }
 
-    fn add(&mut self, part: Option<States>) -> Result<(), Problem> {
+    fn add(&mut self, part: Option<States>) -> Result<(), QueryError> {
         let Some(part) = part else { return Ok(()) };
         self.rows += part.len();
         self.parts.push(part);

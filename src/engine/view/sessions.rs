@@ -19,7 +19,7 @@ use super::keys::{OF_END, OF_GROUP, by_end, end_key, group_key, timed_key};
 use super::{Entries, Entry, States, Store, View, closed, problem};
 use crate::engine::bounds::{Windowed, panes};
 use crate::engine::rows::Rows;
-use crate::engine::{Problem, state};
+use crate::engine::{QueryError, state};
 
 /// Groups with the times of their rows.
 type Timed = HashSet<Vec<u8>>;
@@ -66,7 +66,7 @@ pub(super) fn merge<S: Store>(
     let Some(windowed) = view.windowed else { return Ok(States::none()) };
     let delta = columns_of(view, delta).map_err(problem)?;
     let (sessions, _) = sessions(view, windowed, &delta, (gap, mark), store)?;
-    let states = Problem::guard(|| states(view, windowed, &delta, &sessions))?;
+    let states = QueryError::guard(|| states(view, windowed, &delta, &sessions))?;
     put(&sessions, &states, store)?;
     Ok(states)
 }
@@ -387,9 +387,9 @@ pub(super) fn all<S: Store>(store: &S) -> Result<Entries, S::Error> {
 }
 
 /// Sessions as groups with their window.
-pub(super) fn as_groups(view: &View, entries: Entries) -> Result<Entries, Problem> {
+pub(super) fn as_groups(view: &View, entries: Entries) -> Result<Entries, QueryError> {
     let Some(windowed) = view.windowed else { return Ok(entries) };
-    let cut = || Problem::new("a session in the ledger is damaged");
+    let cut = || QueryError::new("a session in the ledger is damaged");
     let mut groups = Entries::default();
     for (key, value) in entries.iter() {
         let (start, rest) =

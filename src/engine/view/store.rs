@@ -8,12 +8,12 @@ use bytesize::ByteSize;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 
 use crate::engine::rows::Rows;
-use crate::engine::{Engine, Problem};
+use crate::engine::{Engine, QueryError};
 
 /// States by their keys, in the order of the keys.
 pub trait Store {
     /// Why a state cannot be had.
-    type Error: From<Problem>;
+    type Error: From<QueryError>;
 
     /// The state under this key, if there is one.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
@@ -116,11 +116,11 @@ impl Memory {
     ///
     /// # Errors
     /// When the engine may not have so much.
-    pub fn count(&mut self) -> Result<(), Problem> {
+    pub fn count(&mut self) -> Result<(), QueryError> {
         let (Some(part), bytes) = (&mut self.part, self.bytes) else { return Ok(()) };
         part.try_resize(bytes).map_err(|_| {
             let kept = ByteSize(bytes as u64);
-            Problem::new(format!(
+            QueryError::new(format!(
                 "the groups of the view take {kept}, more than engine.memory has room for"
             ))
         })
@@ -132,13 +132,13 @@ fn size(key: usize, value: &[u8]) -> usize {
 }
 
 impl Store for Memory {
-    type Error = Problem;
+    type Error = QueryError;
 
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Problem> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, QueryError> {
         Ok(self.states.get(key).cloned())
     }
 
-    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, Problem> {
+    fn range(&self, from: &[u8], below: Option<&[u8]>) -> Result<Entries, QueryError> {
         let all = self.states.range(from.to_vec()..);
         let within = all.take_while(|(key, _)| below.is_none_or(|below| key.as_slice() < below));
         let mut entries = Entries::default();
@@ -146,7 +146,7 @@ impl Store for Memory {
         Ok(entries)
     }
 
-    fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, Problem> {
+    fn last_below(&self, from: &[u8], below: &[u8]) -> Result<Option<Entry>, QueryError> {
         let last = self.states.range(from.to_vec()..below.to_vec()).next_back();
         Ok(last.map(|(key, value)| Entry { key: key.clone(), value: value.clone() }))
     }

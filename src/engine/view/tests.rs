@@ -36,7 +36,7 @@ fn engine() -> Arc<Engine> {
     Engine::new(64 << 20, &std::env::temp_dir()).unwrap()
 }
 
-fn planned(engine: &Arc<Engine>, sql: &str, asked: Asked) -> Result<View, Problem> {
+fn planned(engine: &Arc<Engine>, sql: &str, asked: Asked) -> Result<View, QueryError> {
     let schema = schema();
     let event_time = Some("t");
     let allow_unbounded = false;

@@ -74,7 +74,7 @@ pub struct Results {}
 #[derive(Debug, Default)]
 pub struct Closed {}
 
-/// A view that was rebuilt: the microbatch, the states to put, and what is settled and told with it.
+/// A view that was rebuilt: the microbatch, the states to put, and what is released and told with it.
 pub type Remade = (Microbatch, Puts, (ViewId, Vec<Told>));
 
 /// The state changes of a group of microbatches.

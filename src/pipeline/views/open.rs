@@ -72,8 +72,7 @@ impl Open {
         self.replaced.map_or(now, |replaced| now.max(replaced + self.definition.every))
     }
 
-    /// Begins the result that these changes lead to, while they are committed: the one keeps a processor
-    /// busy, and the other the ledger. Only where nothing was kept before and it is wanted at once, as
+    /// Computes the result of these changes on another thread while the ledger commits them. Only where nothing was kept before and it is wanted at once, as
     /// after a first large file: what was kept would have to be read before the commit.
     pub(super) fn begin(
         &self,

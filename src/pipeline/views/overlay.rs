@@ -2,7 +2,7 @@
 //! before it in its group.
 
 use super::changes::Changes;
-use crate::engine::{Entries, Entry, Problem, Store};
+use crate::engine::{Entries, Entry, QueryError, Store};
 use crate::failure::Failure;
 use crate::ledger::{Ledger, ViewId, merged};
 use crate::pipeline::work;
@@ -22,11 +22,11 @@ pub struct Overlay<'a> {
 /// Why a state could not be had or merged.
 pub enum Stored {
     Ledger(Failure),
-    Query(Problem),
+    Query(QueryError),
 }
 
-impl From<Problem> for Stored {
-    fn from(problem: Problem) -> Self {
+impl From<QueryError> for Stored {
+    fn from(problem: QueryError) -> Self {
         Self::Query(problem)
     }
 }

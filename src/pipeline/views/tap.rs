@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use arrow_array::RecordBatch;
 
-use crate::engine::{Doubts, Fed, Feed, Problem, States, View};
+use crate::engine::{Doubts, Fed, Feed, QueryError, States, View};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::work;
@@ -57,7 +57,7 @@ enum Working {
     Done(Vec<States>),
 }
 
-type Making = JoinHandle<std::result::Result<Vec<States>, Problem>>;
+type Making = JoinHandle<std::result::Result<Vec<States>, QueryError>>;
 
 impl Tap {
     /// For these views, over records that this judge has taken.

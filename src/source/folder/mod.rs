@@ -278,11 +278,11 @@ impl Source for FolderSource {
     fn close(&mut self, last: Option<Key>) {
         if self.closing == Closing::No {
             self.closing = Closing::Before(last);
-            self.queue.wake_short();
+            self.queue.wake_too_short();
         }
     }
 
-    fn did_not_end(&mut self, key: &Key) {
+    fn reopen(&mut self, key: &Key) {
         if self.closing == Closing::Before(Some(key.clone())) {
             self.closing = Closing::No;
         }
@@ -293,11 +293,11 @@ impl Source for FolderSource {
             Closing::No => return false,
             Closing::Before(last) => last.as_ref(),
         };
-        !self.queue.has_due(below) && !self.queue.has_hopeful(below, true)
+        !self.queue.has_due(below) && !self.queue.has_settling(below, true)
     }
 
     fn is_drained_before(&self, key: &Key) -> bool {
-        !self.queue.has_due(Some(key)) && !self.queue.has_hopeful(Some(key), true)
+        !self.queue.has_due(Some(key)) && !self.queue.has_settling(Some(key), true)
     }
 
     fn next_due(&self) -> Instant {

@@ -228,7 +228,7 @@ impl Queue {
     }
 
     /// True while a file before `below` needs nothing but to be left unchanged for a while.
-    pub fn has_hopeful(&self, below: Option<&Key>, closing: bool) -> bool {
+    pub fn has_settling(&self, below: Option<&Key>, closing: bool) -> bool {
         self.waiting.values().any(|waiting| {
             let settles = match waiting.why {
                 Why::Settling => true,
@@ -252,7 +252,7 @@ impl Queue {
     }
 
     /// Wakes what waits for lines: it may be taken short when the job ends.
-    pub fn wake_short(&mut self) {
+    pub fn wake_too_short(&mut self) {
         let short = self.waiting.values().filter(|waiting| waiting.why == Why::TooFewLines);
         self.due_now.extend(short.map(|waiting| waiting.key.clone()));
     }

@@ -2,7 +2,7 @@
 //! before it puts the file back, and the daemon removes when the file is committed.
 //!
 //! Invariants: a note is about one file, told by inode, size and time, so that one that was left
-//! behind says nothing about a file that came later.
+//! says nothing about a file that came later.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ pub enum Hint {
     Lost,
 }
 
-/// Short for a result of the watcher.
+/// `Result` with the error of the watcher.
 pub type Result<T> = notify::Result<T>;
 
 /// A watch on one folder; dropped, it ends.

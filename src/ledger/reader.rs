@@ -1,4 +1,4 @@
-//! A look into a ledger, whether or not the daemon runs.
+//! Read-only access to a ledger, whether or not the daemon runs.
 //!
 //! Invariants: nothing is written, and no lock is held longer than one question takes.
 
@@ -16,7 +16,7 @@ use super::{BUSY, FILE, schema};
 use crate::record::{Counts, Identity};
 
 /// A ledger that is only read.
-pub struct Look {
+pub struct Reader {
     pub(super) connection: Connection,
 }
 
@@ -72,7 +72,7 @@ impl Entry {
     }
 }
 
-impl Look {
+impl Reader {
     /// Opens the ledger in a state directory.
     ///
     /// # Errors

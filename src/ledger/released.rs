@@ -8,7 +8,7 @@ use crate::record::Named;
 
 /// Facts that are durable outside the ledger, so that the ledger may forget them.
 #[derive(Debug, Clone, Default)]
-pub struct Settled {
+pub struct Released {
     /// Every span up to this sequence number is durable in its file.
     pub published: Option<u64>,
     /// How far the targets on these systems have come.
@@ -29,7 +29,7 @@ pub struct Settled {
     pub files: Vec<(Target, OutputFile)>,
 }
 
-impl Settled {
+impl Released {
     /// True when there is nothing to tell.
     pub fn is_empty(&self) -> bool {
         self.published.is_none()
@@ -44,13 +44,13 @@ impl Settled {
     }
 }
 
-/// Forgets what is settled. Nothing is owed to a file of the microbatches up to `published`.
+/// Forgets what is released. Nothing is owed to a file of the microbatches up to `published`.
 pub(super) fn forget(
     connection: &Connection,
-    settled: &Settled,
+    released: &Released,
     published: u64,
 ) -> rusqlite::Result<()> {
-    if let Some(now) = settled.published {
+    if let Some(now) = released.published {
         // What is owed to a target that is away may be much: it is not walked through each time.
         connection
             .prepare_cached(
@@ -59,26 +59,26 @@ pub(super) fn forget(
             )?
             .execute([published, now])?;
     }
-    for (name, confirmed) in &settled.confirmed {
+    for (name, confirmed) in &released.confirmed {
         remotes::confirm(connection, name, confirmed)?;
     }
-    if let Some(view) = settled.rebuilt {
+    if let Some(view) = released.rebuilt {
         views::rebuilt(connection, view)?;
     }
-    told::put(connection, &settled.told)?;
-    archived::put(connection, &settled.named)?;
-    outputs::put(connection, &settled.files)?;
+    told::put(connection, &released.told)?;
+    archived::put(connection, &released.named)?;
+    outputs::put(connection, &released.files)?;
     let mut archived = connection.prepare_cached("DELETE FROM unarchived WHERE sequence = ?")?;
-    for sequence in &settled.archived {
+    for sequence in &released.archived {
         archived.execute([sequence])?;
         prune::catch_up(connection, *sequence)?;
     }
-    for (sequence, is_elsewhere) in &settled.elsewhere {
+    for (sequence, is_elsewhere) in &released.elsewhere {
         connection
             .prepare_cached("UPDATE unarchived SET elsewhere = ?2 WHERE sequence = ?1")?
             .execute(params![sequence, is_elsewhere])?;
     }
-    for sequence in &settled.gone {
+    for sequence in &released.gone {
         connection.prepare_cached("INSERT OR IGNORE INTO gone VALUES (?)")?.execute([sequence])?;
     }
     Ok(())
