@@ -146,10 +146,6 @@ pub mod microbatch;
 pub mod pipeline;
 pub mod publish;
 pub mod pulse;
-#[cfg(feature = "sql")]
-pub mod queries;
-#[cfg(not(feature = "sql"))]
-#[path = "queries/none.rs"]
 pub mod queries;
 pub mod record;
 pub mod sink;

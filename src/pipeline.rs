@@ -16,12 +16,7 @@ pub mod prepared;
 mod report;
 mod rotating;
 mod sift;
-#[cfg(feature = "sql")]
 pub mod views;
-#[cfg(not(feature = "sql"))]
-#[path = "pipeline/views/none.rs"]
-pub mod views;
-#[cfg(feature = "sql")]
 mod whole;
 mod work;
 

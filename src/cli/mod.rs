@@ -13,7 +13,6 @@ mod history;
 mod progress;
 mod requeue;
 mod run;
-#[cfg(feature = "sql")]
 mod shown;
 mod signals;
 mod split;

@@ -30,7 +30,6 @@ pub struct Stream {
     #[arg(long)]
     until_eof: bool,
     /// Print this view as it changes, instead of the records
-    #[cfg(feature = "sql")]
     #[arg(long, value_name = "NAME")]
     view: Option<String>,
 }
@@ -58,7 +57,6 @@ impl Stream {
         let polled = stdin.file().try_clone()?;
         let ready = Box::new(move || standard::is_ready(polled.as_fd(), PollFlags::IN, NO_TIME));
         let framer = Framer::live(Box::new(stdin), ready, &config.framing);
-        #[cfg(feature = "sql")]
         if let Some(name) = &self.view {
             return signalled(&pulse, super::shown::show(&config, &queries, name, framer, &pulse));
         }

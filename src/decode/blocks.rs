@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 
 use arrow_schema::SchemaRef;
 
@@ -116,6 +117,18 @@ impl Format {
             #[cfg(feature = "parquet")]
             Self::Parquet(parquet) => parquet.open(file, size).map(|reader| Some(reader.into())),
             _ => Ok(None),
+        }
+    }
+
+    /// The blocks of several files, one after the other, in a format that needs files; `None` for the others.
+    pub fn chain(&self, paths: Vec<PathBuf>) -> Option<Blocks<'static>> {
+        match self {
+            #[cfg(feature = "parquet")]
+            Self::Parquet(parquet) => Some(parquet.chain(paths).into()),
+            _ => {
+                drop(paths);
+                None
+            }
         }
     }
 }

@@ -110,14 +110,15 @@ fn written_as(data_type: &DataType) -> Option<DataType> {
 
 /// Values of a type that only an engine or a Parquet file brings.
 #[cfg(feature = "parquet")]
-fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+pub fn cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     // An unsafe cast would make NULL of what is out of range.
     let options = arrow_cast::CastOptions { safe: false, ..Default::default() };
     arrow_cast::cast_with_options(array, to, &options)
 }
 
+/// There is no value of such a type.
 #[cfg(not(feature = "parquet"))]
-fn cast(array: &ArrayRef, _to: &DataType) -> Result<ArrayRef, ArrowError> {
+pub fn cast(array: &ArrayRef, _to: &DataType) -> Result<ArrayRef, ArrowError> {
     Err(ArrowError::CastError(format!("this build has no {}", array.data_type())))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Out of scope: where the bytes wait ([`crate::staging`]) and where they go ([`crate::sink`]).
 
-mod cells;
+pub mod cells;
 pub mod csv;
 pub mod envelope;
 mod json;

@@ -47,6 +47,11 @@ impl Rows {
         self.ends.len()
     }
 
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes of memory.
     pub fn size(&self) -> usize {
         self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()
@@ -65,6 +70,7 @@ impl Rows {
     }
 
     /// Some of them, in this order.
+    #[must_use]
     pub fn part(&self, rows: impl ExactSizeIterator<Item = usize>) -> Self {
         let mut part = Self::with_room(rows.len());
         // As long as the others are in the middle.

@@ -37,18 +37,20 @@ use super::{Engine, QueryError, Run, types};
 use crate::event_time::Window;
 use crate::record::columns::type_name;
 pub use belongs::Doubts;
+pub use entries::{Entries, Entry, Store};
+pub use memory::Memory;
 use partial::Delta;
 pub use signature::{continues, keeps_closed};
-pub use store::{Entries, Entry, Memory, Store};
 
 mod belongs;
 mod closed;
+pub(super) mod entries;
 mod keys;
+mod memory;
 mod merge;
 mod partial;
 mod sessions;
 mod signature;
-mod store;
 
 /// The definition of a view.
 #[derive(Debug, Clone, Copy)]

@@ -163,7 +163,6 @@ impl Flow<'_> {
             (Transform::Command(command), _) => {
                 self.run_command((command, origin), work, first, input, delivery)
             }
-            #[cfg(feature = "sql")]
             (_, Some(query)) if Self::runs_once(query, &input) => {
                 self.run_whole(query, work, first, &mut input, delivery, passed)
             }
@@ -192,7 +191,6 @@ impl Flow<'_> {
     }
 
     /// Decodes the whole input, and delivers the records as they are.
-    #[cfg(feature = "sql")]
     pub fn read(&self, mut input: Blocks<'_>, delivery: &mut dyn Delivery) -> Result<Passed> {
         let mut passed = Passed::default();
         let (first, decoder) = self.begin(&mut input, &mut passed)?;

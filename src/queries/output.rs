@@ -13,7 +13,6 @@ use crate::decode::blocks::Blocks;
 use crate::decode::csv::Csv;
 use crate::decode::frame::{self, Framer, Framing};
 use crate::decode::json::Json;
-use crate::decode::parquet::Parquet;
 use crate::encode;
 use crate::pipeline::flow::Flow;
 use crate::pulse::Pulse;
@@ -43,9 +42,9 @@ pub fn written<'a>(
     output: &Path,
     framing: &'a Framing,
 ) -> anyhow::Result<Blocks<'a>> {
-    if let decode::Format::Parquet(parquet) = decode {
+    if decode.needs_file() {
         let parts = if output.is_dir() { folder::list(output)? } else { vec![output.to_owned()] };
-        return Ok(parquet.chain(parts).into());
+        return decode.chain(parts).context("the format is not read as files");
     }
     let file: frame::Reader<'_> = match File::open(output) {
         Ok(file) => Box::new(file),
@@ -95,7 +94,9 @@ pub fn read_back(format: encode::Format, schema: &Schema) -> Option<decode::Form
         encode::Format::Json {} => {
             decode::Format::Json(Json { columns: columns()?, ..Json::default() })
         }
+        #[cfg(feature = "parquet")]
         encode::Format::Parquet(_) => {
+            use crate::decode::parquet::Parquet;
             decode::Format::Parquet(Parquet { columns: columns()?, ..Parquet::default() })
         }
     })

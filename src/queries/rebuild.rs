@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use arrow_array::RecordBatch;
-use arrow_cast::cast;
 use arrow_schema::SchemaRef;
 
 use super::output;
 use crate::config::Config;
 use crate::decode::frame::Framer;
+use crate::encode::cells;
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::Delivery;
@@ -80,7 +80,7 @@ impl Delivery for Back {
             .fields()
             .iter()
             .zip(records.columns())
-            .map(|(field, column)| cast(column, field.data_type()));
+            .map(|(field, column)| cells::cast(column, field.data_type()));
         let columns = typed.collect::<std::result::Result<Vec<_>, _>>();
         let records =
             columns.and_then(|columns| RecordBatch::try_new(self.schema.clone(), columns));

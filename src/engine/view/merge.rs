@@ -47,7 +47,7 @@ impl View {
             }
             parts => intern(parts),
         };
-        if keys.len() == 0 {
+        if keys.is_empty() {
             // Not every function has a state of nothing.
             return Ok(States { keys, states: Vec::new() });
         }
