@@ -347,3 +347,81 @@ fn log_messages_have_a_subject() {
     }
     assert!(found > 60, "only {found} messages were found");
 }
+
+/// The paths that a `use` names: `a::{b, c::d}` is two.
+fn expand(prefix: &[String], path: &str) -> Vec<Vec<String>> {
+    let parts = |text: &str| -> Vec<String> {
+        let words = text.split("::").map(str::trim);
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let Some(open) = path.find('{') else {
+        let name = path.split(" as ").next().unwrap();
+        return vec![[prefix, &parts(name)].concat()];
+    };
+    let head = [prefix, &parts(&path[..open])].concat();
+    let body = &path[open + 1..path.rfind('}').unwrap()];
+    let mut depth = 0;
+    let split = |c: char| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    };
+    body.split(split)
+        .filter(|part| !part.trim().is_empty())
+        .flat_map(|part| expand(&head, part))
+        .collect()
+}
+
+/// The files, by their paths as modules, each with those that it imports.
+fn imports_of_files() -> BTreeMap<String, BTreeSet<String>> {
+    let path =
+        |name: &str| name.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+    let is_one = |name: &str| !["lib.rs", "main.rs"].contains(&name) && !name.ends_with("tests.rs");
+    // The stand-in for the engine is another version of what is there.
+    let files: BTreeMap<String, String> = sources()
+        .into_iter()
+        .filter(|(name, _)| is_one(name) && name != "engine/none.rs")
+        .map(|(name, text)| (path(&name), text))
+        .collect();
+    let file_of = |path: &[String]| {
+        let longest = (1..=path.len()).rev().map(|length| path[..length].join("::"));
+        longest.into_iter().find(|path| files.contains_key(path))
+    };
+    let imports = |(module, text): (&String, &String)| {
+        let own: Vec<String> = module.split("::").map(str::to_owned).collect();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let code = lines.collect::<Vec<_>>().join(" ");
+        let mut found = BTreeSet::new();
+        let uses = code.split(" use ").skip(1).filter_map(|rest| rest.split(';').next());
+        let is_path = |rest: &&str| rest.starts_with("crate::") || rest.starts_with("super::");
+        for path in uses.filter(is_path).flat_map(|path| expand(&[], path)) {
+            let up = path.iter().take_while(|part| *part == "super").count();
+            let rest = match path[0].as_str() {
+                "crate" => path[1..].to_vec(),
+                "super" => [&own[..own.len() - up], &path[up..]].concat(),
+                _ => continue,
+            };
+            found.extend(file_of(&rest).filter(|other| other != module));
+        }
+        (module.clone(), found)
+    };
+    files.iter().map(imports).collect()
+}
+
+/// Two files that import each other, however far around, can only be read together.
+#[test]
+fn no_file_imports_what_imports_it() {
+    let mut left = imports_of_files();
+    assert!(left.len() > 200, "{} files", left.len());
+    // Those that import nothing that is left are in no circle.
+    loop {
+        let free: Vec<String> =
+            left.iter().filter(|(_, of)| of.is_empty()).map(|(name, _)| name.clone()).collect();
+        if free.is_empty() {
+            break;
+        }
+        left.retain(|name, _| !free.contains(name));
+        left.values_mut().for_each(|of| of.retain(|name| !free.contains(name)));
+    }
+    assert!(left.is_empty(), "a circle of imports, or what leads to one: {left:#?}");
+}
