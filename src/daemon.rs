@@ -113,7 +113,7 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
             not_reloaded(&error.into());
             continue;
         }
-        match daemon.job.finish(false, &setting.pulse) {
+        match daemon.job.finish(false, false, &setting.pulse) {
             Ok(()) => {}
             Err(Failure::Fatal(error)) => return Err(error),
             Err(failure) => {
@@ -132,7 +132,13 @@ pub fn run(config: Config, setting: &Setting) -> anyhow::Result<Aside> {
                 (starting::open(old, setting)?, false)
             }
             // It will be there again, and so will the new configuration.
-            Err(_) => (starting::open(*new, setting)?, true),
+            Err(_) => match starting::open(*new, setting) {
+                Ok(daemon) => (daemon, true),
+                Err(error) => {
+                    not_reloaded(&error);
+                    (starting::open(old, setting)?, false)
+                }
+            },
         };
         let Some(opened) = opened else { return Ok(Aside::default()) };
         daemon = opened;
@@ -311,6 +317,7 @@ impl<'a> Daemon<'a> {
     fn is_drained(&mut self) -> anyhow::Result<bool> {
         if let Some((trouble, tries)) = self.job.pipeline.away()
             && tries >= ONCE_TRIES
+            && self.job.pipeline.waits_for_target()
         {
             anyhow::bail!("{trouble}; {GAVE_UP}");
         }
@@ -334,11 +341,14 @@ impl<'a> Daemon<'a> {
     /// Publishes, archives and makes durable what is committed. When even that has to wait, a stop
     /// does not: the ledger keeps it for the next start.
     fn finish(mut self, why: &'static str) -> anyhow::Result<Aside> {
-        pulse::notify(&[NotifyState::Stopping]);
+        // From there on a service manager counts: a job that has ended may have to wait for a target.
+        if why != ENDED {
+            pulse::notify(&[NotifyState::Stopping]);
+        }
         let mut pauses = PAUSES;
         loop {
-            let waits = self.setting.until == Until::Drained || why == ENDED;
-            match self.job.finish(waits, &self.setting.pulse) {
+            let waits = self.setting.until == Until::Drained;
+            match self.job.finish(waits, waits || why == ENDED, &self.setting.pulse) {
                 Ok(()) => {
                     self.job.make_finals(&self.setting.pulse)?;
                     break;
@@ -361,6 +371,7 @@ impl<'a> Daemon<'a> {
                 }
             }
         }
+        pulse::notify(&[NotifyState::Stopping]);
         self.live.pauses(None);
         self.tell_live();
         self.told.tell_now(&self.live);

@@ -222,6 +222,7 @@ impl Queries {
         names: &[String],
         ledger: &mut Ledger,
     ) -> anyhow::Result<()> {
+        anyhow::ensure!(engine::IS_BUILT_IN, "--reset-view needs a build with `--features sql`");
         let known = ledger.view_names().map_err(Failure::into_error)?;
         for name in names {
             let problem = |message| Err(config.problem(&Problem::new("view", message)).into());

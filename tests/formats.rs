@@ -87,6 +87,11 @@ fn what_a_build_lacks_and_what_a_job_lacks_is_told() {
         let said = refused(&job(CSV, "parquet"));
         assert!(said.contains("needs a build with `--features parquet`"), "{said}");
     }
+    if !cfg!(feature = "sql") {
+        let output = job(CSV, "csv").run("run", &["--once", "--reset-view", "v"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("--reset-view needs a build with `--features sql`"), "{said}");
+    }
     for (key, section) in [
         ("transform.sql", "[transform.sql]\nquery = \"select 1\"\n"),
         ("event_time", "[event_time]\ncolumn = \"at\"\n"),

@@ -346,7 +346,7 @@ fn a_folder_that_is_replaced_is_followed() {
     let daemon = spool.start();
     spool.drop_file("a", "1\n");
     wait_for("the part", || spool.path("out").exists() && !parts(&spool).is_empty());
-    wait_for("it is settled", || spool.ledger("SELECT count(*) FROM owed") == 0);
+    wait_for("it is released", || spool.ledger("SELECT count(*) FROM owed") == 0);
     fs::rename(spool.path("out"), spool.path("moved")).unwrap();
     fs::create_dir(spool.path("out")).unwrap();
     spool.drop_file("b", "2\n");

@@ -195,7 +195,7 @@ fn a_start_on_a_full_disk_waits() {
 #[test]
 fn a_reload_while_paused_is_made_afterwards() {
     let mut spool = Spool::new("");
-    // The commits of one run: the file, then what is settled.
+    // The commits of one run: the file, then what is released.
     spool.environment("SPOOLMILL_FAULT", "fail:write:28:1");
     let daemon = spool.start();
     wait_for("the start", || daemon.log().contains("watching"));

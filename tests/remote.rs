@@ -308,3 +308,33 @@ fn a_reload_while_a_target_is_away_holds() {
     assert!(daemon.log().contains("the configuration was reloaded"));
     daemon.stop();
 }
+
+/// Refusals are counted for each microbatch: many small ones with a bad record each are no reason to stop.
+#[test]
+fn a_record_of_each_of_many_files_is_refused() {
+    let spool = remote("");
+    spool.run_once();
+    goes_away(&spool);
+    for number in 0..1_100 {
+        spool.drop_file(format!("f{number:04}"), "1\n666\n");
+    }
+    comes_back(&spool);
+    spool.run_once();
+    assert_eq!(spool.delivered(), "1\n".repeat(1_100));
+    assert_eq!(spool.rejects().lines().count(), 1_100);
+    spool.verify(&[]);
+}
+
+/// A large file that waits for a target to take something is not forgotten by `--once`.
+#[test]
+fn a_file_that_waits_for_room_is_taken_in_the_end() {
+    let mut spool = remote(NUMBERS);
+    spool.always("SPOOLMILL_MAX_OWED", "600");
+    spool.drop_file("a", "1\n");
+    spool.drop_file("b", "2\n");
+    spool.drop_file("c", "3\n".repeat(3_000_000));
+    spool.drop_file("d", "4\n");
+    spool.run_once();
+    assert_eq!(spool.names().iter().filter(|name| name.starts_with("processed-")).count(), 4);
+    assert!(spool.delivered().ends_with("300.0\n400.0\n"));
+}

@@ -17,7 +17,7 @@ use crate::config::{Config, Problem};
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::encode::{late, rejects};
-use crate::engine::{Asked, Memory};
+use crate::engine::{Asked, IS_BUILT_IN, Memory};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
 use crate::pipeline::flow::{Delivery, Flow, Origin, Passed};
@@ -36,6 +36,7 @@ pub fn show(
     framer: Framer<'_>,
     pulse: &Pulse,
 ) -> anyhow::Result<()> {
+    anyhow::ensure!(IS_BUILT_IN, "--view needs a build with `--features sql`");
     let definition = queries.view(name).ok_or_else(|| {
         let problem = Problem::new("view", format!("--view: the job has no view `{name}`"));
         config.problem(&problem)

@@ -13,6 +13,7 @@ use crate::clock::now_ms;
 use crate::daemon::job::{flow, tolerance};
 use crate::decode::frame::Framer;
 use crate::encode::envelope::Envelope;
+use crate::engine::IS_BUILT_IN;
 use crate::failure::Failure;
 use crate::pipeline::flow::{Flow, Origin};
 use crate::pulse::Pulse;
@@ -30,7 +31,7 @@ pub struct Stream {
     #[arg(long)]
     until_eof: bool,
     /// Print this view as it changes, instead of the records
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide = !IS_BUILT_IN)]
     view: Option<String>,
 }
 

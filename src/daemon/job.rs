@@ -162,6 +162,7 @@ impl Job {
         }
         if self.pipeline.owes_too_much() {
             // Inputs wait where they are.
+            self.give_back_carried();
             return Ok(Round::Idle);
         }
         let (mut group, trouble) = self.gather(pulse);
@@ -205,11 +206,11 @@ impl Job {
 
     /// Publishes, archives and makes durable all that is committed.
     ///
-    /// `waits` for remote targets, and for closed outputs to be compressed, which may take long.
-    pub fn finish(&mut self, waits: bool, pulse: &Pulse) -> Result<()> {
+    /// `waits` for closed outputs to be compressed, and `delivers` all to remote targets, which may take long.
+    pub fn finish(&mut self, waits: bool, delivers: bool, pulse: &Pulse) -> Result<()> {
         self.give_back_carried();
         let rejects = self.targets[1];
-        if !waits {
+        if !delivers {
             self.pipeline.end_sending(rejects, self.source.as_mut(), pulse)?;
         }
         self.pipeline.catch_up(self.source.as_mut())?;
@@ -218,7 +219,7 @@ impl Job {
         self.pipeline.release()?;
         self.pipeline.finish_rotation(waits)?;
         self.pipeline.replace_all_views()?;
-        if waits {
+        if delivers {
             // Everything here is done by then, however long they are away.
             self.pipeline.deliver_rest(rejects, self.source.as_mut(), pulse)?;
             self.pipeline.sync(self.source.as_mut())?;

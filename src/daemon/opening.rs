@@ -105,6 +105,7 @@ pub fn open_publisher(
     for Output { target, destination, header } in outputs {
         match destination {
             Destination::File(path) => {
+                ledger.is_file(*target)?;
                 let sink = FileSink::open(path, header, staging.clone())?;
                 sinks.push((*target, Box::new(sink)));
             }

@@ -62,6 +62,9 @@ pub use view::{
     Asked, Definition, Doubts, Entries, Entry, Memory, States, Store, View, continues, keeps_closed,
 };
 
+/// Whether there are queries in this build.
+pub const IS_BUILT_IN: bool = true;
+
 /// Rows in a batch between two operators.
 const BATCH_ROWS: usize = 8192;
 

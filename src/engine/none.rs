@@ -18,6 +18,9 @@ mod entries;
 #[path = "rows.rs"]
 pub mod rows;
 
+/// Whether there are queries in this build.
+pub const IS_BUILT_IN: bool = false;
+
 /// There is no value of it.
 #[derive(Debug, Clone, Copy)]
 enum Never {}

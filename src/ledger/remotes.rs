@@ -62,7 +62,8 @@ impl Ledger {
                 Some(Presence { number, id: Instance(by_chance()?), is_written: false });
         }
         for target in targets {
-            self.place_on(name, *target)?;
+            self.place_on(Some(name), *target)?;
+            self.elsewhere.insert(*target);
         }
         let id = by_chance()?;
         let enter = || -> rusqlite::Result<Remote> {
@@ -87,26 +88,33 @@ impl Ledger {
         enter().map_err(failure)
     }
 
-    /// A target is on this system from now on.
-    fn place_on(&mut self, name: &str, target: Target) -> Result<()> {
+    /// A target is a file, from now on.
+    ///
+    /// # Errors
+    /// `Halt` when something is owed to it elsewhere.
+    pub fn is_file(&mut self, target: Target) -> Result<()> {
+        self.place_on(None, target)
+    }
+
+    /// A target is on this system from now on; on none when it is a file.
+    fn place_on(&mut self, name: Option<&str>, target: Target) -> Result<()> {
         let select =
             "SELECT remote, EXISTS (SELECT 1 FROM owed WHERE target = id) FROM target WHERE id = ?";
         let known =
             self.connection.query_row(select, [target.0], |row| Ok((row.get(0)?, row.get(1)?)));
         let (known, owes): (Option<String>, bool) = known.map_err(failure)?;
-        if known.as_deref() != Some(name) {
+        if known.as_deref() != name {
             if owes {
                 let path = self.path_of(target)?;
+                let there = known.as_deref().unwrap_or("the file");
                 return Err(Failure::halt(format!(
-                    "records are still owed to {} elsewhere than on {name}: set the job back, start once, \
-                     and change it then",
+                    "records of {} are still owed to {there}: set the job back, start once, and change it then",
                     path.display()
                 )));
             }
-            let update = "UPDATE target SET remote = ? WHERE id = ?";
+            let update = "UPDATE target SET remote = ?, fixed = NULL WHERE id = ?";
             self.connection.execute(update, params![name, target.0]).map_err(failure)?;
         }
-        self.elsewhere.insert(target);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::microbatch::{Addition, Microbatch, Refusal, Target};
 use crate::publish::delivery::{Delivery, News};
 use crate::pulse::{self, Pulse};
-use crate::record::{Counts, Reject};
+use crate::record::{Counts, REJECT_RAW_BYTES, Reject};
 use crate::source::Source;
 
 /// A wait for an answer is interrupted this often, to beat and to hear a stop.
@@ -65,12 +65,14 @@ impl Pipeline {
         let taken = self.publisher.take_answers(&self.ledger, &mut news);
         self.take_over(&mut news);
         taken?;
-        if !news.refusals.is_empty() {
-            self.commit_refusals(news.refusals, rejects, source)?;
-        }
         if !self.released_files.is_empty() {
             // They may be what fills the disk.
             self.release()?;
+        }
+        if !news.refusals.is_empty() {
+            // Each output ends where the ledger says before more is added.
+            self.catch_up(source)?;
+            self.commit_refusals(news.refusals, rejects, source)?;
         }
         Ok(())
     }
@@ -144,8 +146,9 @@ impl Pipeline {
             let name = self.ledger.name_of(*sequence)?;
             let reason =
                 format!("the target refused record {record} of microbatch {sequence}: {reason}");
-            let reject =
-                Reject { line: None, reason: reason.into(), raw: raw.clone(), truncated: false };
+            let truncated = raw.len() > REJECT_RAW_BYTES;
+            let raw = raw.get(..REJECT_RAW_BYTES).unwrap_or(raw).to_vec();
+            let reject = Reject { line: None, reason: reason.into(), raw, truncated };
             rejects::encode(&name, &reject, &mut lines);
         }
         let rejected = refusals.len() as u64;
@@ -169,6 +172,11 @@ impl Pipeline {
     /// Why a remote target is away, if one is, and how often it was tried.
     pub fn away(&self) -> Option<(&str, u32)> {
         self.publisher.deliveries.iter().find_map(Delivery::trouble)
+    }
+
+    /// True when nothing can be done for a remote target now but to wait.
+    pub fn waits_for_target(&self) -> bool {
+        self.publisher.deliveries.iter().any(|delivery| delivery.waits_for_it().is_some())
     }
 
     /// True when so much is owed to a remote target that nothing more may be committed.

@@ -101,7 +101,7 @@ pub trait Delivery: Send {
     }
 }
 
-/// The passed of a flow.
+/// The outcome of a flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Passed {
     /// The records.

@@ -4,6 +4,8 @@
 //! waiting. What is sent is read from the ledger each time: the first attempt and all others are the same. After
 //! any error of which the outcome is unknown the system is opened again, and its mark decides.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -343,17 +345,24 @@ impl Delivery {
         Ok(())
     }
 
-    /// A system that takes almost nothing takes the wrong thing.
+    /// A system that takes almost nothing of a microbatch takes the wrong thing.
     fn check_refused(&self, refusals: &[Refusal], ledger: &Ledger) -> Result<()> {
-        let Some(Refusal { sequence, target, reason, .. }) = refusals.last() else { return Ok(()) };
-        let refused = ledger.refused(*sequence, *target)?.len() + refusals.len();
-        if refused <= MAX_REFUSED {
-            return Ok(());
+        let mut counts: HashMap<(u64, Target), usize> = HashMap::new();
+        for Refusal { sequence, target, reason, .. } in refusals {
+            let count = match counts.entry((*sequence, *target)) {
+                Entry::Occupied(counted) => counted.into_mut(),
+                Entry::Vacant(new) => new.insert(ledger.refused(*sequence, *target)?.len()),
+            };
+            *count += 1;
+            if *count > MAX_REFUSED {
+                return Err(Failure::halt(format!(
+                    "{} refuses more than {MAX_REFUSED} records of microbatch {sequence}, the last with: \
+                     {reason}",
+                    self.name
+                )));
+            }
         }
-        Err(Failure::halt(format!(
-            "{} refuses more than {MAX_REFUSED} records of microbatch {sequence}, the last with: {reason}",
-            self.name
-        )))
+        Ok(())
     }
 
     fn is_away(&mut self, error: &anyhow::Error) {

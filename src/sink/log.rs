@@ -168,13 +168,16 @@ impl LogSink {
 /// The bytes of an addition, wherever they wait.
 fn bytes(staging: &Dir, addition: &Addition) -> io::Result<Vec<u8>> {
     match &addition.payload {
-        Payload::Memory(bytes) => Ok(bytes.clone()),
+        Payload::Memory(bytes) => Ok(without_header(bytes, addition)),
         Payload::File(name) => {
-            let bytes = std::fs::read(staging.path().join(name))?;
-            let skip = usize::try_from(addition.skip).unwrap_or(usize::MAX);
-            Ok(bytes.get(skip..).unwrap_or_default().to_vec())
+            Ok(without_header(&std::fs::read(staging.path().join(name))?, addition))
         }
     }
+}
+
+fn without_header(bytes: &[u8], addition: &Addition) -> Vec<u8> {
+    let skip = usize::try_from(addition.skip).unwrap_or(usize::MAX);
+    bytes.get(skip..).unwrap_or_default().to_vec()
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
