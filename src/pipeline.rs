@@ -113,7 +113,7 @@ impl Pipeline {
         let Some((batch, states, told)) = self.views.close_idle(&self.ledger, staging)? else {
             return Ok(());
         };
-        tracing::info!("the input is idle, and all windows were closed");
+        tracing::info!("the input is idle: all windows are closed");
         self.commit_without_input(batch, &states, (None, told), source)?;
         self.views.rest();
         Ok(())
