@@ -15,6 +15,7 @@ use crate::ledger::{Committed, Ledger};
 use crate::microbatch::Target;
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
+#[cfg(debug_assertions)]
 use crate::publish::delivery::{Delivery, MAX_OWED, Way};
 use crate::publish::rotation::Rotation;
 use crate::publish::{Publisher, STAGING};
@@ -90,6 +91,10 @@ pub struct Output {
 }
 
 /// Opens the sink of each output, and the way to each remote target.
+#[cfg_attr(
+    not(debug_assertions),
+    expect(unused_variables, reason = "no remote target is built in")
+)]
 pub fn open_publisher(
     outputs: &[Output],
     state: &Path,
