@@ -11,8 +11,11 @@ use arrow_array::{Int64Array, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
 
 use crate::record::Decoded;
+pub use definition::{Asked, Definition};
 pub use entries::{Entries, Entry, Store};
 
+#[path = "view/definition.rs"]
+mod definition;
 #[path = "view/entries.rs"]
 mod entries;
 #[path = "rows.rs"]
@@ -203,32 +206,6 @@ impl Watched<'_> {
     pub fn next_batch(&mut self, _: &dyn Fn() -> bool) -> Result<Option<RecordBatch>, QueryError> {
         match self.0.0 {}
     }
-}
-
-/// The rows that a view returns after a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// The groups that have changed.
-    Changed,
-    /// All groups.
-    All,
-    /// Each window once, when it is closed.
-    Closed,
-}
-
-/// The definition of a view.
-#[derive(Debug, Clone, Copy)]
-pub struct Definition<'a> {
-    /// The query.
-    pub sql: &'a str,
-    /// The columns of the output.
-    pub schema: &'a Schema,
-    /// The rows that it returns.
-    pub asked: Asked,
-    /// The column of the event time, if the job has one.
-    pub event_time: Option<&'a str>,
-    /// Functions are allowed whose state grows with the group.
-    pub allow_unbounded: bool,
 }
 
 /// A continuous query.

@@ -18,20 +18,10 @@ use datafusion::logical_expr::{
 use super::QueryError;
 use super::bounds::TABLE;
 use super::slot::Slot;
+use super::view::definition::Asked;
 
 /// The table that the upper part reads.
 const GROUPS: &str = "groups";
-
-/// The rows that a view returns after a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// The groups that have changed.
-    Changed,
-    /// All groups.
-    All,
-    /// Each window once, when it is closed.
-    Closed,
-}
 
 /// A query in two parts.
 pub struct Split {

@@ -29,7 +29,6 @@ pub use super::bounds::TABLE;
 use super::bounds::{self, Windowed};
 use super::rows::Rows;
 use super::slot::{self, Feed, Slot};
-pub use super::split::Asked;
 use super::split::{self, Split};
 use super::state;
 use super::statement::Statement;
@@ -37,6 +36,7 @@ use super::{Engine, QueryError, Run, types};
 use crate::event_time::Window;
 use crate::record::columns::type_name;
 pub use belongs::Doubts;
+pub use definition::{Asked, Definition};
 pub use entries::{Entries, Entry, Store};
 pub use memory::Memory;
 use partial::Delta;
@@ -44,6 +44,7 @@ pub use signature::{continues, keeps_closed};
 
 mod belongs;
 mod closed;
+pub(super) mod definition;
 pub(super) mod entries;
 mod keys;
 mod memory;
@@ -51,21 +52,6 @@ mod merge;
 mod partial;
 mod sessions;
 mod signature;
-
-/// The definition of a view.
-#[derive(Debug, Clone, Copy)]
-pub struct Definition<'a> {
-    /// The query.
-    pub sql: &'a str,
-    /// The columns of the output.
-    pub schema: &'a Schema,
-    /// The rows that it returns.
-    pub asked: Asked,
-    /// The column of the event time, if the job has one.
-    pub event_time: Option<&'a str>,
-    /// Functions are allowed whose state grows with the group.
-    pub allow_unbounded: bool,
-}
 
 /// A continuous query over one table, planned.
 pub struct View {
