@@ -21,7 +21,7 @@
 //! | module | what it is for | imports, of ours |
 //! | --- | --- | --- |
 //! | [`units`] | durations and sizes as they are written | nothing |
-//! | [`clock`] | the wall clock | nothing |
+//! | [`clock`] | the wall clock, and pauses between attempts | nothing |
 //! | [`pulse`] | heartbeat and stop flag | nothing |
 //! | [`telemetry`] | logs | nothing |
 //! | [`durable`] | the only door to fsync, rename, link, unlink | nothing |

@@ -168,7 +168,7 @@ impl Publisher {
     /// Bytes may be owed to a file, or a system, that the job no longer writes to.
     fn check_known(&self, owed: &[Committed], ledger: &Ledger) -> Result<()> {
         let is_known = |target: Target| self.deliveries.iter().any(|known| known.delivers(target));
-        if let Some((target, _)) = ledger.owing_remotes()?.iter().find(|(of, _)| !is_known(*of)) {
+        if let Some(target) = ledger.owed_elsewhere()?.iter().find(|of| !is_known(**of)) {
             return Err(Failure::halt(format!(
                 "records are still owed to {}, which is not in the job any more: set it back, start once, and \
                  change it then",

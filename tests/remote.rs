@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::spool::{NUMBERS, delivered};
+use crate::support::spool::{Daemon, NUMBERS, delivered};
 use crate::support::{Spool, wait_for};
 
 fn remote(configuration: &str) -> Spool {
@@ -16,6 +16,14 @@ fn remote(configuration: &str) -> Spool {
 /// The target does not answer while this file is there.
 fn goes_away(spool: &Spool) {
     fs::write(spool.path("output.txt.away"), "").unwrap();
+}
+
+/// A daemon whose target was there at the start, and is away now.
+fn start_and_lose(spool: &Spool) -> Daemon {
+    let daemon = spool.start();
+    wait_for("it is open", || !spool.output().is_empty());
+    goes_away(spool);
+    daemon
 }
 
 fn comes_back(spool: &Spool) {
@@ -45,9 +53,7 @@ fn copy_state(from: &Path, to: &Path) {
 #[test]
 fn a_target_that_is_away_keeps_nothing_else_waiting() {
     let spool = remote(NUMBERS);
-    let daemon = spool.start();
-    wait_for("it is open", || !spool.output().is_empty());
-    goes_away(&spool);
+    let daemon = start_and_lose(&spool);
     spool.drop_file("a", "1\nbad\n");
     let large = "7.25\n".repeat(60_000);
     spool.drop_file("b", &large);
@@ -94,9 +100,7 @@ fn a_start_waits_for_its_target() {
 fn no_more_is_owed_than_is_allowed() {
     let mut spool = remote(&format!("{NUMBERS}[engine]\nfiles_per_commit = 1\n"));
     spool.always("SPOOLMILL_MAX_OWED", "1600");
-    let daemon = spool.start();
-    wait_for("it is open", || !spool.output().is_empty());
-    goes_away(&spool);
+    let daemon = start_and_lose(&spool);
     for name in ["a", "b", "c", "d", "e", "f"] {
         spool.drop_file(name, "1\n");
     }
@@ -272,9 +276,7 @@ fn a_job_that_ends_delivers_its_last_records() {
 #[test]
 fn a_stop_leaves_the_rest_for_the_next_start() {
     let spool = remote(NUMBERS);
-    let daemon = spool.start();
-    wait_for("it is open", || !spool.output().is_empty());
-    goes_away(&spool);
+    let daemon = start_and_lose(&spool);
     for number in 0..40 {
         spool.drop_file(format!("f{number:02}"), "1\n".repeat(30_000));
     }
@@ -293,9 +295,7 @@ fn a_stop_leaves_the_rest_for_the_next_start() {
 #[test]
 fn a_reload_while_a_target_is_away_holds() {
     let spool = remote(NUMBERS);
-    let daemon = spool.start();
-    wait_for("it is open", || !spool.output().is_empty());
-    goes_away(&spool);
+    let daemon = start_and_lose(&spool);
     spool.drop_file("a", "1\n");
     wait_for("it is away", || daemon.log().contains("the target is away, trying again"));
     let job = fs::read_to_string(spool.path("job.toml")).unwrap();
@@ -337,4 +337,16 @@ fn a_file_that_waits_for_room_is_taken_in_the_end() {
     spool.run_once();
     assert_eq!(spool.names().iter().filter(|name| name.starts_with("processed-")).count(), 4);
     assert!(spool.delivered().ends_with("300.0\n400.0\n"));
+}
+
+/// A target that confirms more than it was sent would have the rest forgotten.
+#[test]
+fn a_target_that_confirms_too_much_is_not_believed() {
+    let mut spool = remote(NUMBERS);
+    spool.drop_file("a", "1\n");
+    spool.environment("SPOOLMILL_MUTANT", "confirm-too-much");
+    assert!(
+        ends_with(&spool, 1).contains("up to microbatch 1, and confirms record 0 of microbatch 3")
+    );
+    assert_eq!(spool.ledger("SELECT count(*) FROM owed"), 1);
 }

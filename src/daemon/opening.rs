@@ -110,7 +110,7 @@ pub fn open_publisher(
     for Output { target, destination, header } in outputs {
         match destination {
             Destination::File(path) => {
-                ledger.is_file(*target)?;
+                ledger.place_here(*target)?;
                 let sink = FileSink::open(path, header, staging.clone())?;
                 sinks.push((*target, Box::new(sink)));
             }

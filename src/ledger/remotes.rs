@@ -92,7 +92,7 @@ impl Ledger {
     ///
     /// # Errors
     /// `Halt` when something is owed to it elsewhere.
-    pub fn is_file(&mut self, target: Target) -> Result<()> {
+    pub fn place_here(&mut self, target: Target) -> Result<()> {
         self.place_on(None, target)
     }
 
@@ -118,13 +118,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Targets on other systems to which something is owed, with the names of the systems.
-    pub fn owing_remotes(&self) -> Result<Vec<(Target, String)>> {
+    /// Targets on other systems to which something is owed.
+    pub fn owed_elsewhere(&self) -> Result<Vec<Target>> {
         let load = || -> rusqlite::Result<_> {
-            let select = "SELECT id, remote FROM target WHERE remote IS NOT NULL
+            let select = "SELECT id FROM target WHERE remote IS NOT NULL
                 AND EXISTS (SELECT 1 FROM owed WHERE owed.target = target.id)";
             let mut statement = self.connection.prepare(select)?;
-            statement.query_map((), |row| Ok((Target(row.get(0)?), row.get(1)?)))?.collect()
+            statement.query_map((), |row| Ok(Target(row.get(0)?)))?.collect()
         };
         load().map_err(failure)
     }
@@ -283,4 +283,29 @@ fn refused(connection: &Connection, sequence: u64, target: Target) -> rusqlite::
     let select = "SELECT record FROM refused WHERE sequence = ? AND target = ? ORDER BY record";
     let mut statement = connection.prepare_cached(select)?;
     statement.query_map(params![sequence, target.0], |row| row.get(0))?.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Released;
+    use crate::microbatch::{Addition, Microbatch};
+
+    #[test]
+    fn a_target_that_is_owed_something_stays_where_it_is() {
+        let state = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(state.path()).unwrap();
+        let target = ledger.target(std::path::Path::new("/out")).unwrap();
+        ledger.remote("one", &[target]).unwrap();
+        // Nothing is owed: it may go elsewhere.
+        ledger.remote("two", &[target]).unwrap();
+        let mut batch = Microbatch::without_input(0);
+        batch.additions.push(Addition::of_bytes(target, b"1\n".to_vec()));
+        ledger.commit(vec![batch], std::iter::empty(), &Released::default()).unwrap();
+        ledger.remote("two", &[target]).unwrap();
+        for refused in [ledger.remote("one", &[target]).map(drop), ledger.place_here(target)] {
+            let said = format!("{:#}", refused.unwrap_err().into_error());
+            assert!(said.contains("records of /out are still owed to two"), "{said}");
+        }
+    }
 }

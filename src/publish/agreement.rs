@@ -4,18 +4,18 @@
 //! it was written by the start that committed the microbatch before it, or by a later one of this ledger. An
 //! earlier start of this ledger may live on in a copy of it.
 
-use crate::microbatch::{Held, Instance, Mark};
+use crate::microbatch::{Held, Mark};
 
 /// A remote target, as the ledger knows it.
-pub struct Known<'a> {
+pub struct Known {
     /// The last mark that the target has confirmed.
     pub confirmed: Option<Held>,
     /// The last committed microbatch; 0 before the first.
     pub last: u64,
-    /// The number of a start that the ledger knows.
-    pub number_of: &'a dyn Fn(Instance) -> Option<u64>,
-    /// The number of the start that committed a microbatch.
-    pub committed_by: &'a dyn Fn(u64) -> u64,
+    /// The number of the start that wrote the mark, if the ledger knows it.
+    pub by: Option<u64>,
+    /// The number of the start that committed the last microbatch before the mark.
+    pub committed_by: u64,
 }
 
 /// Why a mark does not agree.
@@ -62,7 +62,7 @@ impl std::fmt::Display for Disagreement {
 ///
 /// # Errors
 /// Only a person can decide which of the two is right.
-pub fn agree(held: Option<Held>, known: &Known<'_>) -> Result<Option<Held>, Disagreement> {
+pub fn agree(held: Option<Held>, known: &Known) -> Result<Option<Held>, Disagreement> {
     let Some(held) = held else {
         return known
             .confirmed
@@ -76,8 +76,7 @@ pub fn agree(held: Option<Held>, known: &Known<'_>) -> Result<Option<Held>, Disa
     }
     let is_confirmed = known.confirmed == Some(held);
     let is_moved = known.confirmed.is_none_or(|confirmed| confirmed.mark < held.mark);
-    let by = (known.number_of)(held.instance);
-    let is_ours = by.is_some_and(|by| by >= (known.committed_by)(held.mark.last()));
+    let is_ours = known.by.is_some_and(|by| by >= known.committed_by);
     if is_confirmed || (is_moved && is_ours) {
         Ok(Some(held))
     } else {

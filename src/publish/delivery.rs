@@ -131,11 +131,6 @@ impl Delivery {
         })
     }
 
-    /// The system.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// True when this target is on it.
     pub fn delivers(&self, target: Target) -> bool {
         self.targets.contains(&target)
@@ -286,21 +281,14 @@ impl Delivery {
     }
 
     fn opened(&mut self, found: Option<Confirmed>, ledger: &Ledger, news: &mut News) -> Result<()> {
-        let failed = std::cell::RefCell::new(None);
-        let noted = |error: Failure| *failed.borrow_mut() = Some(error);
+        let held = found.as_ref().map(|found| found.held);
         let known = Known {
             confirmed: self.confirmed.as_ref().map(|confirmed| confirmed.held),
             last: ledger.last_sequence(),
-            number_of: &|instance| ledger.number_of(instance).map_err(noted).ok().flatten(),
-            committed_by: &|sequence| {
-                ledger.committed_by(sequence).map_err(noted).unwrap_or(u64::MAX)
-            },
+            by: held.map_or(Ok(None), |held| ledger.number_of(held.instance))?,
+            committed_by: held.map_or(Ok(0), |held| ledger.committed_by(held.mark.last()))?,
         };
-        let agreed = agree(found.as_ref().map(|found| found.held), &known);
-        if let Some(failure) = failed.into_inner() {
-            return Err(failure);
-        }
-        agreed.map_err(|disagreement| {
+        agree(held, &known).map_err(|disagreement| {
             let path = ledger.path().display();
             Failure::halt(format!(
                 "{} does not go with the ledger {path}: {disagreement}",

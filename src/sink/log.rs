@@ -216,7 +216,11 @@ impl Remote for LogSink {
         instance: Instance,
     ) -> std::result::Result<(Mark, Vec<u8>), NotPublished> {
         let published = self.transact(owed, from, instance);
-        published.map(|mark| (mark, Vec::new())).map_err(|failed| match failed {
+        let confirmed = |mark: Mark| {
+            let is_wrong = fault::mutant("confirm-too-much");
+            (if is_wrong { Mark::after(mark.microbatch) } else { mark }, Vec::new())
+        };
+        published.map(confirmed).map_err(|failed| match failed {
             Failed::Io(error) => NotPublished::Unknown(error.into()),
             Failed::Refused(refusals) => NotPublished::Refused(refusals),
         })

@@ -5,6 +5,7 @@
 //! record, and nothing that it knows to be delivered is delivered again. A target that is restored ends every session: what its own log forgets in silence is not modelled.
 
 use super::*;
+use crate::microbatch::Instance;
 
 /// Records of each microbatch.
 const RECORDS: u64 = 2;
@@ -266,7 +267,9 @@ impl Model {
             self.wrong != Wrong::GoesBack || held.is_some_and(|held| held.mark >= confirmed.mark)
         });
         let last = process.durable.committed.len() as u64;
-        agree(held, &Known { confirmed, last, number_of: &number_of, committed_by: &committed_by })
+        let by = held.and_then(|held| number_of(held.instance));
+        let committed_by = held.map_or(0, |held| committed_by(held.mark.last()));
+        agree(held, &Known { confirmed, last, by, committed_by })
     }
 
     /// A process takes a mark for its own.
