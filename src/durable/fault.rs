@@ -146,6 +146,7 @@ mod switched {
     use std::os::unix::fs::MetadataExt as _;
     use std::path::{Path, PathBuf};
     use std::sync::{LazyLock, Mutex, PoisonError};
+    use std::time::{Duration, Instant};
 
     enum Plan {
         Nothing,
@@ -226,7 +227,9 @@ mod switched {
         for (plan, of_kind) in SWITCH.plans.iter().zip(&mut counts.of_kind) {
             match plan {
                 Plan::AbortAt { number, half } if *number == all => {
+                    wait_for_other_threads();
                     if *half && operation == Operation::Write {
+                        std::mem::forget(counts);
                         return Ok(Verdict::HalfThenAbort);
                     }
                     std::process::abort()
@@ -234,6 +237,8 @@ mod switched {
                 Plan::AbortWithin { commit } if operation == Operation::Commit => {
                     *of_kind += 1;
                     if *of_kind == *commit {
+                        wait_for_other_threads();
+                        std::mem::forget(counts);
                         return Ok(Verdict::UnsyncedThenAbort);
                     }
                 }
@@ -253,6 +258,24 @@ mod switched {
             trace(site, act);
         }
         Ok(Verdict::Proceed)
+    }
+
+    /// Lets the operations that other threads are in come to their end: the trace has them already. The caller
+    /// holds the lock of the counts, so a thread that sleeps now is in none, and comes to no other.
+    fn wait_for_other_threads() {
+        let own = format!("{}", rustix::thread::gettid().as_raw_nonzero());
+        let sleeps = |task: &Path| {
+            let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('S'))
+        };
+        let is_quiet = || {
+            let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+            tasks.map(|task| task.path()).all(|task| task.ends_with(&own) || sleeps(&task))
+        };
+        let start = Instant::now();
+        while !is_quiet() && start.elapsed() < Duration::from_secs(2) {
+            std::thread::yield_now();
+        }
     }
 
     /// Told after a commit of the ledger, for the trace.
