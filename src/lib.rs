@@ -28,18 +28,19 @@
 //! | [`record`] | the nouns that travel | nothing |
 //! | [`microbatch`] | the nouns of a commit | `durable`, `record` |
 //! | [`failure`] | what an error means: reject, quarantine, retry, stop | `durable`, `record` |
+//! | [`kafka`] | the connection to a Kafka cluster | `failure` |
 //! | [`source`] | where inputs come from: which are complete, in which order; the archive | `clock`, `durable`, `failure`, `microbatch`, `pulse`, `record`, `telemetry` |
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `pulse`, `record`, `units` |
 //! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |
 //! | [`encode`] | records to bytes: one file per format | `record` |
 //! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
-//! | [`sink`] | where records go | `durable`, `failure`, `microbatch` |
+//! | [`sink`] | where records go | `durable`, `failure`, `kafka`, `microbatch`, `record`, `units` |
 //! | [`ledger`] | the commit point | `clock`, `durable`, `failure`, `microbatch`, `record` |
 //! | [`publish`] | committed to published | `clock`, `durable`, `failure`, `ledger`, `microbatch`, `sink`, `units` |
 //! | [`engine`] | SQL: plans and runs queries over records, and what continuous views keep | `event_time`, `record` |
 //! | [`pipeline`] | one group of microbatches, top to bottom | `clock`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `publish`, `pulse`, `record`, `sink`, `source`, `staging`, `telemetry`, `transform`, `units` |
-//! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `publish`, `sink`, `source`, `transform`, `units` |
+//! | [`config`] | the job file as written, and as used | `decode`, `durable`, `encode`, `event_time`, `kafka`, `microbatch`, `publish`, `record`, `sink`, `source`, `transform`, `units` |
 //! | [`queries`] | the queries of one job: transform, tables, views, finals | `clock`, `config`, `decode`, `durable`, `encode`, `engine`, `event_time`, `failure`, `ledger`, `microbatch`, `pipeline`, `publish`, `pulse`, `record`, `sink`, `transform` |
 //! | [`status`] | how a job stands, seen from outside | `clock`, `config`, `decode`, `durable`, `ledger`, `publish`, `record`, `sink`, `source`, `telemetry` |
 //! | [`http`] | metrics, health and a page, over HTTP | `clock`, `config`, `durable`, `ledger`, `pulse`, `record`, `status` |
@@ -48,7 +49,7 @@
 //!
 //! A module imports only from rows above its own. Stages never import each other, the ledger or `config`.
 //! `tests/tidy.rs` holds this table against the code. Each heavy dependency has one door: `rusqlite` in [`ledger`], `datafusion` in [`engine`],
-//! `notify` in [`source::folder::watch`], `toml` in [`config`], fsync and rename in [`durable`].
+//! `rdkafka` in [`kafka`] and [`sink::kafka`], `notify` in [`source::folder::watch`], `toml` in [`config`], fsync and rename in [`durable`].
 //!
 //! # The promises
 //!
@@ -99,9 +100,10 @@
 //! 13. **One transform, three drivers.** `run`, `batch` and `stream` over the same records give the
 //!     same bytes. (`drivers::run_batch_and_stream_agree`)
 //! 14. **Remote targets once.** A record reaches a target on another system once, whatever crashes there or
-//!     here, and a copy of a ledger delivers nothing. The seam holds it; no sink of this kind is built in yet.
+//!     here, and a copy of a ledger delivers nothing.
 //!     (`crashes::an_abort_of_a_job_to_a_remote_target_changes_nothing_in_the_end`,
-//!     `remote::an_original_stops_when_its_copy_has_delivered`)
+//!     `remote::an_original_stops_when_its_copy_has_delivered`,
+//!     `kafka::an_abort_at_any_operation_delivers_each_record_once`)
 //!
 //! # Words
 //!
@@ -141,6 +143,7 @@ pub mod engine;
 pub mod event_time;
 pub mod failure;
 pub mod http;
+pub mod kafka;
 pub mod ledger;
 pub mod microbatch;
 pub mod pipeline;

@@ -28,6 +28,7 @@ use crate::ledger::{Ahead, Ledger, Rewritten};
 use crate::microbatch::Target;
 use crate::pipeline::views::{Clock, Definition, Deltas, Tap, Tapped, Views};
 use crate::pulse::Pulse;
+use crate::record::message::Limit;
 use crate::record::text_schema;
 use crate::sink::folder;
 use crate::transform::Transform;
@@ -95,6 +96,12 @@ impl Queries {
             && let Some(reason) = written.output.format.refuses(output)
         {
             return Err(Problem::new("output.format", reason));
+        }
+        if let Some(output) = &queries.output
+            && let Some(messages) = config.messages(&Limit::default())
+            && let Some((key, reason)) = messages.refuses(output)
+        {
+            return Err(Problem::new(key, reason));
         }
         queries.clock = views::clock(config, queries.output.as_ref())?;
         if queries.clock.is_some()
@@ -263,7 +270,12 @@ impl Queries {
         let (definition, schema) =
             both.ok_or_else(|| Failure::fatal("a view has lost its query"))?;
         let path = config.output_path();
-        let output = path.ok_or_else(|| Failure::fatal("the job has no output"))?;
+        let output = path.ok_or_else(|| {
+            let name = &definition.name;
+            Failure::fatal(format!(
+                "the view {name} cannot be filled from the output, which is no file: say `begin = \"now\"`"
+            ))
+        })?;
         tracing::info!(view = definition.name, "the view is rebuilt from the output");
         let judge = self.judge();
         rebuild::read(config, definition, schema, judge, (closed, output), pulse)

@@ -3,6 +3,7 @@
 //! Every stage may import this; it imports none.
 
 pub mod columns;
+pub mod message;
 
 use std::borrow::Cow;
 use std::ffi::OsString;

@@ -78,6 +78,26 @@ fn the_commented_configuration_shows_every_key() {
         "every",
         "allow_unbounded_state",
         "[[final]]",
+        "[output.kafka]",
+        "topic",
+        "create",
+        "key",
+        "timestamp",
+        "partition",
+        "headers",
+        "transaction",
+        "positions",
+        "compression",
+        "[kafka]",
+        "brokers",
+        "[kafka.tls]",
+        "ca",
+        "cert",
+        "[kafka.sasl]",
+        "mechanism",
+        "user",
+        "password",
+        "[kafka.options]",
     ] {
         if key.starts_with('[') {
             assert!(text.contains(key), "{key} is not shown");
@@ -100,6 +120,9 @@ fn the_examples_are_jobs() {
     let mut names = vec!["quickstart", "command", "markers", "duckdb", "spoolmill"];
     if cfg!(feature = "sql") {
         names.extend(["sql", "windows", "quickstart-views"]);
+    }
+    if cfg!(feature = "kafka") {
+        names.push("kafka");
     }
     for name in names {
         let path = Path::new(ROOT).join(format!("config/{name}.toml"));

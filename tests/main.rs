@@ -50,6 +50,10 @@ mod partitions;
 /// Targets on other systems.
 mod remote;
 
+/// Kafka, with a broker.
+#[cfg(feature = "kafka")]
+mod kafka;
+
 /// Standard descriptors and other pipes, by what happens at their other ends.
 mod pipes;
 

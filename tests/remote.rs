@@ -98,8 +98,9 @@ fn a_start_waits_for_its_target() {
 /// What may be owed has a limit; then inputs wait where they are.
 #[test]
 fn no_more_is_owed_than_is_allowed() {
-    let mut spool = remote(&format!("{NUMBERS}[engine]\nfiles_per_commit = 1\n"));
-    spool.always("SPOOLMILL_MAX_OWED", "1600");
+    let limited = NUMBERS
+        .replace("[output.", "[output]\npath = \"output.txt\"\nmax_owed = \"1600B\"\n[output.");
+    let spool = remote(&format!("{limited}[engine]\nfiles_per_commit = 1\n"));
     let daemon = start_and_lose(&spool);
     for name in ["a", "b", "c", "d", "e", "f"] {
         spool.drop_file(name, "1\n");
@@ -328,8 +329,10 @@ fn a_record_of_each_of_many_files_is_refused() {
 /// A large file that waits for a target to take something is not forgotten by `--once`.
 #[test]
 fn a_file_that_waits_for_room_is_taken_in_the_end() {
-    let mut spool = remote(NUMBERS);
-    spool.always("SPOOLMILL_MAX_OWED", "600");
+    let spool = remote(
+        &NUMBERS
+            .replace("[output.", "[output]\npath = \"output.txt\"\nmax_owed = \"600B\"\n[output."),
+    );
     spool.drop_file("a", "1\n");
     spool.drop_file("b", "2\n");
     spool.drop_file("c", "3\n".repeat(3_000_000));

@@ -56,6 +56,14 @@ pub struct Batch {
 impl Batch {
     pub fn run(self) -> anyhow::Result<()> {
         let mut config = self.job.read()?;
+        if config.output.as_ref().is_some_and(|output| output.system().is_some())
+            && self.output.is_none()
+        {
+            anyhow::bail!(
+                "the output of the job is on another system: `run --once` delivers what is there, and \
+                 `batch -o PATH` writes it to a file"
+            );
+        }
         let held = self.targets.apply(&mut config, self.output.as_ref())?;
         config.check_program()?;
         let pulse = Pulse::default();

@@ -1,5 +1,6 @@
 //! `spoolmill check`: would a start succeed, and what is the job?
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -27,6 +28,11 @@ impl Check {
         let queries = Queries::open(&config, &std::env::temp_dir())?;
         crate::daemon::ahead::check(&config, &queries)?;
         crate::http::check(&config)?;
+        if let Some(reason) = config.check_kafka()? {
+            // The job may be right all the same, and a start waits for it.
+            let warning = format!("spoolmill: the Kafka cluster could not be asked: {reason}\n");
+            let _ = std::io::stderr().write_all(warning.as_bytes());
+        }
         super::standard::print(config.as_understood().as_bytes())
     }
 }

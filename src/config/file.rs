@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::event_time;
+use crate::sink::kafka::KafkaOutput;
 use crate::source::folder::archive::Action;
 use crate::source::folder::rules::{Duplicates, Empty, HardLinks, Order, Watch};
 use crate::units::{Keep, Size, Span};
@@ -33,6 +34,9 @@ pub struct File {
     pub engine: Engine,
     /// Where it can be looked at.
     pub http: Http,
+    /// The Kafka cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<crate::kafka::Kafka>,
     /// When records happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_time: Option<event_time::EventTime>,
@@ -204,7 +208,7 @@ pub enum Complete {
 }
 
 /// `[output]`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Output {
     /// The file that records are appended to.
@@ -213,8 +217,21 @@ pub struct Output {
     /// When the file is closed and a new one begins; never unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
+    /// The topic that records are sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaOutput>,
+    /// Bytes that may be committed and not yet delivered to another system.
+    pub max_owed: Size,
     /// How records become bytes.
     pub format: encode::Format,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        let max_owed = Size(256 << 20);
+        let format = encode::Format::default();
+        Self { path: None, rotate: None, kafka: None, max_owed, format }
+    }
 }
 
 /// `output.rotate` and `rejects.rotate`.

@@ -34,7 +34,7 @@ impl Config {
 
 /// Refuses the keys that need an engine, where this build has none.
 fn check_features(written: &file::File) -> Result<(), Problem> {
-    let file::File { event_time, table, view, finals, transform, .. } = written;
+    let file::File { event_time, table, view, finals, transform, kafka, .. } = written;
     let used = [
         ("transform.sql", matches!(transform, Transform::Sql(_))),
         ("event_time", event_time.is_some()),
@@ -42,10 +42,13 @@ fn check_features(written: &file::File) -> Result<(), Problem> {
         ("view", !view.is_empty()),
         ("final", !finals.is_empty()),
     ];
-    match used.iter().find(|(_, is_used)| *is_used && !cfg!(feature = "sql")) {
-        Some((key, _)) => Err(Problem::new(key, "needs a build with `--features sql`")),
-        None => Ok(()),
+    if let Some((key, _)) = used.iter().find(|(_, is_used)| *is_used && !cfg!(feature = "sql")) {
+        return Err(Problem::new(key, "needs a build with `--features sql`"));
     }
+    if kafka.is_some() && !cfg!(feature = "kafka") {
+        return Err(Problem::new("kafka", "needs a build with `--features kafka`"));
+    }
+    Ok(())
 }
 
 /// Checks that the output of each stage fits the next.

@@ -7,6 +7,7 @@ mod cgroup;
 mod executable;
 pub mod file;
 mod input;
+mod kafka;
 pub mod kinds;
 mod locate;
 mod paths;
@@ -155,8 +156,14 @@ impl Config {
         check_paths(&written)?;
         let absolute = |path: &PathBuf| normal(&base.join(path));
         let workers = written.engine.workers.unwrap_or_else(cores);
+        kafka::check(&written)?;
+        if written.output.kafka.is_some() {
+            written.output.format = written.output.format.without_header();
+        }
+        let topic = written.output.kafka.as_ref().map(|output| output.topic.clone());
         let place = written.output.path.as_ref().map(absolute);
-        let output = place.map(|path| destination(written.output.format, path));
+        let file = place.map(|path| destination(written.output.format, path));
+        let output = file.or(topic.map(Destination::Kafka));
         let config = Self {
             directory: written.input.directory.as_ref().map(absolute),
             rules: rules(&written.input)?,
@@ -174,6 +181,11 @@ impl Config {
             text: text.to_owned(),
         };
         config.check_places()?;
+        if config.output.is_some() && config.written.event_time.is_some() && config.late().is_none()
+        {
+            let message = "is missing: expected a file, since the output is none";
+            return Err(Problem::new("event_time.late", message));
+        }
         Ok(config)
     }
 
@@ -253,6 +265,11 @@ impl Config {
     /// The absolute path of the job file.
     pub fn job_file(&self) -> PathBuf {
         self.base.join(self.file.file_name().unwrap_or_default())
+    }
+
+    /// The name of the job: that of its file.
+    pub fn name(&self) -> String {
+        self.file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The names of the views.

@@ -13,7 +13,7 @@ const AGE_OR_SIZE: &str = "a duration such as \"7d\" or a size such as \"10GiB\"
 const FORMAT: &str = "a table: write [input.format.csv], [output.format.json] or the like";
 
 /// The allowed values of keys whose type alone does not say it.
-const ALLOWED: [(&str, &str); 35] = [
+const ALLOWED: [(&str, &str); 42] = [
     ("input.settle", DURATION),
     ("input.rescan", DURATION),
     ("input.incomplete_grace", DURATION),
@@ -38,6 +38,16 @@ const ALLOWED: [(&str, &str); 35] = [
     ("rejects.rotate.every", DURATION),
     ("rejects.rotate.keep", AGE_OR_SIZE),
     ("output.format", FORMAT),
+    ("output.max_owed", SIZE),
+    ("output.kafka.partition", "\"key\", \"file\" or the number of a partition"),
+    ("output.kafka.create", "a table such as { partitions = 6, replication = 3 }"),
+    ("output.kafka.transaction", SIZE),
+    ("output.kafka.timeout", DURATION),
+    ("kafka.brokers", "a list of addresses such as [\"broker-1:9092\"]"),
+    (
+        "kafka.sasl.password",
+        "a text in quotes, { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }",
+    ),
     ("view.format", FORMAT),
     ("done.action", "\"rename\", \"delete\" or { move = \"archive/\" }"),
     ("done.keep", AGE_OR_SIZE),

@@ -24,7 +24,7 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
         super::opening::check_locks(&config.outputs()).map_err(Failure::into_error)?;
         Claim::check(folder, &super::opening::claimant(config)).map_err(Failure::into_error)?;
     }
-    let Some(output) = config.output_path() else { return Ok(()) };
+    let Some(output) = &config.output else { return Ok(()) };
     let header = queries.output().and_then(|schema| config.written.output.format.header(&schema));
     let ledger = Ahead::open(&config.state)?;
     let known = Ahead::views_at_first(&config.state, ledger.as_ref())?;
@@ -34,7 +34,8 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
     if let Some(ledger) = &ledger {
         let refused = ledger.refuses_job(&config.state, &config.job_file(), folder)?;
         refused.map_or(Ok(()), |message| Err(Halt(message)))?;
-        let outputs = config.outputs();
+        let mut outputs = config.outputs();
+        outputs.push(output.name().into_owned());
         for (path, bytes) in ledger.owed()? {
             if !outputs.contains(&path) {
                 return Err(Halt(publish::owed_message(&path, bytes)).into());
@@ -42,9 +43,10 @@ pub fn check(config: &Config, queries: &Queries) -> anyhow::Result<()> {
         }
         let refused = queries.refuses_views(ledger)?;
         refused.map_or(Ok(()), |message| Err(Halt(message)))?;
-        check_format(config, ledger.format(output)?)?;
+        check_format(config, ledger.format(&output.name())?)?;
     }
-    if let Some(reason) = file::begins_otherwise(output, &header.unwrap_or_default()) {
+    let begins = |path| file::begins_otherwise(path, &header.unwrap_or_default());
+    if let Some(reason) = output.path().and_then(begins) {
         return Err(config.problem(&Problem::new("output.path", reason)).into());
     }
     Ok(())

@@ -11,6 +11,7 @@ use super::job::{Job, flow, tolerance};
 use super::pressure::check_disk;
 use crate::decode::compression::Kind;
 use crate::failure::{Failure, Result};
+use crate::pipeline::flow::Flow;
 use crate::pipeline::prepare::{NotPrepared, Preparation};
 use crate::pipeline::prepared::Prepared;
 use crate::pipeline::views::Closed;
@@ -180,8 +181,9 @@ impl Job {
 
     fn preparation<'a>(&'a self, closed: &'a Closed, pulse: &'a Pulse) -> Preparation<'a> {
         let [output, rejects] = self.targets;
+        let plain = flow(&self.config, &self.queries, Bounds::Microbatch, pulse);
         Preparation {
-            flow: flow(&self.config, &self.queries, Bounds::Microbatch, pulse),
+            flow: Flow { messages: self.messages.as_ref(), ..plain },
             compression: self.config.written.input.compression,
             folder: self.config.directory.as_deref().unwrap_or(Path::new("/")),
             tolerance: tolerance(&self.config),

@@ -7,14 +7,15 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use super::Setting;
 use super::ahead::check_format;
 use super::opening::{
     Output, claim, keeping, locks, open_publisher, open_queries, open_source, open_views, sweep,
 };
 use super::pressure::{check_disk, descriptors};
+use super::{Setting, Until};
 use crate::config::{Config, Problem};
 use crate::durable;
+use crate::encode::message::Messages;
 use crate::failure::{Failure, Result};
 use crate::ledger::Ledger;
 use crate::microbatch::Target;
@@ -25,6 +26,7 @@ use crate::pipeline::prepare::Tolerance;
 use crate::publish;
 use crate::pulse::Pulse;
 use crate::queries::Queries;
+use crate::record::message::Limit;
 use crate::sink::folder::WAITING;
 use crate::sink::{Destination, file};
 use crate::source::folder::requeued::Requeued;
@@ -54,6 +56,8 @@ pub struct Job {
     pub(super) staging: StagingArea,
     pub(super) parts: Option<StagingArea>,
     pub(super) targets: [Target; 2],
+    /// How records become messages, where they do.
+    pub(super) messages: Option<Messages>,
     pub(super) late: Option<Target>,
     /// Taken, and not part of a group yet.
     pub(super) carried: Option<Input>,
@@ -97,7 +101,9 @@ impl Job {
             let destination = output.of_view(path);
             Output { target, destination, header }
         }));
-        let publisher = open_publisher(&outputs, &config.state, &mut ledger, &setting.waker())?;
+        let limit = Limit::default();
+        let messages = config.messages(&limit);
+        let publisher = open_publisher(&outputs, (&config, &limit), &mut ledger, &setting.waker())?;
         let mut source = open_source(&config, directory, &mut ledger, setting)?;
         let least = config.written.engine.min_free.0;
         let staging = sweep(&ledger, &staging_path, "", least)?;
@@ -111,7 +117,7 @@ impl Job {
         pipeline.recover_rotation()?;
         let recovered = pipeline.recover(source.as_mut());
         recovered.map_err(|failure| make_room(&mut pipeline, source.as_ref(), failure))?;
-        pipeline.open_targets(&setting.pulse)?;
+        pipeline.open_targets(setting.until == Until::Drained, &setting.pulse)?;
         continues(&config, &mut pipeline.ledger, targets[0], &header)?;
         let files_at_once = config.written.engine.files_per_commit.min(descriptors(config.workers));
         Ok(Self {
@@ -122,6 +128,7 @@ impl Job {
             staging,
             parts,
             targets,
+            messages,
             late,
             carried: None,
             files_at_once,
@@ -325,6 +332,7 @@ pub fn flow<'a>(
         transform: &config.written.transform,
         query: queries.transform(),
         encode: config.written.output.format,
+        messages: None,
         taps: queries.has_views() || queries.clock().is_some(),
         judge: None,
         framing: &config.framing,

@@ -1,8 +1,10 @@
 //! Opens the parts of a job before it runs: locks, queries, its own folders.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -15,15 +17,15 @@ use crate::ledger::{Committed, Ledger};
 use crate::microbatch::Target;
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
-#[cfg(debug_assertions)]
-use crate::publish::delivery::{Delivery, MAX_OWED, Way};
+use crate::publish::delivery::{Delivery, Way};
 use crate::publish::rotation::Rotation;
 use crate::publish::{Publisher, STAGING};
 use crate::queries::Queries;
+use crate::record::message::Limit;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
-#[cfg(debug_assertions)]
-use crate::sink::log::LogSink;
+use crate::sink::kafka;
+use crate::sink::remote::Remote;
 use crate::sink::{Destination, Sink};
 use crate::source::Source;
 use crate::source::folder::FolderSource;
@@ -91,22 +93,17 @@ pub struct Output {
 }
 
 /// Opens the sink of each output, and the way to each remote target.
-#[cfg_attr(
-    not(debug_assertions),
-    expect(unused_variables, reason = "no remote target is built in")
-)]
 pub fn open_publisher(
     outputs: &[Output],
-    state: &Path,
+    (config, limit): (&Config, &Limit),
     ledger: &mut Ledger,
     wake: &Arc<dyn Fn() + Send + Sync>,
 ) -> Result<Publisher> {
+    let state = &config.state;
     let staging = Arc::new(Dir::open(&state.join(STAGING))?);
     let mut sinks: Vec<(Target, Box<dyn Sink>)> = Vec::new();
-    #[cfg_attr(not(debug_assertions), expect(unused_mut, reason = "no remote target is built in"))]
-    let mut deliveries = Vec::new();
-    #[cfg(debug_assertions)]
-    let mut logs = std::collections::BTreeMap::new();
+    // Targets on one system share its mark.
+    let mut systems: BTreeMap<String, Vec<(Target, &Destination)>> = BTreeMap::new();
     for Output { target, destination, header } in outputs {
         match destination {
             Destination::File(path) => {
@@ -117,22 +114,48 @@ pub fn open_publisher(
             Destination::Folder(path) => {
                 sinks.push((*target, Box::new(FolderSink::open(path, state)?)));
             }
-            #[cfg(debug_assertions)]
-            Destination::Log(path) => logs.entry(path).or_insert_with(Vec::new).push(*target),
+            remote => {
+                let system = remote.system().unwrap_or_default();
+                systems.entry(system).or_default().push((*target, remote));
+            }
         }
     }
-    // Targets on one system share its mark.
-    #[cfg(debug_assertions)]
-    for (path, targets) in logs {
-        let name = Destination::Log(path.clone()).name().display().to_string();
+    let mut deliveries = Vec::new();
+    for (name, on_it) in systems {
+        let targets: Vec<_> = on_it.iter().map(|(target, _)| *target).collect();
         let row = ledger.remote(&name, &targets)?;
-        let remote = LogSink::new(path, row.id, staging.clone());
-        let given = std::env::var("SPOOLMILL_MAX_OWED").ok();
-        let max_owed = given.and_then(|limit| limit.parse().ok()).unwrap_or(MAX_OWED);
-        let way = Way { name: &name, targets, row, max_owed };
-        deliveries.push(Delivery::new(way, ledger, Box::new(remote), wake.clone())?);
+        let remote = open_remote(&on_it, row.id, (config, limit), &staging)?;
+        let kafka = config.written.output.kafka.as_ref();
+        let patience = kafka.map_or(Duration::ZERO, |output| output.timeout.0);
+        let max_owed = config.written.output.max_owed.0;
+        let way = Way { name: &name, targets, row, max_owed, patience };
+        deliveries.push(Delivery::new(way, ledger, remote, wake.clone())?);
     }
     Ok(Publisher::new(sinks, deliveries, staging))
+}
+
+/// The client of a system, for these targets on it. `id` is our name there.
+fn open_remote(
+    targets: &[(Target, &Destination)],
+    id: [u8; 16],
+    (config, limit): (&Config, &Limit),
+    staging: &Arc<Dir>,
+) -> Result<Box<dyn Remote>> {
+    match targets {
+        #[cfg(debug_assertions)]
+        [(_, Destination::Log(path)), ..] => {
+            Ok(Box::new(crate::sink::log::LogSink::new(path, id, staging.clone())))
+        }
+        [(_, Destination::Kafka(_)), ..] => {
+            let targets = targets.iter().map(|(target, _)| *target);
+            let place = config.kafka_place(id, targets, limit);
+            kafka::open(
+                place.ok_or_else(|| Failure::fatal("the job has no topic"))?,
+                staging.clone(),
+            )
+        }
+        _ => Err(Failure::fatal("no target of this kind is built in")),
+    }
 }
 
 /// Makes sure that the output is this job's, where it says so.

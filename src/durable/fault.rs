@@ -9,8 +9,7 @@
 //! - `SPOOLMILL_FAULT=unsynced:N` aborts within the N-th commit: it is in the log, and not yet synced;
 //! - `SPOOLMILL_PINS=DIR` keeps what is removed under the number of its inode, so that no other file gets it;
 //! - `SPOOLMILL_SOURCE=log` reads the drop folder as partitions of messages (`source/log.rs`);
-//! - `SPOOLMILL_SINK=log` takes the output for a remote target (`sink/log.rs`), to which `SPOOLMILL_MAX_OWED`
-//!   bytes may be owed;
+//! - `SPOOLMILL_SINK=log` takes the output for a remote target (`sink/log.rs`);
 //! - several faults stand one after the other, with commas between them;
 //! - `SPOOLMILL_MUTANT=no-sync:SITE` leaves the fsyncs of that site out; [`mutant`] serves others.
 

@@ -7,6 +7,7 @@ pub mod csv;
 pub mod envelope;
 mod json;
 pub mod late;
+pub mod message;
 mod numbers;
 #[cfg(feature = "parquet")]
 pub mod parquet;
@@ -77,6 +78,15 @@ impl Format {
         match self {
             Self::Csv(csv) => csv.header(schema),
             _ => None,
+        }
+    }
+
+    /// The same where there is no beginning that a header could stand at.
+    #[must_use]
+    pub fn without_header(self) -> Self {
+        match self {
+            Self::Csv(csv) => Self::Csv(csv::Csv { header: false, ..csv }),
+            other => other,
         }
     }
 

@@ -26,10 +26,11 @@ const STOP_WAITS: Duration = Duration::from_secs(10);
 
 impl Pipeline {
     /// Waits until each remote target is open and agrees with the ledger. Nothing is sent before all are.
+    /// `patiently`: one that is away is tried again for a while.
     ///
     /// # Errors
     /// `Transient` when one is away, `Halt` when one does not agree.
-    pub fn open_targets(&mut self, pulse: &Pulse) -> Result<()> {
+    pub fn open_targets(&mut self, patiently: bool, pulse: &Pulse) -> Result<()> {
         let started = Instant::now();
         let mut is_told = false;
         loop {
@@ -41,7 +42,7 @@ impl Pipeline {
             if self.publisher.deliveries.iter().all(Delivery::is_open) {
                 return Ok(());
             }
-            self.check_there()?;
+            self.check_there(patiently)?;
             if pulse.must_stop() {
                 return Err(Failure::Stopped);
             }
@@ -99,7 +100,7 @@ impl Pipeline {
             }
             self.deliver(rejects, source)?;
             self.release()?;
-            self.check_there()?;
+            self.check_there(true)?;
             self.wait_for_answers(pulse);
         }
         Ok(())
@@ -122,15 +123,21 @@ impl Pipeline {
         Ok(())
     }
 
-    fn check_there(&self) -> Result<()> {
-        let away = self.publisher.deliveries.iter().find_map(Delivery::waits_for_it);
+    fn check_there(&self, patiently: bool) -> Result<()> {
+        let waits = if patiently { Delivery::waits_too_long } else { Delivery::waits_for_it };
+        let away = self.publisher.deliveries.iter().find_map(waits);
         away.map_or(Ok(()), |away| Err(Failure::Transient(anyhow::anyhow!("{away}"))))
     }
 
     fn wait_for_answers(&mut self, pulse: &Pulse) {
         pulse.beat();
+        let mut is_awaited = false;
         for delivery in &mut self.publisher.deliveries {
-            delivery.wait(LOOK);
+            is_awaited |= delivery.wait(LOOK);
+        }
+        if !is_awaited {
+            // One is away, and not due yet.
+            std::thread::sleep(LOOK);
         }
     }
 

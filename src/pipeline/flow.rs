@@ -16,6 +16,7 @@ use super::work::{self, Task, Work, Worked};
 use crate::decode::Decoder;
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::{Block, Framing, Kind};
+use crate::encode::message::Messages;
 use crate::engine::{Query, Ready};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
@@ -36,6 +37,8 @@ pub struct Flow<'a> {
     pub query: Option<&'a Query>,
     /// Records to bytes.
     pub encode: encode::Format,
+    /// Each record is sent as a message.
+    pub messages: Option<&'a Messages>,
     /// The delivery wants the records too, besides their bytes.
     pub taps: bool,
     /// The judge of the records, where event time matters.
@@ -132,7 +135,9 @@ impl Flow<'_> {
             .map(|query| query.at(origin.now_ms, input.schema()))
             .transpose()
             .map_err(work::failure)?;
-        if query.as_ref().is_some_and(Ready::wants_position) {
+        if query.as_ref().is_some_and(Ready::wants_position)
+            || self.messages.is_some_and(|messages| messages.line)
+        {
             input.count_lines();
         }
         self.announce(query.as_ref(), &input, delivery)?;
@@ -147,12 +152,13 @@ impl Flow<'_> {
         let encode = if passes { sink_of(self.decode) } else { self.encode };
         // A query may stand where the transform says nothing: it makes what is owed at the end.
         let passes_on = matches!(transform, Transform::None {}) && query.is_none();
-        let copies = passes_on && is_alike(self.decode, encode);
+        let copies = passes_on && self.messages.is_none() && is_alike(self.decode, encode);
         let work = Work {
             decoder: &decoder,
             transform,
             query: query.as_ref().map(|query| (query, origin.file)),
             encode,
+            messages: self.messages.filter(|_| !passes),
             copies,
             max_record: self.framing.max_record,
             keeps: false,
@@ -185,7 +191,10 @@ impl Flow<'_> {
         let Some(schema) = schema else { return Ok(()) };
         // Columns that the job does not name could not be checked before.
         let refused = input.schema().and_then(|brought| {
-            self.transform.refuses(brought).or_else(|| self.encode.refuses(&schema))
+            self.transform
+                .refuses(brought)
+                .or_else(|| self.encode.refuses(&schema))
+                .or_else(|| self.messages?.refuses(&schema).map(|(_, reason)| reason))
         });
         refused.map_or_else(|| delivery.begin(&schema), |reason| Err(Failure::Bad(reason)))
     }
@@ -201,6 +210,7 @@ impl Flow<'_> {
             transform,
             query: None,
             encode,
+            messages: None,
             copies: false,
             max_record,
             keeps: true,

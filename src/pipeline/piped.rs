@@ -34,7 +34,9 @@ impl Flow<'_> {
         let (decoder, _) = back.decoder(&[], self.framing.max_record).map_err(Failure::Bad)?;
         let encode = self.encode;
         let taps = self.taps;
-        let collect_work = Work { decoder: &decoder, encode, taps, copies: false, ..work };
+        let messages = self.messages;
+        let collect_work =
+            Work { decoder: &decoder, encode, messages, taps, copies: false, ..work };
         let framing = Framing { end_marker: None, ..self.framing.clone() };
         let shared = Mutex::new(delivery);
         let mut fed = Passed::default();

@@ -13,6 +13,7 @@ use super::sift::{self, Origins};
 use super::work::{Work, failure};
 use crate::decode::blocks::Blocks;
 use crate::decode::frame::Block;
+use crate::encode::message;
 use crate::engine::{Fed, Feed, Ready};
 use crate::failure::{Failure, Result};
 use crate::record::Reject;
@@ -105,9 +106,19 @@ fn collect(
             sifted.rejects.iter().try_for_each(|reject| delivery.reject(reject))?;
             sifted.late.iter().try_for_each(|late| delivery.late(late))?;
         }
-        written += records.num_rows() as u64;
         bytes.clear();
-        flow.encode.encode(&records, &mut bytes).map_err(Failure::Bad)?;
+        if let Some(messages) = flow.messages {
+            let encoded = messages.encode(flow.encode, &records, None, &mut bytes);
+            let unsent = encoded.map_err(Failure::Bad)?;
+            records = message::without(&records, &unsent);
+            rejected += unsent.len() as u64;
+            let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut unsent = unsent.into_iter();
+            unsent.try_for_each(|unsent| delivery.reject(&unsent.reject(None)))?;
+        } else {
+            flow.encode.encode(&records, &mut bytes).map_err(Failure::Bad)?;
+        }
+        written += records.num_rows() as u64;
         let mut delivery = delivery.lock().unwrap_or_else(PoisonError::into_inner);
         delivery.records(&bytes)?;
         if flow.taps || flow.encode.is_columnar() {

@@ -6,6 +6,7 @@ use super::sift::{self, Origins, Sifted, Text};
 use crate::decode::frame::{self, Block, Kind};
 use crate::decode::{Decoder, lines};
 use crate::encode;
+use crate::encode::message::{self, Messages};
 use crate::engine::{self, Ready};
 use crate::event_time::Judge;
 use crate::failure::{Failure, Result};
@@ -48,6 +49,8 @@ pub struct Work<'a> {
     /// The query, and the name of the file.
     pub query: Option<(&'a Ready<'a>, &'a str)>,
     pub encode: encode::Format,
+    /// Each record is sent as a message.
+    pub messages: Option<&'a Messages>,
     pub max_record: usize,
     /// Records that pass as they are may be copied as they stand in the block.
     pub copies: bool,
@@ -66,25 +69,32 @@ impl Work<'_> {
         let (mut worked, decoded) = self.decode(block);
         output.clear();
         if let Some(decoded) = decoded {
-            let good = self.judge.map(|_| decoded.line_numbers());
+            let wants_lines = self.judge.is_some() || self.messages.is_some();
+            let good = wants_lines.then(|| decoded.line_numbers());
             let copies = (self.copies && decoded.is_as_written).then(|| decoded.records.num_rows());
             let records = self.bind(decoded, lines_before);
             if self.keeps {
                 worked.batch = Some(records);
             } else {
                 let (records, lines) = self.transform(records)?;
-                let records = match (self.judge, good) {
+                let records = match (self.judge, &good) {
                     (Some(judge), Some(good)) => {
                         let lines = match (self.query, lines) {
                             (None, _) => Some(good.clone()),
                             (_, lines) => lines.map(|lines| relative(&lines, lines_before)),
                         };
-                        self.sift(judge, &records, lines, &good, &mut worked)
+                        self.sift(judge, &records, lines, good, &mut worked)
                     }
                     _ => records,
                 };
                 worked.written = records.num_rows() as u64;
-                if copies == Some(records.num_rows()) {
+                let mut records = records;
+                if let Some(messages) = self.messages {
+                    // What was made of several records, or judged, is not on a line of its own.
+                    let own = good.filter(|_| self.query.is_none() && self.judge.is_none());
+                    let place = (own, lines_before);
+                    records = self.frame(messages, records, place, &mut worked, &mut output)?;
+                } else if copies == Some(records.num_rows()) {
                     std::mem::swap(&mut worked.input, &mut output);
                 } else {
                     self.encode.encode(&records, &mut output).map_err(Failure::Bad)?;
@@ -124,6 +134,7 @@ impl Work<'_> {
                 worked.lines = decoded.lines;
                 if self.query.is_some_and(|(query, _)| query.wants_position())
                     || self.judge.is_some()
+                    || self.messages.is_some()
                 {
                     decoded.positions = Some(decoded.line_numbers());
                 }
@@ -159,6 +170,35 @@ impl Work<'_> {
             Some((query, _)) => Ok(query.part(query.apply(records).map_err(failure)?)),
             None => Ok((self.transform.apply(records), None)),
         }
+    }
+
+    /// Encodes records as messages; those that cannot be sent are rejects, and are taken out. `lines` count from
+    /// the beginning of the block, and `before` says how many are before it.
+    fn frame(
+        self,
+        messages: &Messages,
+        records: RecordBatch,
+        (lines, before): (Option<Vec<u64>>, u64),
+        worked: &mut Worked,
+        output: &mut Vec<u8>,
+    ) -> Result<RecordBatch> {
+        let in_input: Option<Vec<_>> =
+            lines.as_ref().map(|lines| lines.iter().map(|line| line + before).collect());
+        let encoded = messages.encode(self.encode, &records, in_input.as_deref(), output);
+        let unsent = encoded.map_err(Failure::Bad)?;
+        if unsent.is_empty() {
+            return Ok(records);
+        }
+        let sent = message::without(&records, &unsent);
+        worked.records = worked.records.saturating_sub(unsent.len() as u64);
+        worked.written = sent.num_rows() as u64;
+        let line = |row: usize| lines.as_ref().and_then(|lines| lines.get(row)).copied();
+        worked.rejects.extend(unsent.into_iter().map(|unsent| {
+            let line = line(unsent.row);
+            unsent.reject(line)
+        }));
+        worked.rejects.sort_by_key(|reject| reject.line);
+        Ok(sent)
     }
 
     /// Judges what has become of the records of a block, whose good ones begin on these lines.

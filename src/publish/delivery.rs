@@ -24,9 +24,6 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_
 /// Bytes that are handed over at once; a system takes as many as fit into a transaction of its own.
 const SENT_AT_ONCE: u64 = 64 << 20;
 
-/// Commits run ahead of a system by this many bytes, and no more.
-pub const MAX_OWED: u64 = 256 << 20;
-
 /// Records of a microbatch that a system may refuse.
 const MAX_REFUSED: usize = 1_000;
 
@@ -58,8 +55,9 @@ pub struct Delivery {
     owed: u64,
     max_owed: u64,
     pauses: Backoff,
-    /// Why it is away.
-    trouble: Option<String>,
+    patience: Duration,
+    /// Why it is away, and since when.
+    trouble: Option<(String, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +87,10 @@ pub struct Way<'a> {
     pub targets: Vec<Target>,
     /// As the ledger knows it.
     pub row: Row,
-    /// Bytes that may be owed to it: [`MAX_OWED`] unless a job says otherwise.
+    /// Bytes that may be owed to it: commits run ahead of it by no more.
     pub max_owed: u64,
+    /// How long `--once` waits for it while it is away.
+    pub patience: Duration,
 }
 
 impl Delivery {
@@ -104,7 +104,7 @@ impl Delivery {
         remote: Box<dyn Remote>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self> {
-        let Way { name, targets, row, max_owed } = way;
+        let Way { name, targets, row, max_owed, patience } = way;
         let (orders, taken) = channel();
         let (given, answers) = channel();
         let fix = remote.fix();
@@ -127,6 +127,7 @@ impl Delivery {
             owed,
             max_owed,
             pauses: PAUSES,
+            patience,
             trouble: None,
         })
     }
@@ -158,12 +159,20 @@ impl Delivery {
 
     /// Why nothing can be done now but to wait, if so.
     pub fn waits_for_it(&self) -> Option<&str> {
-        self.trouble.as_deref().filter(|_| matches!(self.state, State::Closed(_)))
+        let trouble = self.trouble.as_ref().filter(|_| matches!(self.state, State::Closed(_)));
+        trouble.map(|(trouble, _)| trouble.as_str())
+    }
+
+    /// The same when it has been so for longer than `--once` waits.
+    pub fn waits_too_long(&self) -> Option<&str> {
+        let since = self.trouble.as_ref().map(|(_, since)| *since)?;
+        self.waits_for_it().filter(|_| since.elapsed() >= self.patience)
     }
 
     /// Why it is away, if it is, and how often it was tried.
     pub fn trouble(&self) -> Option<(&str, u32)> {
-        self.trouble.as_deref().map(|trouble| (trouble, self.pauses.tries()))
+        let (trouble, _) = self.trouble.as_ref()?;
+        Some((trouble, self.pauses.tries()))
     }
 
     /// When it is to be opened again.
@@ -195,11 +204,13 @@ impl Delivery {
         self.owed += ours.map(|span| cost(span.addition.length)).sum::<u64>();
     }
 
-    /// Waits for the answer that is awaited, at most so long.
-    pub fn wait(&mut self, most: Duration) {
-        if self.early.is_none() && matches!(self.state, State::Opening | State::Sending) {
+    /// Waits for the answer that is awaited, at most so long. False when none is.
+    pub fn wait(&mut self, most: Duration) -> bool {
+        let is_awaited = matches!(self.state, State::Opening | State::Sending);
+        if self.early.is_none() && is_awaited {
             self.early = self.answers.recv_timeout(most).ok();
         }
+        is_awaited
     }
 
     /// Takes the answer, if there is one.
@@ -358,7 +369,8 @@ impl Delivery {
         let seconds = pause.as_secs_f64();
         let error = format!("{error:#}");
         tracing::warn!(target = &*self.name, error, seconds, "the target is away, trying again");
-        self.trouble = Some(format!("{}: {error}", self.name));
+        let since = self.trouble.take().map_or_else(Instant::now, |(_, since)| since);
+        self.trouble = Some((format!("{}: {error}", self.name), since));
         self.state = State::Closed(Instant::now() + pause);
     }
 

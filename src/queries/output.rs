@@ -67,6 +67,7 @@ pub fn flow<'a>(
         transform: &Transform::None {},
         query: None,
         encode: config.written.output.format,
+        messages: None,
         taps: false,
         judge: None,
         framing,

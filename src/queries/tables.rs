@@ -242,6 +242,7 @@ fn read(table: &file::Table, path: &Path) -> anyhow::Result<(SchemaRef, Vec<Reco
         transform: &Transform::None {},
         query: None,
         encode: encode::Format::default(),
+        messages: None,
         taps: false,
         judge: None,
         framing: &framing,

@@ -7,6 +7,7 @@
 
 pub mod file;
 pub mod folder;
+pub mod kafka;
 #[cfg(debug_assertions)]
 pub mod log;
 pub mod remote;
@@ -26,6 +27,8 @@ pub enum Destination {
     File(PathBuf),
     /// A folder with a file for each microbatch.
     Folder(PathBuf),
+    /// A topic of a Kafka cluster.
+    Kafka(String),
     /// A log that stands for another system, for the tests.
     #[cfg(debug_assertions)]
     Log(PathBuf),
@@ -36,6 +39,7 @@ impl Destination {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) | Self::Folder(path) => Some(path),
+            Self::Kafka(_) => None,
             #[cfg(debug_assertions)]
             Self::Log(_) => None,
         }
@@ -45,8 +49,21 @@ impl Destination {
     pub fn name(&self) -> Cow<'_, Path> {
         match self {
             Self::File(path) | Self::Folder(path) => Cow::Borrowed(path),
+            Self::Kafka(topic) => Cow::Owned(format!("kafka:{topic}").into()),
             #[cfg(debug_assertions)]
             Self::Log(path) => Cow::Owned(format!("log:{}", path.display()).into()),
+        }
+    }
+
+    /// The system that it is on, by its name in the ledger, if it is another than this one. Targets on one system
+    /// share a mark.
+    pub fn system(&self) -> Option<String> {
+        match self {
+            Self::File(_) | Self::Folder(_) => None,
+            // A job has one cluster. Where its brokers are may change.
+            Self::Kafka(_) => Some("kafka".to_owned()),
+            #[cfg(debug_assertions)]
+            Self::Log(_) => Some(self.name().display().to_string()),
         }
     }
 
@@ -55,6 +72,7 @@ impl Destination {
         match self {
             Self::File(path) => Some(path.parent().unwrap_or(Path::new("/"))),
             Self::Folder(path) => Some(path),
+            Self::Kafka(_) => None,
             #[cfg(debug_assertions)]
             Self::Log(_) => None,
         }

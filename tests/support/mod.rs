@@ -1,5 +1,7 @@
 //! What the tests are written with: a job in a folder of its own, and the real binary.
 
+#[cfg(feature = "kafka")]
+pub mod broker;
 pub mod model;
 pub mod spool;
 
