@@ -252,6 +252,44 @@ fn copy_state(from: &Spool, to: &Spool) {
     fs::write(to.path("job.toml"), text).unwrap();
 }
 
+/// Over TLS, with a password that stands in a file; a wrong one, or an authority that nobody knows, is refused.
+#[test]
+#[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
+fn a_password_and_a_certificate_are_used() {
+    for mechanism in ["plain", "scram-sha-512"] {
+        let job = job(&BROKER, "", PLAIN);
+        let file = job.spool.path("job.toml");
+        let plain = fs::read_to_string(&file).unwrap();
+        let secure = plain.replace(&BROKER.address(), &BROKER.secure_address());
+        let with = |ca: &str| {
+            let tables = format!(
+                "[kafka.tls]\n{ca}[kafka.sasl]\nmechanism = \"{mechanism}\"\nuser = \"ada\"\n\
+                 password = {{ file = \"password\" }}\n"
+            );
+            fs::write(&file, secure.clone() + &tables).unwrap();
+        };
+        fs::copy(BROKER.certificate(), job.spool.path("ca.pem")).unwrap();
+        fs::write(job.spool.path("password"), "open sesame\n").unwrap();
+        job.spool.drop_file("a", "0\n");
+        with("");
+        let check = |code| {
+            let output = job.spool.run("check", &[]);
+            let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            assert!(!said.contains("sesame"), "{said}");
+            said
+        };
+        assert!(check(2).contains("certificate"));
+        with("ca = \"ca.pem\"\n");
+        check(0);
+        let log = job.spool.run_once();
+        assert!(!log.contains("sesame"), "{log}");
+        assert_eq!(job.values(), ["0.0"]);
+        fs::write(job.spool.path("password"), "open barley\n").unwrap();
+        assert!(check(2).to_lowercase().contains("authentication"));
+    }
+}
+
 /// What was delivered is gone with the topic: only a person can say what is to be done.
 #[test]
 #[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
@@ -282,7 +320,7 @@ fn a_topic_that_was_made_again_stops_the_job() {
 #[test]
 #[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
 fn a_message_that_is_too_large_is_a_reject() {
-    let job = job(&BROKER, "", "[input.format.lines]\n");
+    let job = job(&BROKER, "compression = \"none\"\n", "[input.format.lines]\n");
     job.spool.drop_file("a", "first\n");
     job.spool.run_once();
     let alter = |bytes: &str| {

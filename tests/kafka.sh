@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for program in java mvn kcat setpriv; do
+for program in java mvn kcat setpriv openssl; do
     command -v "$program" >/dev/null || { echo "$program is missing: the tests with Kafka need it" >&2; exit 1; }
 done
 if [ "${1:-}" = --long ]; then

@@ -21,7 +21,7 @@ pub static BROKER: LazyLock<Broker> = LazyLock::new(Broker::start);
 pub struct Broker {
     jars: String,
     folder: PathBuf,
-    ports: [u16; 2],
+    ports: [u16; 3],
     child: Option<Child>,
 }
 
@@ -47,6 +47,7 @@ impl Broker {
         let name = format!("kafka-{}-{number}", std::process::id());
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).unwrap();
+        make_certificate(&folder);
         let mut broker = Self { jars, folder, ports: free_ports(), child: None };
         broker.format();
         broker.run();
@@ -56,6 +57,16 @@ impl Broker {
 
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The way in with TLS and a password.
+    pub fn secure_address(&self) -> String {
+        format!("localhost:{}", self.ports[2])
+    }
+
+    /// The certificate that says who the broker is.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("cert.pem")
     }
 
     fn java(&self, memory: &str) -> Command {
@@ -68,11 +79,12 @@ impl Broker {
     }
 
     fn format(&self) {
-        let [port, controller] = self.ports;
+        let [port, controller, secure] = self.ports;
         let properties = include_str!("kafka/server.properties");
         let own = format!(
-            "log.dirs={}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+            "log.dirs={}\nlisteners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+             SASL_SSL://127.0.0.1:{secure}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{secure}\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n",
             self.folder.join("logs").display()
         );
@@ -80,6 +92,7 @@ impl Broker {
         let mut command = self.java("-Xmx256m");
         command.args(["kafka.tools.StorageTool", "format", "--standalone"]);
         command.args(["-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", "server.properties"]);
+        command.args(["--add-scram", "SCRAM-SHA-512=[name=ada,password=open sesame]"]);
         let output = command.output().expect("setpriv and java can be started");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
@@ -179,8 +192,20 @@ fn remove_leftovers() {
     }
 }
 
-/// Two ports that nobody listens on.
-fn free_ports() -> [u16; 2] {
-    let bound = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+/// A certificate that is its own authority, and the key beside it.
+fn make_certificate(folder: &Path) {
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"]);
+    command.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
+    command.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(folder);
+    let output = command.output().expect("openssl can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let both = ["key.pem", "cert.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    fs::write(folder.join("server.pem"), both.concat()).unwrap();
+}
+
+/// Ports that nobody listens on.
+fn free_ports() -> [u16; 3] {
+    let bound = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     bound.map(|listener| listener.local_addr().unwrap().port())
 }
