@@ -138,6 +138,8 @@ pub fn reader(settings: &ClientConfig, isolation: &str) -> Result<BaseConsumer<C
     settings.set("group.id", "spoolmill").set("isolation.level", isolation);
     settings.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     settings.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+    // A read is to the end of a topic, where there is nothing to wait for.
+    settings.set("fetch.wait.max.ms", "10");
     create(&settings, Context::default())
 }
 

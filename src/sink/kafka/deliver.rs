@@ -28,7 +28,7 @@ use crate::microbatch::{Confirmed, Instance, Mark, Owed};
 use crate::sink::remote::{NotPublished, Opening, Remote};
 pub use connect::check;
 use connect::{CALL, Notes, fence};
-use position::Position;
+use position::{Marks, Position};
 use records::{Resume, Sending};
 use reports::{Reports, counted};
 
@@ -65,7 +65,9 @@ impl KafkaSink {
         let output = self.place.first().ok_or_else(|| Failure::fatal("there is no topic"))?;
         let notes = opening.confirmed.map(|confirmed| notes_of(&confirmed.notes));
         let settings = self.place.kafka.settings()?;
-        let topics = self.place.find_topics(&settings, notes.as_ref())?;
+        // It reads what is not committed, too: where a topic ends does not depend on other jobs then.
+        let reader = client::reader(&settings, "read_uncommitted")?;
+        let topics = self.place.find_topics((&settings, &reader), notes.as_ref())?;
         counted("fence").map_err(transient)?;
         let producer = self.place.producer(&settings, &self.place.transactional_id())?;
         let until = Instant::now() + output.timeout.0 * 2;
@@ -73,7 +75,8 @@ impl KafkaSink {
         counted("answer").map_err(transient)?;
         let from = notes.as_ref().and_then(|notes| notes.offset);
         let key = self.place.key();
-        let held = position::read(&settings, &output.positions, key.as_bytes(), from, until)?;
+        let marks = Marks { settings: &settings, topic: &output.positions, key: key.as_bytes() };
+        let held = marks.read(&reader, from, until)?;
         let ids = |(name, topic): (&String, &Topic)| (name.clone(), topic.id.clone());
         let notes = Notes {
             offset: held.map(|(_, offset)| offset),

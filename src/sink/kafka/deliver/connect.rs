@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer as _, ThreadedProducer};
 use serde::{Deserialize, Serialize};
 
 use super::reports::Reports;
 use crate::failure::{Failure, Result};
-use crate::kafka::client::{self, Admin, Topic};
+use crate::kafka::client::{self, Admin, Context, Topic};
 use crate::sink::kafka::{Compression, Found, KafkaOutput, Place};
 
 /// One call to the coordinator waits this long; it is repeated until the transaction's time is over.
@@ -42,16 +43,15 @@ impl Place {
     /// The topics, made where they may be; and the largest message of each.
     pub fn find_topics(
         &self,
-        settings: &ClientConfig,
+        (settings, reader): (&ClientConfig, &BaseConsumer<Context>),
         notes: Option<&Notes>,
     ) -> Result<BTreeMap<String, Topic>> {
         let output = self.first().ok_or_else(|| Failure::fatal("there is no topic"))?;
-        let reader = client::reader(settings, "read_committed")?;
         let admin = Admin::new(settings)?;
         let positions = output.positions.as_str();
         let mut names: Vec<&str> = vec![positions];
         names.extend(self.topics.values().map(|(output, _)| output.topic.as_str()));
-        let found = client::describe(&reader, &names)?;
+        let found = client::describe(reader, &names)?;
         if !found.contains_key(positions) {
             if notes.is_some() {
                 return Err(Failure::halt(format!(
@@ -75,7 +75,7 @@ impl Place {
             let replication = create.replication.map_or(-1, i32::from);
             admin.create(&output.topic, (create.partitions.into(), replication), &[])?;
         }
-        let topics = client::describe_all(&reader, &names)?;
+        let topics = client::describe_all(reader, &names)?;
         if topics.get(positions).is_some_and(|topic| topic.partitions != 1) {
             let message = format!("the topic {positions} has several partitions, expected 1");
             return Err(Failure::halt(message));

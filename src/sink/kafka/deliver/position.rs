@@ -3,7 +3,7 @@
 //! Invariants: a mark is read when every earlier process of the job is fenced, and up to what the topic held at
 //! that moment, whatever other jobs have open there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rdkafka::ClientConfig;
@@ -44,69 +44,82 @@ impl Position {
     }
 }
 
-/// The last mark under a key, and its offset. It is looked for from `from` on; from the beginning where that is
-/// not there any more.
-///
-/// # Errors
-/// `Transient` while the topic cannot be read to the end before `until`, `Halt` when the record is none of ours.
-pub fn read(
-    settings: &ClientConfig,
-    topic: &str,
-    key: &[u8],
-    from: Option<i64>,
-    until: Instant,
-) -> Result<Option<(Held, i64)>> {
-    let (low, high) = ends(settings, topic)?;
-    let from = from.filter(|from| (low..=high).contains(from)).unwrap_or(low);
-    if from >= high {
-        return Ok(None);
-    }
-    let reader = client::reader(settings, "read_committed")?;
-    let mut assignment = TopicPartitionList::new();
-    let assigned = assignment
-        .add_partition_offset(topic, 0, Offset::Offset(from))
-        .and_then(|()| reader.assign(&assignment));
-    assigned.map_err(|error| client::unread("read the positions", &error, &reader))?;
-    let mut last = None;
-    // What is there ends where the topic ended when it was asked, and not where a committed reader ends: another
-    // job may have a transaction open before it.
-    while position(&reader, topic).is_none_or(|position| position < high) {
-        match reader.poll(std::time::Duration::from_millis(100)) {
-            Some(Ok(message)) if message.key() == Some(key) => {
-                let value = message.payload().unwrap_or_default();
-                last = (!value.is_empty()).then(|| (value.to_vec(), message.offset()));
-            }
-            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {}
-            Some(Err(error)) => {
-                return Err(client::unread("read the positions", &error, &reader));
-            }
-        }
-        if Instant::now() > until {
-            let message = format!(
-                "the topic {topic} is not committed up to its end: another job has a transaction open there"
-            );
-            let said = reader.context().take().map(|said| format!("; {said}")).unwrap_or_default();
-            return Err(Failure::Transient(anyhow!("{message}{said}")));
-        }
-    }
-    let Some((value, offset)) = last else { return Ok(None) };
-    let held = serde_json::from_slice::<Position>(&value)
-        .map_err(anyhow::Error::from)
-        .and_then(|position| position.held())
-        .map_err(|error| {
-            Failure::halt(format!(
-                "the record at offset {offset} of the topic {topic} is no position of spoolmill: {error:#}"
-            ))
-        })?;
-    Ok(Some((held, offset)))
+/// Where the marks of a job are.
+pub struct Marks<'a> {
+    /// How a client is made.
+    pub settings: &'a ClientConfig,
+    /// The topic.
+    pub topic: &'a str,
+    /// The key of the job.
+    pub key: &'a [u8],
 }
 
-/// Where the topic begins and ends, open transactions and all.
-fn ends(settings: &ClientConfig, topic: &str) -> Result<(i64, i64)> {
-    let reader = client::reader(settings, "read_uncommitted")?;
-    reader
-        .fetch_watermarks(topic, 0, ASKS)
-        .map_err(|error| client::unread("ask where the positions end", &error, &reader))
+impl Marks<'_> {
+    /// The last mark, and its offset. It is looked for from `from` on; from the beginning where that is not there
+    /// any more. `all` reads what is not committed, too.
+    ///
+    /// # Errors
+    /// `Transient` while the topic cannot be read to the end before `until`, `Halt` when the record is none of ours.
+    pub fn read(
+        &self,
+        all: &BaseConsumer<Context>,
+        from: Option<i64>,
+        until: Instant,
+    ) -> Result<Option<(Held, i64)>> {
+        // What is there ends where the topic ended when it was asked, and not where a committed reader ends: another
+        // job may have a transaction open before it.
+        let (low, high) = all
+            .fetch_watermarks(self.topic, 0, ASKS)
+            .map_err(|error| client::unread("ask where the positions end", &error, all))?;
+        let from = from.filter(|from| (low..=high).contains(from)).unwrap_or(low);
+        if from >= high {
+            return Ok(None);
+        }
+        let last = self.last_committed(from, high, until)?;
+        let Some((value, offset)) = last else { return Ok(None) };
+        let held = serde_json::from_slice::<Position>(&value)
+            .map_err(anyhow::Error::from)
+            .and_then(|position| position.held())
+            .map_err(|error| {
+                Failure::halt(format!(
+                    "the record at offset {offset} of the topic {} is no position of spoolmill: {error:#}",
+                    self.topic
+                ))
+            })?;
+        Ok(Some((held, offset)))
+    }
+
+    /// The last committed record under the key between two offsets, and its offset.
+    fn last_committed(&self, from: i64, to: i64, until: Instant) -> Result<Option<(Vec<u8>, i64)>> {
+        let reader = client::reader(self.settings, "read_committed")?;
+        let mut assignment = TopicPartitionList::new();
+        assignment
+            .add_partition_offset(self.topic, 0, Offset::Offset(from))
+            .and_then(|()| reader.assign(&assignment))
+            .map_err(|error| client::unread("read the positions", &error, &reader))?;
+        let mut last = None;
+        while position(&reader, self.topic).is_none_or(|position| position < to) {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if message.key() == Some(self.key) => {
+                    let value = message.payload().unwrap_or_default();
+                    last = (!value.is_empty()).then(|| (value.to_vec(), message.offset()));
+                }
+                None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error)) => {
+                    return Err(client::unread("read the positions", &error, &reader));
+                }
+            }
+            if Instant::now() > until {
+                let said = reader.context().take().map(|said| format!("; {said}"));
+                return Err(Failure::Transient(anyhow!(
+                    "the topic {} is not committed up to its end: another job has a transaction open there{}",
+                    self.topic,
+                    said.unwrap_or_default()
+                )));
+            }
+        }
+        Ok(last)
+    }
 }
 
 /// The offset after everything that was read, markers of transactions included.
