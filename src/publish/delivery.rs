@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::agreement::{Known, agree};
@@ -23,6 +24,9 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_
 
 /// Bytes that are handed over at once; a system takes as many as fit into a transaction of its own.
 const SENT_AT_ONCE: u64 = 64 << 20;
+
+/// A client that is left has this long to go.
+const LEAVES: Duration = Duration::from_secs(2);
 
 /// Records of a microbatch that a system may refuse.
 const MAX_REFUSED: usize = 1_000;
@@ -43,7 +47,9 @@ pub struct Delivery {
     name: Box<str>,
     targets: Vec<Target>,
     fix: Option<Fix>,
-    orders: Sender<Order>,
+    /// Nobody gives any more when it is gone.
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
     answers: Receiver<Answer>,
     /// An answer that was waited for.
     early: Option<Answer>,
@@ -108,7 +114,7 @@ impl Delivery {
         let (orders, taken) = channel();
         let (given, answers) = channel();
         let fix = remote.fix();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("deliver {name}"))
             .spawn(move || work(remote, &taken, &given, &*wake))
             .map_err(|error| Failure::Transient(error.into()))?;
@@ -118,7 +124,8 @@ impl Delivery {
             name: name.into(),
             targets,
             fix,
-            orders,
+            orders: Some(orders),
+            thread: Some(thread),
             answers,
             early: None,
             state: State::Closed(Instant::now()),
@@ -339,7 +346,8 @@ impl Delivery {
     }
 
     fn order(&mut self, order: Order, state: State) -> Result<()> {
-        self.orders.send(order).map_err(|_| self.is_gone())?;
+        let orders = self.orders.as_ref().ok_or_else(|| self.is_gone())?;
+        orders.send(order).map_err(|_| self.is_gone())?;
         self.state = state;
         Ok(())
     }
@@ -378,6 +386,18 @@ impl Delivery {
         self.pauses.reset();
         if self.trouble.take().is_some() {
             tracing::info!(target = &*self.name, "the target is back");
+        }
+    }
+}
+
+impl Drop for Delivery {
+    /// A client is to be gone before the process ends. One that does not come back from its call is left to it.
+    fn drop(&mut self) {
+        self.orders = None;
+        let started = Instant::now();
+        let is_at_work = |thread: &JoinHandle<()>| !thread.is_finished();
+        while self.thread.as_ref().is_some_and(is_at_work) && started.elapsed() < LEAVES {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
