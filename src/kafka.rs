@@ -1,4 +1,4 @@
-//! The connection to a Kafka cluster: where it is, how it is secured, and which of its errors pass.
+//! The connection to a Kafka cluster: where it is, and how it is secured.
 //!
 //! Invariants: a secret is read when a connection is made, and is never printed.
 //!
@@ -27,9 +27,9 @@ pub struct Kafka {
     /// Who connects, if the brokers ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sasl: Option<Sasl>,
-    /// Settings of librdkafka, as it spells them.
+    /// Settings of librdkafka, as it spells them. Some are passwords, so none is printed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub options: BTreeMap<String, String>,
+    pub options: BTreeMap<String, Secret>,
 }
 
 /// `[kafka.tls]`.
@@ -73,22 +73,41 @@ pub enum Mechanism {
     ScramSha512,
 }
 
-/// Settings that the promises rest on: a job cannot change them.
-const OURS: [&str; 14] = [
+/// Settings of ours, by all their names: the promises rest on them, or a table of the job says them.
+const OURS: [&str; 33] = [
     "acks",
+    "allow.auto.create.topics",
     "auto.offset.reset",
     "bootstrap.servers",
+    "compression.codec",
+    "compression.type",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
     "enable.partition.eof",
+    "fetch.wait.max.ms",
     "group.id",
     "isolation.level",
+    "message.max.bytes",
     "metadata.broker.list",
+    "partitioner",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.messages",
     "request.required.acks",
+    "sasl.mechanism",
+    "sasl.mechanisms",
     "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "socket.timeout.ms",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "test.mock.broker.rtt",
+    "test.mock.num.brokers",
     "transaction.timeout.ms",
     "transactional.id",
+    "delivery.timeout.ms",
 ];
 
 impl Kafka {
@@ -100,7 +119,7 @@ impl Kafka {
         }
         if let Some(ours) = self.options.keys().find(|name| OURS.contains(&name.as_str())) {
             let message = format!(
-                "found \"{ours}\", which the job decides: delivery exactly once rests on it"
+                "found \"{ours}\", which is decided by other keys, or by what delivery exactly once needs"
             );
             return Some(("kafka.options", message));
         }
@@ -123,6 +142,9 @@ impl Kafka {
         }
         if let Some(sasl) = &mut kafka.sasl {
             sasl.password = sasl.password.from(base);
+        }
+        for value in kafka.options.values_mut() {
+            *value = value.from(base);
         }
         kafka
     }

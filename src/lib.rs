@@ -33,7 +33,7 @@
 //! | [`decode`] | bytes to records: one file per format | `record` |
 //! | [`transform`] | records to records: one file per kind | `failure`, `pulse`, `record`, `units` |
 //! | [`event_time`] | windows, the watermark, what is late | `clock`, `units` |
-//! | [`encode`] | records to bytes: one file per format | `record` |
+//! | [`encode`] | records to bytes: one file per format | `clock`, `record` |
 //! | [`staging`] | where encoded bytes wait for their commit | `durable`, `microbatch` |
 //! | [`sink`] | where records go | `durable`, `failure`, `kafka`, `microbatch`, `record`, `units` |
 //! | [`ledger`] | the commit point | `clock`, `durable`, `failure`, `microbatch`, `record` |

@@ -174,6 +174,15 @@ fn a_large_microbatch_goes_in_parts() {
     assert!(transactions.len() > 2, "{transactions:?}");
     assert!(transactions[0].contains("\"microbatch\":1,\"record\":"), "{transactions:?}");
     assert!(transactions.last().unwrap().contains("\"microbatch\":2,\"record\":0"));
+    // One that fits into a transaction is not cut, whatever is before it.
+    for name in ["b", "c", "d"] {
+        job.spool.drop_file(name, lines(0..60_000));
+    }
+    job.spool.run_once();
+    let parts = |text: &String| !text.contains("\"record\":0");
+    let all = BROKER.values(&format!("positions-of-{}", job.topic));
+    assert_eq!(all[transactions.len()..].iter().filter(|text| parts(text)).count(), 0, "{all:?}");
+    assert_eq!(job.values().len(), 680_000);
 }
 
 /// The broker is away when the daemon starts, and later: inputs wait, nothing fails.
@@ -220,24 +229,27 @@ fn a_transaction_that_has_timed_out_is_sent_again() {
     assert_eq!(job.values(), numbers(0..10));
 }
 
-/// A copy of the ledger on another machine delivers; the original finds that out, and stops.
+/// A copy of the ledger on another machine, under another name, delivers; the original, which runs all the time, finds
+/// that out with the next file, and stops.
 #[test]
 #[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
 fn an_original_stops_when_its_copy_has_delivered() {
     let job = job(&BROKER, "", PLAIN);
     job.spool.drop_file("a", "0\n");
-    job.spool.run_once();
+    let daemon = job.spool.start();
+    wait_for("it is archived", || job.spool.names().contains("processed-a"));
+    wait_for("it is delivered", || job.spool.ledger("SELECT count(*) FROM owed") == 0);
+    assert_eq!(job.values(), ["0.0"]);
     let copy = Spool::new("");
     copy_state(&job.spool, &copy);
-    job.spool.drop_file("b", "1\n");
-    job.spool.run_once();
     copy.drop_file("c", "7\n");
-    let output = copy.run("run", &["--once"]);
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{log}");
+    copy.run_once();
+    assert_eq!(job.values(), ["0.0", "7.0"]);
+    job.spool.drop_file("b", "1\n");
+    let (status, log) = daemon.wait();
+    assert_eq!(status.code(), Some(4), "{log}");
     assert!(log.contains("kafka does not go with the ledger"), "{log}");
-    assert_eq!(job.values(), ["0.0", "1.0"]);
-    copy.assert_names(&["c"]);
+    assert_eq!(job.values(), ["0.0", "7.0"]);
 }
 
 fn copy_state(from: &Spool, to: &Spool) {
@@ -288,6 +300,77 @@ fn a_password_and_a_certificate_are_used() {
         fs::write(job.spool.path("password"), "open barley\n").unwrap();
         assert!(check(2).to_lowercase().contains("authentication"));
     }
+}
+
+/// A record that the topic would refuse for ever is a reject, before it is committed.
+#[test]
+#[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
+fn what_a_topic_never_takes_is_a_reject() {
+    let csv =
+        "[input.format.csv.columns]\nid = \"bigint\"\nat = \"timestamp\"\n[output.format.csv]\n";
+    let job = job(&BROKER, "key = \"id\"\ntimestamp = \"at\"\n", csv);
+    job.spool.drop_file("a.csv", "id,at\n1,2026-01-01\n2,2999-01-01\n,2026-01-01\n");
+    job.spool.run_once();
+    assert_eq!(job.values(), ["1,2026-01-01 00:00:00", ",2026-01-01 00:00:00"]);
+    assert!(job.spool.rejects().contains("ahead of the clock"), "{}", job.spool.rejects());
+    let what = ["--alter", "--entity-type", "topics", "--entity-name", &job.topic];
+    let arguments = [&what[..], &["--add-config", "cleanup.policy=compact"]].concat();
+    BROKER.tool("org.apache.kafka.tools.ConfigCommand", &arguments);
+    job.spool.drop_file("b.csv", "id,at\n,2026-01-01\n3,2026-01-01\n");
+    job.spool.run_once();
+    assert_eq!(job.values().len(), 3);
+    assert!(job.spool.rejects().contains("without a key, and the topic is compacted"));
+}
+
+/// A topic that is not there is said, and not made.
+#[test]
+#[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
+fn a_topic_that_is_missing_is_not_made() {
+    let job = job(&BROKER, "timeout = \"1s\"\n", PLAIN);
+    let file = job.spool.path("job.toml");
+    let text = fs::read_to_string(&file).unwrap().replace("create = { partitions = 1 }\n", "");
+    fs::write(&file, &text).unwrap();
+    job.spool.drop_file("a", "0\n");
+    let said = job.spool.run("check", &[]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(job.ends_with(1).contains("does not exist"));
+    job.spool.assert_names(&["a"]);
+    fs::write(
+        &file,
+        text.replace("timeout", "create = { partitions = 2 }\npartition = 2\ntimeout"),
+    )
+    .unwrap();
+    assert!(job.ends_with(1).contains("which count from 0"));
+    fs::write(&file, text.replace("timeout", "partition = 1\ntimeout")).unwrap();
+    job.spool.run_once();
+    assert_eq!(BROKER.read(&job.topic)[0].partition, 1);
+}
+
+/// Neither a job that is printed nor an error shows what may be a password.
+#[test]
+fn no_password_is_printed() {
+    let printed = |tables: &str| {
+        let spool = Spool::new(&format!(
+            "[output]\nmax_owed = \"1MiB\"\n[output.kafka]\ntopic = \"a\"\n[kafka]\n\
+             brokers = [\"127.0.0.1:1\"]\n{tables}"
+        ));
+        let output = spool.run("check", &[]);
+        let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let sasl = "[kafka.sasl]\nmechanism = \"plain\"\nuser = \"ada\"\npassword = ";
+    assert!(printed(&format!("{sasl}\"hunter2\"\n")).contains("(hidden)"));
+    assert!(printed(&format!("{sasl}{{ value = \"hunter2\" }}\n")).contains("credential"));
+    let options = "[kafka.options]\n";
+    assert!(
+        printed(&format!("{options}\"ssl.key.password\" = \"hunter2\"\n")).contains("(hidden)")
+    );
+    assert!(
+        printed(&format!("{options}\"ssl.key.pasword\" = \"hunter2\"\n"))
+            .contains("ssl.key.pasword")
+    );
+    assert!(printed(&format!("{options}\"group.id\" = \"hunter2\"\n")).contains("group.id"));
 }
 
 /// What was delivered is gone with the topic: only a person can say what is to be done.

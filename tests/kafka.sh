@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that need Kafka: fetches it with Maven, and lets them start it. Needs Java 17, Maven and kcat.
+# Runs the tests that need Kafka: fetches it with Maven, and lets them start it. Needs Java 17, Maven, kcat,
+# openssl and setpriv.
 # With --long, daemon and broker are killed 300 times, not 30.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -60,27 +60,28 @@ fn check_records(written: &file::File, output: &KafkaOutput) -> Result<(), Probl
     if output.headers.iter().any(|header| !seen.insert(std::mem::discriminant(header))) {
         return Err(Problem::new("output.kafka.headers", "found a header twice"));
     }
-    let has_lines = !is_command && !matches!(written.transform, Transform::Sql(_));
+    let is_as_read = !is_command && !matches!(written.transform, Transform::Sql(_));
+    let has_lines = is_as_read && written.event_time.is_none();
     if output.headers.contains(&Header::Line) && !has_lines {
-        let message = "found \"line\": what a query or a command gives is no line of the input; a query can \
-                       select `_line`";
+        let message = "found \"line\", which is for records that are lines of the input: not for queries, commands \
+                       and event time; a query can select `_line`";
         return Err(Problem::new("output.kafka.headers", message));
     }
     Ok(())
 }
 
 impl Config {
-    /// Where the records of the job go, if that is a topic. `id` is our name there.
+    /// Where the records of the job go, if that is a topic: under this id, and the name that the job had at first.
     pub fn kafka_place(
         &self,
-        id: [u8; 16],
+        (id, job): ([u8; 16], String),
         targets: impl Iterator<Item = Target>,
         limit: &Limit,
     ) -> Option<Place> {
         let kafka = self.written.kafka.as_ref()?.from(&self.base);
         let output = self.written.output.kafka.as_ref()?;
         let topics = targets.map(|target| (target, (output.clone(), limit.clone()))).collect();
-        Some(Place { kafka, job: self.name(), id, topics })
+        Some(Place { kafka, job, id, topics })
     }
 
     /// Asks the cluster, where the output is a topic, whether a start would succeed. Returns a warning when it
@@ -89,8 +90,8 @@ impl Config {
     /// # Errors
     /// When something has to be changed.
     pub fn check_kafka(&self) -> Result<Option<String>, Error> {
-        let Some(place) = self.kafka_place([0; 16], [Target(0)].into_iter(), &Limit::default())
-        else {
+        let name = ([0; 16], self.name());
+        let Some(place) = self.kafka_place(name, [Target(0)].into_iter(), &Limit::default()) else {
             return Ok(None);
         };
         match kafka::check(&place) {
@@ -103,15 +104,16 @@ impl Config {
     /// How records become messages, where the output is a topic. `limit` is told by the cluster.
     pub fn messages(&self, limit: &Limit) -> Option<Messages> {
         let output = self.written.output.kafka.as_ref()?;
-        // The name of a file is at most this long, and in a recursive job its path is.
         let bytes = |header: &Header| match header {
-            Header::File => 4096,
+            // Its length is added where the input is known.
+            Header::File => 0,
             Header::Microbatch | Header::Line => NUMBER_BYTES,
         };
         Some(Messages {
             key: output.key.iter().cloned().collect(),
             timestamp: output.timestamp.clone(),
             line: output.headers.contains(&Header::Line),
+            file: output.headers.contains(&Header::File),
             headers: output.headers.iter().map(|header| bytes(header) + HEADER_BYTES).sum(),
             limit: limit.clone(),
         })

@@ -383,6 +383,7 @@ fn check_limits(written: &file::File) -> Result<(), Problem> {
         ("engine.workers", written.engine.workers == Some(0)),
         ("engine.files_per_commit", written.engine.files_per_commit == 0),
         ("input.max_record", written.input.max_record.0 == 0),
+        ("output.max_owed", written.output.max_owed.0 == 0),
         ("input.complete.lines", written.input.complete == Some(file::Complete::Lines(0))),
     ];
     if let Some((key, _)) = at_least_one.into_iter().find(|(_, zero)| *zero) {

@@ -12,8 +12,11 @@ const NUMBER: &str = "a whole number";
 const AGE_OR_SIZE: &str = "a duration such as \"7d\" or a size such as \"10GiB\", in quotes";
 const FORMAT: &str = "a table: write [input.format.csv], [output.format.json] or the like";
 
+const SECRET: &str =
+    "a text in quotes, { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
+
 /// The allowed values of keys whose type alone does not say it.
-const ALLOWED: [(&str, &str); 42] = [
+const ALLOWED: [(&str, &str); 41] = [
     ("input.settle", DURATION),
     ("input.rescan", DURATION),
     ("input.incomplete_grace", DURATION),
@@ -44,10 +47,6 @@ const ALLOWED: [(&str, &str); 42] = [
     ("output.kafka.transaction", SIZE),
     ("output.kafka.timeout", DURATION),
     ("kafka.brokers", "a list of addresses such as [\"broker-1:9092\"]"),
-    (
-        "kafka.sasl.password",
-        "a text in quotes, { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }",
-    ),
     ("view.format", FORMAT),
     ("done.action", "\"rename\", \"delete\" or { move = \"archive/\" }"),
     ("done.keep", AGE_OR_SIZE),
@@ -85,13 +84,17 @@ pub fn explain(text: &str, key: Option<&str>, span: Option<&Range<usize>>, said:
         return not_toml(&said);
     }
     let key = key.unwrap_or_default();
+    if key.starts_with("kafka.sasl.password") || key.starts_with("kafka.options") {
+        // A password is not repeated.
+        return format!("expected {SECRET}");
+    }
     if said.starts_with("wanted exactly 1 element") {
         return only_one(text, key);
     }
     if let Some(rest) = said.strip_prefix("unknown variant ") {
         return unknown("value", rest);
     }
-    if said.starts_with("data did not match any variant") {
+    if said.starts_with("data did not match any variant") && allowed(key).is_none() {
         let found = found(text, key).map(|found| format!("found {found}, ")).unwrap_or_default();
         return format!("{found}expected a text in quotes or {{ env = \"NAME\" }}");
     }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::decode::compression;
 use crate::durable::{self, Dir};
 use crate::failure::{Failure, Result};
-use crate::ledger::{Committed, Ledger};
+use crate::ledger::{Committed, Ledger, Remote};
 use crate::microbatch::Target;
 use crate::pipeline::keeping::Keeping;
 use crate::pipeline::views::Views;
@@ -25,7 +25,7 @@ use crate::record::message::Limit;
 use crate::sink::file::FileSink;
 use crate::sink::folder::{self, FolderSink};
 use crate::sink::kafka;
-use crate::sink::remote::Remote;
+use crate::sink::remote;
 use crate::sink::{Destination, Sink};
 use crate::source::Source;
 use crate::source::folder::FolderSource;
@@ -114,41 +114,41 @@ pub fn open_publisher(
             Destination::Folder(path) => {
                 sinks.push((*target, Box::new(FolderSink::open(path, state)?)));
             }
-            remote => {
-                let system = remote.system().unwrap_or_default();
-                systems.entry(system).or_default().push((*target, remote));
+            elsewhere => {
+                let system = elsewhere.system().unwrap_or_default();
+                systems.entry(system).or_default().push((*target, elsewhere));
             }
         }
     }
     let mut deliveries = Vec::new();
     for (name, on_it) in systems {
         let targets: Vec<_> = on_it.iter().map(|(target, _)| *target).collect();
-        let row = ledger.remote(&name, &targets)?;
-        let remote = open_remote(&on_it, row.id, (config, limit), &staging)?;
+        let row = ledger.remote(&name, &config.name(), &targets)?;
+        let client = open_remote(&on_it, &row, (config, limit), &staging)?;
         let kafka = config.written.output.kafka.as_ref();
         let patience = kafka.map_or(Duration::ZERO, |output| output.timeout.0);
         let max_owed = config.written.output.max_owed.0;
         let way = Way { name: &name, targets, row, max_owed, patience };
-        deliveries.push(Delivery::new(way, ledger, remote, wake.clone())?);
+        deliveries.push(Delivery::new(way, ledger, client, wake.clone())?);
     }
     Ok(Publisher::new(sinks, deliveries, staging))
 }
 
-/// The client of a system, for these targets on it. `id` is our name there.
+/// The client of a system, for these targets on it.
 fn open_remote(
     targets: &[(Target, &Destination)],
-    id: [u8; 16],
+    row: &Remote,
     (config, limit): (&Config, &Limit),
     staging: &Arc<Dir>,
-) -> Result<Box<dyn Remote>> {
+) -> Result<Box<dyn remote::Remote>> {
     match targets {
         #[cfg(debug_assertions)]
         [(_, Destination::Log(path)), ..] => {
-            Ok(Box::new(crate::sink::log::LogSink::new(path, id, staging.clone())))
+            Ok(Box::new(crate::sink::log::LogSink::new(path, row.id, staging.clone())))
         }
         [(_, Destination::Kafka(_)), ..] => {
             let targets = targets.iter().map(|(target, _)| *target);
-            let place = config.kafka_place(id, targets, limit);
+            let place = config.kafka_place((row.id, row.job.clone()), targets, limit);
             kafka::open(
                 place.ok_or_else(|| Failure::fatal("the job has no topic"))?,
                 staging.clone(),

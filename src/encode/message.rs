@@ -33,7 +33,9 @@ pub struct Messages {
     pub timestamp: Option<String>,
     /// It says on which line of its input it begins.
     pub line: bool,
-    /// Bytes that its headers may take.
+    /// It says the name of its input.
+    pub file: bool,
+    /// Bytes that its headers may take, but for that name.
     pub headers: u64,
     /// The largest that the target takes.
     pub limit: Limit,
@@ -73,6 +75,13 @@ pub fn without(records: &RecordBatch, unsent: &[Unsent]) -> RecordBatch {
 }
 
 impl Messages {
+    /// The same for an input with a name of this length.
+    #[must_use]
+    pub fn of_input(&self, name: usize) -> Self {
+        let name = if self.file { name as u64 } else { 0 };
+        Self { headers: self.headers + name, ..self.clone() }
+    }
+
     /// Why records of this schema cannot be sent, if so, with the key that says which column.
     pub fn refuses(&self, schema: &Schema) -> Option<(&'static str, String)> {
         let columns = || {
@@ -120,7 +129,9 @@ impl Messages {
         format.encode(records, &mut text)?;
         let keys = self.keys(records)?;
         let times = self.timestamp.as_ref().and_then(|name| records.column_by_name(name));
-        let limit = self.limit.get();
+        let taken = self.limit.get();
+        let limit = taken.bytes;
+        let now_ms = crate::clock::now_ms();
         let mut unsent = Vec::new();
         let mut buffer = Vec::new();
         for (row, value) in values(format, &text).enumerate() {
@@ -131,8 +142,8 @@ impl Messages {
             let size = own + self.headers + OVERHEAD;
             let reason = if size > limit {
                 format!("a message of {size} bytes, and the topic takes {limit}")
-            } else if timestamp_ms.is_some_and(|time| time <= 0) {
-                "a timestamp that is not after 1970, which no message can have".to_owned()
+            } else if let Some(reason) = taken.refuses(timestamp_ms, key.is_some(), now_ms) {
+                reason
             } else {
                 Message { key, value, timestamp_ms, line }.write(out);
                 continue;
@@ -196,17 +207,20 @@ fn array_of(object: &[u8], names: &[String]) -> Result<String, String> {
 fn values(format: Format, text: &[u8]) -> impl Iterator<Item = &[u8]> {
     // Only in a quoted field of csv is a line feed no end: then the quotes before it are odd in number.
     let is_quoted = matches!(format, Format::Csv(_));
+    let quoted_end = |rest: &[u8]| {
+        let mut inside = false;
+        memchr::memchr2_iter(b'\n', b'"', rest).find(|at| {
+            let quote = rest.get(*at) == Some(&b'"');
+            inside ^= quote;
+            !quote && !inside
+        })
+    };
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let mut inside = false;
-        let end = memchr::memchr2_iter(b'\n', b'"', rest).find(|at| {
-            let quote = rest.get(*at) == Some(&b'"');
-            inside ^= quote && is_quoted;
-            !quote && !inside
-        });
+        let end = if is_quoted { quoted_end(rest) } else { memchr::memchr(b'\n', rest) };
         let (value, after) = rest.split_at(end.unwrap_or(rest.len()));
         rest = after.get(1..).unwrap_or_default();
         Some(value)
@@ -238,7 +252,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::record::message::Frames;
+    use crate::record::message::{Frames, Taken};
     use arrow_array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 
     type Plain = (Option<Vec<u8>>, Vec<u8>, Option<i64>, Option<u64>);
@@ -322,7 +336,7 @@ mod tests {
         let rows: Vec<_> = unsent.iter().map(|of| of.row).collect();
         assert_eq!(rows, [2, 3]);
         let messages = Messages::default();
-        messages.limit.set(150);
+        messages.limit.set(Taken { bytes: 150, ..Taken::default() });
         let (sent, unsent) = encoded(&messages, Format::Json {});
         assert_eq!((sent.len(), unsent.len()), (1, 3));
         assert_eq!(unsent[0].reason, "a message of 162 bytes, and the topic takes 150");

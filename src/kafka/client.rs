@@ -103,6 +103,9 @@ impl Kafka {
             settings.set("sasl.username", &sasl.user).set("sasl.password", password);
         }
         for (name, value) in &self.options {
+            let value = value.read().map_err(|reason| {
+                Failure::Transient(anyhow!("read {name} of [kafka.options]: {reason}"))
+            })?;
             settings.set(name, value);
         }
         Ok(settings)
@@ -112,19 +115,19 @@ impl Kafka {
 /// Makes a client.
 ///
 /// # Errors
-/// `Fatal` when librdkafka refuses a setting.
+/// `Fatal` when librdkafka refuses a setting, `Transient` when it cannot use a file or start a thread now.
 pub fn create<T: FromClientConfigAndContext<C>, C: ClientContext>(
     settings: &ClientConfig,
     context: C,
 ) -> Result<T> {
     settings.create_with_context(context).map_err(|error| {
-        let reason = match error {
-            KafkaError::ClientConfig(_, reason, key, value) => {
-                format!("{reason} ({key} = \"{value}\")")
-            }
-            error => error.to_string(),
-        };
-        Failure::fatal(format!("librdkafka refuses the settings of [kafka]: {reason}"))
+        match error {
+            // The value may be a password, and the reason repeats it.
+            KafkaError::ClientConfig(_, _, key, _) => Failure::fatal(format!(
+                "librdkafka does not know the setting {key} of [kafka], or not with this value"
+            )),
+            error => Failure::Transient(anyhow!("make a client: {error}")),
+        }
     })
 }
 
@@ -138,6 +141,7 @@ pub fn reader(settings: &ClientConfig, isolation: &str) -> Result<BaseConsumer<C
     settings.set("group.id", "spoolmill").set("isolation.level", isolation);
     settings.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
     settings.set("auto.offset.reset", "error").set("enable.partition.eof", "true");
+    settings.set("allow.auto.create.topics", "false");
     // A read is to the end of a topic, where there is nothing to wait for.
     settings.set("fetch.wait.max.ms", "10");
     create(&settings, Context::default())
@@ -169,6 +173,17 @@ pub fn explained(doing: &str, error: &KafkaError, context: &Context) -> anyhow::
 pub fn describe(reader: &BaseConsumer<Context>, names: &[&str]) -> Result<BTreeMap<String, Topic>> {
     topic_id::describe(reader.client(), names, ASKS)
         .map_err(|error| unread("describe the topics", &error, reader))
+}
+
+/// The same by any client.
+///
+/// # Errors
+/// As the cluster says.
+pub fn describe_by<C: ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    names: &[&str],
+) -> std::result::Result<BTreeMap<String, Topic>, KafkaError> {
+    topic_id::describe(client, names, ASKS)
 }
 
 /// Describes topics, all of which there are, or are about to be.
@@ -231,11 +246,11 @@ impl Admin {
         }
     }
 
-    /// The value of a setting of a topic, if it has one.
+    /// The settings of a topic.
     ///
     /// # Errors
     /// `Transient` when the cluster does not answer, or refuses it.
-    pub fn setting(&self, topic: &str, name: &str) -> Result<Option<String>> {
+    pub fn settings(&self, topic: &str) -> Result<BTreeMap<String, String>> {
         let doing = format!("read the settings of the topic {topic}");
         let asked = [ResourceSpecifier::Topic(topic)];
         let answers = block_on(self.0.describe_configs(&asked, &Self::options()))
@@ -244,6 +259,7 @@ impl Admin {
             return Err(Failure::Transient(anyhow!("{doing}: no answer")));
         };
         let resource = answer.map_err(|code| Failure::Transient(anyhow!("{doing}: {code}")))?;
-        Ok(resource.get(name).and_then(|entry| entry.value.clone()))
+        let entries = resource.entries.into_iter();
+        Ok(entries.filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 }

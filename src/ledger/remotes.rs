@@ -27,6 +27,8 @@ pub(super) struct Presence {
 pub struct Remote {
     /// Our name there: 16 bytes by chance, made with the ledger's first start.
     pub id: [u8; 16],
+    /// The name of the job then: a copy of the ledger has it, too, whatever its job is called.
+    pub job: String,
     /// The last mark that it has confirmed.
     pub confirmed: Option<Confirmed>,
 }
@@ -49,11 +51,11 @@ pub struct Freed {
 }
 
 impl Ledger {
-    /// The system of this name, which these targets are on; it is inserted if it is new.
+    /// The system of this name, which these targets are on; it is inserted if it is new, for the job of this name.
     ///
     /// # Errors
     /// `Halt` when something is owed to one of them elsewhere.
-    pub fn remote(&mut self, name: &str, targets: &[Target]) -> Result<Remote> {
+    pub fn remote(&mut self, name: &str, job: &str, targets: &[Target]) -> Result<Remote> {
         if self.presence.is_none() {
             let select = "SELECT coalesce(max(number), 0) + 1 FROM instance";
             let number =
@@ -67,12 +69,11 @@ impl Ledger {
         }
         let id = by_chance()?;
         let enter = || -> rusqlite::Result<Remote> {
-            let insert =
-                "INSERT INTO remote (name, id, record, instance) VALUES (?, ?, 0, zeroblob(16))
-                ON CONFLICT DO NOTHING";
-            self.connection.execute(insert, params![name, id])?;
+            let insert = "INSERT INTO remote (name, id, job, record, instance)
+                VALUES (?, ?, ?, 0, zeroblob(16)) ON CONFLICT DO NOTHING";
+            self.connection.execute(insert, params![name, id, job])?;
             let select =
-                "SELECT id, microbatch, record, instance, notes FROM remote WHERE name = ?";
+                "SELECT id, microbatch, record, instance, notes, job FROM remote WHERE name = ?";
             self.connection.query_row(select, [name], |row| {
                 let microbatch: Option<u64> = row.get(1)?;
                 let record = row.get(2)?;
@@ -82,7 +83,7 @@ impl Ledger {
                     .map(|microbatch| Held { mark: Mark { microbatch, record }, instance });
                 let confirmed =
                     held.map(|held| Confirmed { held, notes: notes.unwrap_or_default() });
-                Ok(Remote { id: row.get(0)?, confirmed })
+                Ok(Remote { id: row.get(0)?, job: row.get(5)?, confirmed })
             })
         };
         enter().map_err(failure)
@@ -296,14 +297,15 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(state.path()).unwrap();
         let target = ledger.target(std::path::Path::new("/out")).unwrap();
-        ledger.remote("one", &[target]).unwrap();
+        ledger.remote("one", "job", &[target]).unwrap();
         // Nothing is owed: it may go elsewhere.
-        ledger.remote("two", &[target]).unwrap();
+        ledger.remote("two", "job", &[target]).unwrap();
         let mut batch = Microbatch::without_input(0);
         batch.additions.push(Addition::of_bytes(target, b"1\n".to_vec()));
         ledger.commit(vec![batch], std::iter::empty(), &Released::default()).unwrap();
-        ledger.remote("two", &[target]).unwrap();
-        for refused in [ledger.remote("one", &[target]).map(drop), ledger.place_here(target)] {
+        ledger.remote("two", "job", &[target]).unwrap();
+        for refused in [ledger.remote("one", "job", &[target]).map(drop), ledger.place_here(target)]
+        {
             let said = format!("{:#}", refused.unwrap_err().into_error());
             assert!(said.contains("records of /out are still owed to two"), "{said}");
         }

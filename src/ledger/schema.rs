@@ -233,6 +233,7 @@ const MIGRATIONS: [&str; 10] = [
     CREATE TABLE remote (
         name       TEXT PRIMARY KEY,
         id         BLOB NOT NULL,           -- our name there: 16 bytes by chance
+        job        TEXT NOT NULL,           -- the name of the job at its first start with it
         microbatch INTEGER,
         record     INTEGER,
         instance   BLOB,                    -- who wrote that position

@@ -141,7 +141,8 @@ impl Preparation<'_> {
         let at_ms = now_ms();
         let mut hash = blake3::Hasher::new();
         let judge = self.views.judge(at_ms, watermark, self.closed);
-        let flow = Flow { judge: judge.as_deref(), ..self.flow };
+        let messages = self.flow.messages.map(|messages| messages.of_input(name.len()));
+        let flow = Flow { judge: judge.as_deref(), messages: messages.as_ref(), ..self.flow };
         let mut staged = Staged {
             name,
             envelope: Envelope::new(self.flow.encode),

@@ -4,33 +4,73 @@
 //! microbatch, and are read by the sink that sends them.
 
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A frame says so when its message has a key, a timestamp, a line.
 const HAS_KEY: u8 = 1;
 const HAS_TIMESTAMP: u8 = 2;
 const HAS_LINE: u8 = 4;
 
-/// The largest message that a target takes, in bytes. It is known when the target was opened.
-#[derive(Debug, Clone)]
-pub struct Limit(Arc<AtomicU64>);
+/// A rule for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The largest, in bytes.
+    pub bytes: u64,
+    /// Each has a key.
+    pub keyed: bool,
+    /// How far its timestamp may be before and after the clock, in milliseconds.
+    pub before_ms: i64,
+    /// As before.
+    pub after_ms: i64,
+}
 
-impl Default for Limit {
+impl Default for Taken {
     fn default() -> Self {
-        Self(Arc::new(AtomicU64::new(u64::MAX)))
+        Self { bytes: u64::MAX, keyed: false, before_ms: i64::MAX, after_ms: i64::MAX }
     }
 }
 
+/// The messages that a target takes, as it says when it is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Limit(Arc<Mutex<Taken>>);
+
 impl Limit {
-    /// The target takes messages up to this size.
-    pub fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+    /// The target takes these messages.
+    pub fn set(&self, taken: Taken) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = taken;
     }
 
-    /// The largest message.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// The messages that it takes.
+    pub fn get(&self) -> Taken {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Why a message with such a timestamp, with a key or without, is not taken, if so.
+    pub fn refuses(&self, timestamp_ms: Option<i64>, has_key: bool, now_ms: i64) -> Option<String> {
+        if self.keyed && !has_key {
+            return Some("a message without a key, and the topic is compacted".to_owned());
+        }
+        let timestamp = timestamp_ms?;
+        if timestamp <= 0 {
+            return Some("a timestamp that is not after 1970-01-01 00:00 UTC".to_owned());
+        }
+        let ahead = timestamp.saturating_sub(now_ms);
+        if ahead > self.after_ms {
+            let most = self.after_ms;
+            return Some(format!(
+                "a timestamp {ahead} ms ahead of the clock, and the topic takes {most}"
+            ));
+        }
+        if ahead < self.before_ms.saturating_neg() {
+            let old = ahead.saturating_neg();
+            let most = self.before_ms;
+            return Some(format!(
+                "a timestamp {old} ms behind the clock, and the topic takes {most}"
+            ));
+        }
+        None
     }
 }
 

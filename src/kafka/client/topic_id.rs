@@ -17,11 +17,14 @@ use rdkafka::types::RDKafkaRespErr;
 /// A topic, as the cluster describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
-    /// It tells the topic from another that was made later under its name.
-    pub id: String,
+    /// It tells the topic from another that was made later under its name; brokers before 2.8 have none.
+    pub id: Option<String>,
     /// How many partitions it has.
     pub partitions: i32,
 }
+
+/// The id that is none, in base64.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// Destroys what it holds.
 struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
@@ -92,12 +95,14 @@ fn described(event: &Owned<ffi::rd_kafka_event_t>) -> Result<BTreeMap<String, To
                 continue;
             }
             check(code)?;
-            let text = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
-            let name = text(ffi::rd_kafka_TopicDescription_name(topic));
+            let text = |text: *const std::ffi::c_char| {
+                (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+            };
+            let Some(name) = text(ffi::rd_kafka_TopicDescription_name(topic)) else { continue };
             let id = ffi::rd_kafka_TopicDescription_topic_id(topic);
             let mut partitions = 0;
             ffi::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
-            let id = text(ffi::rd_kafka_Uuid_base64str(id));
+            let id = text(ffi::rd_kafka_Uuid_base64str(id)).filter(|id| id != NO_ID);
             let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
             topics.insert(name, Topic { id, partitions });
         }

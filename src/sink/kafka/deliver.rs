@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
 
 use super::Place;
 use crate::durable::Dir;
@@ -31,6 +31,12 @@ use connect::{CALL, Notes, fence};
 use position::{Marks, Position};
 use records::{Resume, Sending};
 use reports::{Reports, counted};
+
+/// Topics are looked at this often while there is something to send.
+const LOOKS: Duration = Duration::from_secs(30);
+
+/// A transaction that failed is given up within this time, so that no reader waits for its time-out.
+const GIVES_UP: Duration = Duration::from_secs(5);
 
 /// The least size of a transaction, in bytes, when a link is too slow for larger ones.
 const PART_MIN: u64 = 1 << 20;
@@ -51,6 +57,25 @@ struct Open {
     producer: ThreadedProducer<Reports>,
     partitions: BTreeMap<String, i32>,
     notes: Notes,
+    /// When the topics were last looked at.
+    looked: Instant,
+}
+
+impl Open {
+    /// A topic that was deleted comes back without what was in it, and a commit does not say so.
+    fn look(&mut self) -> Result<()> {
+        if self.looked.elapsed() < LOOKS {
+            return Ok(());
+        }
+        let names: Vec<_> = self.notes.topics.keys().map(String::as_str).collect();
+        let found = client::describe_by(self.producer.client(), &names).map_err(|error| {
+            let context = &self.producer.client().context().context;
+            client::transient("describe the topics", &error, context)
+        })?;
+        connect::check_same(&found, Some(&self.notes))?;
+        self.looked = Instant::now();
+        Ok(())
+    }
 }
 
 impl KafkaSink {
@@ -77,10 +102,10 @@ impl KafkaSink {
         let key = self.place.key();
         let marks = Marks { settings: &settings, topic: &output.positions, key: key.as_bytes() };
         let held = marks.read(&reader, from, until)?;
-        let ids = |(name, topic): (&String, &Topic)| (name.clone(), topic.id.clone());
+        let ids = |(name, topic): (&String, &Topic)| Some((name.clone(), topic.id.clone()?));
         let notes = Notes {
             offset: held.map(|(_, offset)| offset),
-            topics: topics.iter().map(ids).collect(),
+            topics: topics.iter().filter_map(ids).collect(),
         };
         let found = match held {
             Some((held, _)) => Some(Confirmed { held, notes: bytes_of(&notes)? }),
@@ -88,7 +113,7 @@ impl KafkaSink {
         };
         let count = |(name, topic): (String, Topic)| (name, topic.partitions);
         let partitions = topics.into_iter().map(count).collect();
-        Ok((Open { producer, partitions, notes }, found))
+        Ok((Open { producer, partitions, notes, looked: Instant::now() }, found))
     }
 
     fn transact(
@@ -105,6 +130,8 @@ impl KafkaSink {
             let error = client::explained(doing, error, &open.producer.client().context().context);
             reason.map_or_else(|| anyhow!("{error:#}"), |reason| anyhow!("{error:#}; {reason}"))
         };
+        // Of an earlier error nothing is to be said.
+        open.producer.client().context().context.take();
         counted("begin")?;
         open.producer.begin_transaction().map_err(|error| failed("begin a transaction", &error))?;
         let (mark, resume) = self.sending(open, until).send(owed, from, self.resume)?;
@@ -148,9 +175,14 @@ impl Remote for KafkaSink {
         instance: Instance,
     ) -> std::result::Result<(Mark, Vec<u8>), NotPublished> {
         let started = Instant::now();
-        let Some(open) = self.open.take() else {
+        let Some(mut open) = self.open.take() else {
             return Err(NotPublished::Unknown(anyhow!("the target is not open")));
         };
+        match open.look() {
+            Err(Failure::Fatal(error)) => return Err(NotPublished::Stop(error)),
+            Err(failure) => return Err(NotPublished::Unknown(failure.into_error())),
+            Ok(()) => {}
+        }
         match self.transact(&open, owed, from, instance) {
             Ok((mark, notes, resume)) => {
                 self.resume = resume;
@@ -162,6 +194,7 @@ impl Remote for KafkaSink {
                 Ok((mark, bytes))
             }
             Err(error) => {
+                give_up(&open.producer);
                 // A link too slow for a transaction of this size takes a smaller one.
                 let timeout = self.place.first().map(|output| output.timeout.0);
                 if timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
@@ -170,6 +203,14 @@ impl Remote for KafkaSink {
                 Err(NotPublished::Unknown(error))
             }
         }
+    }
+}
+
+/// Aborts a transaction of which the outcome is not known to be a commit. Where that fails, the next open does it.
+fn give_up(producer: &ThreadedProducer<Reports>) {
+    producer.purge(PurgeConfig::default().queue().inflight());
+    if let Err(error) = producer.abort_transaction(GIVES_UP) {
+        tracing::debug!(%error, "the transaction was not aborted");
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::reports::Reports;
 use crate::failure::{Failure, Result};
 use crate::kafka::client::{self, Admin, Context, Topic};
+use crate::record::message::Taken;
 use crate::sink::kafka::{Compression, Found, KafkaOutput, Place};
 
 /// One call to the coordinator waits this long; it is repeated until the transaction's time is over.
@@ -55,7 +56,8 @@ impl Place {
         if !found.contains_key(positions) {
             if notes.is_some() {
                 return Err(Failure::halt(format!(
-                    "the topic {positions} is gone, in which the job keeps how far it has come"
+                    "the topic {positions} is not there, in which the job keeps how far it has come: it was deleted, \
+                     or `positions` in [output.kafka] was changed"
                 )));
             }
             make_positions(&admin, positions)?;
@@ -76,14 +78,15 @@ impl Place {
             admin.create(&output.topic, (create.partitions.into(), replication), &[])?;
         }
         let topics = client::describe_all(reader, &names)?;
-        if topics.get(positions).is_some_and(|topic| topic.partitions != 1) {
-            let message = format!("the topic {positions} has several partitions, expected 1");
-            return Err(Failure::halt(message));
-        }
+        check_positions(&admin, positions, topics.get(positions))?;
         check_same(&topics, notes)?;
         for (output, limit) in self.topics.values() {
-            let largest = admin.setting(&output.topic, "max.message.bytes")?;
-            limit.set(largest.and_then(|bytes| bytes.parse().ok()).unwrap_or(u64::MAX));
+            let partitions = topics.get(&output.topic).map_or(0, |topic| topic.partitions);
+            if let Some(message) = output.refuses_partition(partitions) {
+                let message = format!("output.kafka.partition: {message}");
+                return Err(Failure::Transient(anyhow!(message)));
+            }
+            limit.set(taken(&admin.settings(&output.topic)?));
         }
         Ok(topics)
     }
@@ -97,9 +100,10 @@ impl Place {
         let output = self.first().ok_or_else(|| Failure::fatal("there is no topic"))?;
         let mut settings = settings.clone();
         let timeout = output.timeout.0.as_millis();
-        let largest = self.topics.values().map(|(_, limit)| limit.get()).max();
-        // The bounds of librdkafka (CONFIGURATION.md).
-        let largest = largest.unwrap_or(u64::MAX).clamp(1_000, 1_000_000_000);
+        let limits = self.topics.values().map(|(_, limit)| limit.get().bytes);
+        let largest = limits.max().unwrap_or(MESSAGE_MAX).clamp(1_000, MESSAGE_MAX);
+        // The largest message must find room in an empty queue.
+        let queued = QUEUE_KBYTES.max(largest / 1024 + 1);
         let codec = match output.compression {
             Compression::None => "none",
             Compression::Gzip => "gzip",
@@ -113,7 +117,8 @@ impl Place {
         settings.set("socket.timeout.ms", timeout.min(60_000).to_string());
         settings.set("message.max.bytes", largest.to_string());
         settings.set("compression.codec", codec).set("partitioner", "murmur2_random");
-        settings.set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string());
+        settings.set("queue.buffering.max.kbytes", queued.to_string());
+        settings.set("allow.auto.create.topics", "false");
         settings.set("queue.buffering.max.messages", QUEUE_MESSAGES.to_string());
         let positions = output.positions.clone();
         client::create(&settings, Reports { positions, ..Reports::default() })
@@ -131,11 +136,50 @@ impl Place {
     }
 }
 
+/// The largest message that librdkafka can be told to send, in bytes (CONFIGURATION.md).
+const MESSAGE_MAX: u64 = 1_000_000_000;
+
+/// The messages that a topic with these settings takes.
+fn taken(settings: &BTreeMap<String, String>) -> Taken {
+    let number = |name: &str| settings.get(name).and_then(|value| value.parse::<i64>().ok());
+    let bytes = number("max.message.bytes").map_or(MESSAGE_MAX, i64::cast_unsigned);
+    let is_compacted =
+        settings.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+    // A topic that keeps the time of the append does not look at ours.
+    let is_ours = settings.get("message.timestamp.type").is_none_or(|kind| kind != "LogAppendTime");
+    let time = |name: &str| number(name).filter(|_| is_ours).unwrap_or(i64::MAX);
+    Taken {
+        bytes: bytes.min(MESSAGE_MAX),
+        keyed: is_compacted,
+        before_ms: time("message.timestamp.before.max.ms"),
+        after_ms: time("message.timestamp.after.max.ms"),
+    }
+}
+
+/// The marks must stay, and be in one order.
+fn check_positions(admin: &Admin, name: &str, topic: Option<&Topic>) -> Result<()> {
+    if topic.is_some_and(|topic| topic.partitions != 1) {
+        let message = format!("the topic {name} has several partitions, expected 1");
+        return Err(Failure::halt(message));
+    }
+    let settings = admin.settings(name)?;
+    let policy = settings.get("cleanup.policy").map_or("", String::as_str);
+    if policy == "compact" {
+        return Ok(());
+    }
+    Err(Failure::halt(format!(
+        "the topic {name} has cleanup.policy={policy}, under which Kafka forgets how far a job has come: expected \
+         compact"
+    )))
+}
+
 /// A topic that was deleted and made again has lost what was delivered.
-fn check_same(topics: &BTreeMap<String, Topic>, notes: Option<&Notes>) -> Result<()> {
+pub fn check_same(topics: &BTreeMap<String, Topic>, notes: Option<&Notes>) -> Result<()> {
     let Some(notes) = notes else { return Ok(()) };
     for (name, topic) in topics {
-        if notes.topics.get(name).is_some_and(|id| *id != topic.id) {
+        // Where one of them has no id, nothing can be said.
+        let both = notes.topics.get(name).zip(topic.id.as_ref());
+        if both.is_some_and(|(noted, id)| noted != id) {
             return Err(Failure::halt(format!(
                 "the topic {name} was deleted and made again since records were last delivered to it: what \
                  had been delivered is gone"

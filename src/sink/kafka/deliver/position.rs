@@ -11,7 +11,7 @@ use rdkafka::Message as _;
 use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
@@ -105,14 +105,18 @@ impl Marks<'_> {
                     last = (!value.is_empty()).then(|| (value.to_vec(), message.offset()));
                 }
                 None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {}
+                // It belongs to no group, and needs no rights on one.
+                Some(Err(error)) if is_of_group(&error) => {}
                 Some(Err(error)) => {
                     return Err(client::unread("read the positions", &error, &reader));
                 }
             }
             if Instant::now() > until {
                 let said = reader.context().take().map(|said| format!("; {said}"));
+                let come = position(&reader, self.topic).unwrap_or(from);
                 return Err(Failure::Transient(anyhow!(
-                    "the topic {} is not committed up to its end: another job has a transaction open there{}",
+                    "the topic {} was read to offset {come} of {to}: another job may have a transaction open \
+                     there{}",
                     self.topic,
                     said.unwrap_or_default()
                 )));
@@ -120,6 +124,10 @@ impl Marks<'_> {
         }
         Ok(last)
     }
+}
+
+fn is_of_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
 /// The offset after everything that was read, markers of transactions included.

@@ -11,14 +11,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as Named, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 
 use super::partition;
 use super::reports::{Reports, counted};
 use crate::durable::Dir;
+use crate::kafka::client;
 use crate::microbatch::{Addition, Mark, Owed, Payload, Target};
 use crate::record::message::{Frames, Limit, Message};
 use crate::sink::kafka::{By, Header, KafkaOutput, Partition};
+
+/// Bytes of the shortest frame.
+const FRAME_MIN: u64 = 2;
+
+/// Records of one transaction, however short they are: each takes time.
+const RECORDS_MAX: u64 = 1_000_000;
 
 /// The tests count the first of this many messages as an operation.
 const SENDS_COUNTED: u64 = 10_000;
@@ -66,7 +73,12 @@ impl Sending<'_> {
         for span in owed {
             if span.sequence > next.microbatch {
                 next = Mark { microbatch: span.sequence, record: 0 };
-                if sent.bytes >= self.part {
+                let of_it = owed.iter().filter(|other| other.sequence == span.sequence);
+                let more: u64 = of_it.map(|span| span.addition.length).sum();
+                // One that fits into a transaction is not cut.
+                let is_full = sent.bytes.saturating_add(more) > self.part
+                    || sent.records.saturating_add(more / FRAME_MIN) > RECORDS_MAX;
+                if sent.records > 0 && is_full {
                     return Ok((next, None));
                 }
             }
@@ -113,8 +125,11 @@ impl Sending<'_> {
             let offset = frames.offset();
             let Some(message) = frames.next_message()? else { return Ok(None) };
             let is_wanted = *next >= from && !span.addition.refused.contains(&number);
-            let size = (message.value.len() + message.key.map_or(0, <[u8]>::len)) as u64;
-            if is_wanted && sent.bytes > 0 && sent.bytes + size > self.part {
+            let own = (message.value.len() + message.key.map_or(0, <[u8]>::len)) as u64;
+            // No more than its frame has, so that what fits by its frames is never cut.
+            let size = own + FRAME_MIN;
+            let is_full = sent.bytes + size > self.part || sent.records >= RECORDS_MAX;
+            if is_wanted && sent.records > 0 && is_full {
                 return Ok(Some(Resume { mark: *next, target, number, offset }));
             }
             if is_wanted {
@@ -125,12 +140,15 @@ impl Sending<'_> {
                     match error {
                         KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge) => {
                             anyhow!(
-                                "{next} is a message of {size} bytes, and the topic {topic} takes {}: raise its \
+                                "{next} is a message of {own} bytes, and the topic {topic} takes {}: raise its \
                                  max.message.bytes",
-                                limit.get()
+                                limit.get().bytes
                             )
                         }
-                        error => anyhow!("send {next} to the topic {topic}: {error}"),
+                        error => {
+                            let context = &self.producer.client().context().context;
+                            client::explained(&format!("send {next} to the topic {topic}"), &error, context)
+                        }
                     }
                 })?;
             }
