@@ -100,6 +100,15 @@ fn a_record_is_one_message() {
     assert!(rejects.contains("not after 1970"), "{rejects}");
 }
 
+/// What the page about Kafka tells to type works, and prints what it says.
+#[test]
+#[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
+fn the_commands_on_the_page_work() {
+    let at_this_broker = |body: &str| body.replace("localhost:9092", &BROKER.address());
+    let is_server = |kind: &str| kind == "sh server";
+    assert!(crate::documents::run_blocks_of("docs/kafka.md", is_server, at_this_broker) > 0);
+}
+
 /// The records of a file stay in their order, in one partition.
 #[test]
 #[ignore = "needs a broker: SPOOLMILL_TEST_KAFKA"]
