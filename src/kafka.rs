@@ -74,7 +74,7 @@ pub enum Mechanism {
 }
 
 /// Settings of ours, by all their names: the promises rest on them, or a table of the job says them.
-const OURS: [&str; 33] = [
+const OURS: [&str; 34] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -107,6 +107,7 @@ const OURS: [&str; 33] = [
     "test.mock.num.brokers",
     "transaction.timeout.ms",
     "transactional.id",
+    "delivery.report.only.error",
     "delivery.timeout.ms",
 ];
 

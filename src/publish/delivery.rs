@@ -25,6 +25,9 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_
 /// Bytes that are handed over at once; a system takes as many as fit into a transaction of its own.
 const SENT_AT_ONCE: u64 = 64 << 20;
 
+/// A client without an order is called this often.
+const IDLE: Duration = Duration::from_secs(10);
+
 /// A client that is left has this long to go.
 const LEAVES: Duration = Duration::from_secs(2);
 
@@ -413,7 +416,15 @@ fn work(
     answers: &Sender<Answer>,
     wake: &(dyn Fn() + Send + Sync),
 ) {
-    for order in orders {
+    loop {
+        let order = match orders.recv_timeout(IDLE) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Timeout) => {
+                remote.idle();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         let answer = match order {
             Order::Open(confirmed, group) => {
                 let owed: Vec<_> = group.iter().flat_map(Committed::owed).collect();

@@ -56,6 +56,9 @@ pub trait Remote: Send {
         instance: Instance,
     ) -> std::result::Result<(Mark, Vec<u8>), NotPublished>;
 
+    /// Called now and then while nothing is to be done.
+    fn idle(&mut self) {}
+
     /// How additions are fixed, where the system wants that.
     fn fix(&self) -> Option<Fix> {
         None

@@ -12,12 +12,11 @@ mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use super::Place;
 use crate::durable::Dir;
@@ -30,7 +29,7 @@ pub use connect::check;
 use connect::{CALL, Notes, fence};
 use position::{Marks, Position};
 use records::{Resume, Sending};
-use reports::{Reports, counted};
+use reports::{Producer, counted};
 
 /// Topics are looked at this often while there is something to send.
 const LOOKS: Duration = Duration::from_secs(30);
@@ -54,7 +53,7 @@ pub struct KafkaSink {
 
 /// A producer that has fenced all earlier ones.
 struct Open {
-    producer: ThreadedProducer<Reports>,
+    producer: Producer,
     partitions: BTreeMap<String, i32>,
     notes: Notes,
     /// When the topics were last looked at.
@@ -122,7 +121,7 @@ impl KafkaSink {
         owed: &[Owed<'_>],
         from: Mark,
         instance: Instance,
-    ) -> anyhow::Result<(Mark, Notes, Option<Resume>)> {
+    ) -> anyhow::Result<(Mark, Option<Resume>)> {
         let output = self.place.first().context("there is no topic")?;
         let until = Instant::now() + output.timeout.0;
         let failed = |doing: &str, error: &KafkaError| {
@@ -144,8 +143,7 @@ impl KafkaSink {
             .map_err(|error| failed("send the position", &error))?;
         commit(&open.producer, until).map_err(|error| failed("commit the transaction", &error))?;
         counted("answer")?;
-        let offset = open.producer.client().context().offset.load(Ordering::Acquire);
-        Ok((mark, Notes { offset: Some(offset), ..open.notes.clone() }, resume))
+        Ok((mark, resume))
     }
 
     fn sending<'a>(&'a self, open: &'a Open, until: Instant) -> Sending<'a> {
@@ -168,6 +166,13 @@ impl Remote for KafkaSink {
         Ok(found)
     }
 
+    /// Reads what librdkafka has to say, which would pile up.
+    fn idle(&mut self) {
+        if let Some(open) = &self.open {
+            open.producer.poll(Duration::ZERO);
+        }
+    }
+
     fn publish(
         &mut self,
         owed: &[Owed<'_>],
@@ -184,11 +189,11 @@ impl Remote for KafkaSink {
             Ok(()) => {}
         }
         match self.transact(&open, owed, from, instance) {
-            Ok((mark, notes, resume)) => {
+            Ok((mark, resume)) => {
                 self.resume = resume;
-                let bytes =
-                    bytes_of(&notes).map_err(|failure| NotPublished::Stop(failure.into_error()))?;
-                self.open = Some(Open { notes, ..open });
+                let bytes = bytes_of(&open.notes)
+                    .map_err(|failure| NotPublished::Stop(failure.into_error()))?;
+                self.open = Some(open);
                 let most = self.place.first().map_or(PART_MIN, |output| output.transaction.0);
                 self.part = self.part.saturating_mul(2).min(most);
                 Ok((mark, bytes))
@@ -207,18 +212,17 @@ impl Remote for KafkaSink {
 }
 
 /// Aborts a transaction of which the outcome is not known to be a commit. Where that fails, the next open does it.
-fn give_up(producer: &ThreadedProducer<Reports>) {
+fn give_up(producer: &Producer) {
     producer.purge(PurgeConfig::default().queue().inflight());
+    // What was purged is reported first, or librdkafka refuses the abort.
+    let _ = producer.flush(GIVES_UP);
     if let Err(error) = producer.abort_transaction(GIVES_UP) {
         tracing::debug!(%error, "the transaction was not aborted");
     }
 }
 
 /// Commits; while the outcome may still come, the same call asks for it again.
-fn commit(
-    producer: &ThreadedProducer<Reports>,
-    until: Instant,
-) -> std::result::Result<(), KafkaError> {
+fn commit(producer: &Producer, until: Instant) -> std::result::Result<(), KafkaError> {
     counted("commit").map_err(|_| KafkaError::Canceled)?;
     if fault::mutant("slow-commit") {
         // Once: the transaction has timed out by then.

@@ -10,10 +10,10 @@ use anyhow::anyhow;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{Producer as _, ThreadedProducer};
+use rdkafka::producer::Producer as _;
 use serde::{Deserialize, Serialize};
 
-use super::reports::Reports;
+use super::reports::{Producer, Reports};
 use crate::failure::{Failure, Result};
 use crate::kafka::client::{self, Admin, Context, Topic};
 use crate::record::message::Taken;
@@ -29,7 +29,7 @@ const QUEUE_MESSAGES: u64 = 200_000;
 /// Noted with each mark.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Notes {
-    /// The offset of the record with the mark.
+    /// The offset of the mark that the last open has found: later ones are behind it.
     pub offset: Option<i64>,
     /// The identities of the topics.
     pub topics: BTreeMap<String, String>,
@@ -92,11 +92,7 @@ impl Place {
     }
 
     /// A producer of this name.
-    pub fn producer(
-        &self,
-        settings: &ClientConfig,
-        name: &str,
-    ) -> Result<ThreadedProducer<Reports>> {
+    pub fn producer(&self, settings: &ClientConfig, name: &str) -> Result<Producer> {
         let output = self.first().ok_or_else(|| Failure::fatal("there is no topic"))?;
         let mut settings = settings.clone();
         let timeout = output.timeout.0.as_millis();
@@ -120,8 +116,9 @@ impl Place {
         settings.set("queue.buffering.max.kbytes", queued.to_string());
         settings.set("allow.auto.create.topics", "false");
         settings.set("queue.buffering.max.messages", QUEUE_MESSAGES.to_string());
-        let positions = output.positions.clone();
-        client::create(&settings, Reports { positions, ..Reports::default() })
+        // Only of errors is there anything to be said: a commit answers for the rest.
+        settings.set("delivery.report.only.error", "true");
+        client::create(&settings, Reports::default())
     }
 
     /// Our name in the topic of positions.
@@ -190,13 +187,14 @@ pub fn check_same(topics: &BTreeMap<String, Topic>, notes: Option<&Notes>) -> Re
 }
 
 /// Fences every earlier producer of this name: what one of them had open is aborted.
-pub fn fence(producer: &ThreadedProducer<Reports>, until: Instant) -> Result<()> {
+pub fn fence(producer: &Producer, until: Instant) -> Result<()> {
     loop {
         match producer.init_transactions(CALL) {
             Ok(()) => return Ok(()),
             Err(KafkaError::Transaction(error))
                 if error.is_retriable() && Instant::now() < until => {}
             Err(error) => {
+                producer.poll(Duration::ZERO);
                 let context = &producer.client().context().context;
                 return Err(client::transient("open the transactions of the job", &error, context));
             }

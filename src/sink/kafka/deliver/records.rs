@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header as Named, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _};
 
 use super::partition;
-use super::reports::{Reports, counted};
+use super::reports::{Producer, counted};
 use crate::durable::Dir;
 use crate::kafka::client;
 use crate::microbatch::{Addition, Mark, Owed, Payload, Target};
@@ -27,13 +27,16 @@ const FRAME_MIN: u64 = 2;
 /// Records of one transaction, however short they are: each takes time.
 const RECORDS_MAX: u64 = 1_000_000;
 
+/// Records after which errors are listened to.
+const POLLED: u64 = 1_000;
+
 /// The tests count the first of this many messages as an operation.
 const SENDS_COUNTED: u64 = 10_000;
 
 /// A transaction that is open.
 pub struct Sending<'a> {
     /// The way to the brokers.
-    pub producer: &'a ThreadedProducer<Reports>,
+    pub producer: &'a Producer,
     /// How many partitions each topic has.
     pub partitions: &'a BTreeMap<String, i32>,
     /// The topic of each target.
@@ -134,6 +137,9 @@ impl Sending<'_> {
             }
             if is_wanted {
                 sent.count(size)?;
+                if sent.records.is_multiple_of(POLLED) {
+                    self.producer.poll(Duration::ZERO);
+                }
                 let record = record(output, span, &message, partition);
                 send(self.producer, record, self.until).map_err(|error| {
                     let topic = &output.topic;
@@ -146,6 +152,7 @@ impl Sending<'_> {
                             )
                         }
                         error => {
+                            self.producer.poll(Duration::ZERO);
                             let context = &self.producer.client().context().context;
                             client::explained(&format!("send {next} to the topic {topic}"), &error, context)
                         }
@@ -178,7 +185,7 @@ impl Sent {
 
 /// Hands a record to librdkafka; waits while its queue is full.
 pub(super) fn send(
-    producer: &ThreadedProducer<Reports>,
+    producer: &Producer,
     mut record: BaseRecord<'_, [u8], [u8]>,
     until: Instant,
 ) -> std::result::Result<(), KafkaError> {
@@ -189,7 +196,7 @@ pub(super) fn send(
                 if Instant::now() < until =>
             {
                 record = again;
-                std::thread::sleep(Duration::from_millis(1));
+                producer.poll(Duration::from_millis(1));
             }
             Err((error, _)) => return Err(error),
         }

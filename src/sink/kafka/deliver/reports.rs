@@ -1,26 +1,23 @@
 //! Reports of librdkafka about messages that were handed to it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use rdkafka::ClientContext;
 use rdkafka::Message as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::ProducerContext;
+use rdkafka::producer::{BaseProducer, ProducerContext};
 
 use crate::durable::fault::{self, Act, Operation};
 use crate::kafka::client::Context;
 
-/// Keeps the offset of the last mark; of other messages it keeps errors alone.
+/// A producer that reports to us when it is polled.
+pub type Producer = BaseProducer<Reports>;
+
+/// Keeps the last error.
 #[derive(Debug, Default)]
 pub struct Reports {
-    /// The last error.
+    /// The error.
     pub context: Context,
-    /// The topic of the marks.
-    pub positions: String,
-    /// The offset of the last mark.
-    pub offset: AtomicI64,
 }
 
 impl ClientContext for Reports {
@@ -37,14 +34,8 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Ok(message) if message.topic() == self.positions => {
-                self.offset.store(message.offset(), Ordering::Release);
-            }
-            Ok(_) => {}
-            Err((error, message)) => {
-                self.context.note(format!("a message to {}: {error}", message.topic()));
-            }
+        if let Err((error, message)) = result {
+            self.context.note(format!("a message to {}: {error}", message.topic()));
         }
     }
 }
