@@ -5,13 +5,19 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use crate::support::broker::{BROKER, Broker, Message};
-use crate::support::{Random, Spool, wait_for};
+use crate::support::{Random, Spool, wait_within};
 
 /// A job whose output is a topic that nobody has used before.
 struct Job<'a> {
     spool: Spool,
     broker: &'a Broker,
     topic: String,
+}
+
+/// A broker that was killed is back after half a minute, and is looked for every half minute by then.
+#[track_caller]
+fn wait_for(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(Duration::from_secs(120), what, condition);
 }
 
 fn topic() -> String {

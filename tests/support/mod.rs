@@ -14,8 +14,14 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds, and fails with `what` when it never does.
 #[track_caller]
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub fn wait_for(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(DEADLINE, what, condition);
+}
+
+/// The same with another deadline.
+#[track_caller]
+pub fn wait_within(most: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + most;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(2));
