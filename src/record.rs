@@ -89,6 +89,15 @@ pub struct Reject {
     pub truncated: bool,
 }
 
+impl Reject {
+    /// One of which only the beginning is kept, if it is long.
+    pub fn cut(line: Option<u64>, reason: impl Into<Cow<'static, str>>, mut raw: Vec<u8>) -> Self {
+        let truncated = raw.len() > REJECT_RAW_BYTES;
+        raw.truncate(REJECT_RAW_BYTES);
+        Self { line, reason: reason.into(), raw, truncated }
+    }
+}
+
 /// A record that came after its last window was closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Late {

@@ -17,8 +17,8 @@ use arrow_select::filter::filter_record_batch;
 
 use super::Format;
 use super::cells::Cells;
+use crate::record::Reject;
 use crate::record::message::{Limit, Message};
-use crate::record::{REJECT_RAW_BYTES, Reject};
 
 /// Bytes of a message in a batch besides its key, its value and its headers, at most
 /// (`DefaultRecord.java`, `DefaultRecordBatch.java`: 61 for the batch, 5 varints for the record).
@@ -55,10 +55,7 @@ pub struct Unsent {
 impl Unsent {
     /// As a reject of the record on this line, if it has one.
     pub fn reject(self, line: Option<u64>) -> Reject {
-        let truncated = self.raw.len() > REJECT_RAW_BYTES;
-        let mut raw = self.raw;
-        raw.truncate(REJECT_RAW_BYTES);
-        Reject { line, reason: self.reason.into(), raw, truncated }
+        Reject::cut(line, self.reason, self.raw)
     }
 }
 

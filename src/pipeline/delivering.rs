@@ -12,7 +12,7 @@ use crate::failure::{Failure, Result};
 use crate::microbatch::{Addition, Microbatch, Refusal, Target};
 use crate::publish::delivery::{Delivery, News};
 use crate::pulse::{self, Pulse};
-use crate::record::{Counts, REJECT_RAW_BYTES, Reject};
+use crate::record::{Counts, Reject};
 use crate::source::Source;
 
 /// A wait for an answer is interrupted this often, to beat and to hear a stop.
@@ -153,10 +153,7 @@ impl Pipeline {
             let name = self.ledger.name_of(*sequence)?;
             let reason =
                 format!("the target refused record {record} of microbatch {sequence}: {reason}");
-            let truncated = raw.len() > REJECT_RAW_BYTES;
-            let raw = raw.get(..REJECT_RAW_BYTES).unwrap_or(raw).to_vec();
-            let reject = Reject { line: None, reason: reason.into(), raw, truncated };
-            rejects::encode(&name, &reject, &mut lines);
+            rejects::encode(&name, &Reject::cut(None, reason, raw.clone()), &mut lines);
         }
         let rejected = refusals.len() as u64;
         tracing::warn!(records = rejected, "the target refused records");

@@ -9,7 +9,7 @@ use arrow_array::RecordBatch;
 
 use crate::encode;
 use crate::event_time::{self, Judge, LateRow};
-use crate::record::{Late, REJECT_RAW_BYTES, Reject};
+use crate::record::{Late, Reject};
 
 /// Where records come from.
 pub struct Origins<'a> {
@@ -43,12 +43,8 @@ pub fn sift(judge: &Judge, records: &RecordBatch, origins: &Origins<'_>) -> Sift
         return Sifted { records: judged.records, rejects: Vec::new(), late: Vec::new() };
     }
     let source = Placed::new(records, origins);
-    let reject = |(row, reason): (usize, String)| {
-        let raw = source.raw(row);
-        let truncated = raw.len() > REJECT_RAW_BYTES;
-        let raw = raw.get(..REJECT_RAW_BYTES).unwrap_or(&raw).to_vec();
-        Reject { line: source.line(row), reason: reason.into(), raw, truncated }
-    };
+    let reject =
+        |(row, reason): (usize, String)| Reject::cut(source.line(row), reason, source.raw(row));
     let told: Vec<_> = judged
         .marks
         .rules
