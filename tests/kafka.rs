@@ -361,6 +361,36 @@ fn a_topic_that_is_missing_is_not_made() {
     assert_eq!(BROKER.read(&job.topic)[0].partition, 1);
 }
 
+/// What no topic could do is refused before a broker is asked, under the key that says it.
+#[test]
+fn what_a_topic_cannot_do_is_refused() {
+    let refused = |keys: &str, more: &str| {
+        let text = format!(
+            "{more}\n[rejects]\npath = \"r\"\n[output.kafka]\ntopic = \"a\"\n{keys}\n[kafka]\nbrokers = [\"b:1\"]\n"
+        );
+        let file = std::path::Path::new("job.toml");
+        spoolmill::config::Config::parse(&text, file, "/".into()).unwrap_err().to_string()
+    };
+    for (keys, more, key) in [
+        ("positions = \"a b\"", "", "output.kafka.positions: found"),
+        ("positions = \"a\"", "", "output.kafka.positions: is the same topic"),
+        ("partition = \"key\"", "", "output.kafka.partition"),
+        ("partition = -1", "", "output.kafka.partition"),
+        ("create = { partitions = 0 }", "", "output.kafka.create"),
+        ("timeout = \"20m\"", "", "output.kafka.timeout"),
+        ("transaction = \"1KiB\"", "", "output.kafka.transaction"),
+        ("headers = [\"file\", \"file\"]", "", "output.kafka.headers"),
+        ("", "[output]\npath = \"o\"", "output.kafka: found beside"),
+        ("", "[output]\nmax_owed = \"0B\"", "output.max_owed"),
+        ("", "[output]\nrotate = { size = \"1MiB\" }", "output.rotate"),
+        ("key = \"a\"", "[transform.command]\nargv = [\"cat\"]", "output.kafka: a command"),
+        ("headers = [\"line\"]", "[transform.command]\nargv = [\"cat\"]", "output.kafka.headers"),
+    ] {
+        let said = refused(keys, more);
+        assert!(said.contains(key), "{keys} {more}: {said}");
+    }
+}
+
 /// Neither a job that is printed nor an error shows what may be a password.
 #[test]
 fn no_password_is_printed() {
